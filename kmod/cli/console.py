@@ -1,0 +1,107 @@
+"""What all commands print with: data to stdout, messages to stderr."""
+
+import contextlib
+import json
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeVar
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import track as rich_track
+from rich.table import Table
+
+Item = TypeVar("Item")
+
+_PLAIN = {"markup": False, "highlight": False, "emoji": False}
+_PIPE_WIDTH = 200
+_AROUND = 60
+_OUT = Console(**_PLAIN)
+_ERR = Console(stderr=True, **_PLAIN)
+
+
+def is_interactive() -> bool:
+    """Tells whether a person sees the messages on a terminal."""
+    return _ERR.is_terminal
+
+
+def print_message(text: str, style: str | None = None) -> None:
+    """Prints a message for people, to stderr.
+
+    Args:
+        text: Message, printed as it is.
+        style: Rich style, such as `"red"`; seen on terminals only.
+    """
+    _ERR.print(text, style=style, soft_wrap=True)
+
+
+def print_data(text: str) -> None:
+    """Prints one line of a command's result, to stdout."""
+    _OUT.print(text, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    """Prints plain data as indented JSON, to stdout."""
+    print_data(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = ""
+) -> None:
+    """Prints a table, to stdout.
+
+    Args:
+        columns: Column headings.
+        rows: One value for each column; numbers are set flush right.
+        title: Line above the table. Defaults to none.
+    """
+    rows = [list(row) for row in rows]
+    table = Table(title=title or None, title_justify="left", box=None)
+    for index, heading in enumerate(columns):
+        is_number = all(isinstance(row[index], (int, float)) for row in rows)
+        table.add_column(heading, justify="right" if is_number else "left")
+    for row in rows:
+        table.add_row(*(str(value) for value in row))
+    _OUT.print(table, width=None if _OUT.is_terminal else _PIPE_WIDTH)
+
+
+def point_at(line: str, column: int) -> str:
+    """Formats a source line with a caret under one of its columns.
+
+    Args:
+        line: The line; what does not fit around the caret is cut off.
+        column: Counted from 1.
+    """
+    shown = "".join(char if char.isprintable() else "�" for char in line)
+    before = shown[: column - 1][-_AROUND:]
+    after = shown[column - 1 :][:_AROUND]
+    return f"    {before}{after}\n    {' ' * cell_len(before)}^"
+
+
+def track(items: Sequence[Item], description: str) -> Iterator[Item]:
+    """Iterates with a progress bar, if a person sees it.
+
+    Args:
+        items: What to iterate over.
+        description: Text in front of the bar.
+    """
+    return rich_track(
+        items,
+        description,
+        console=_ERR,
+        disable=not is_interactive(),
+        transient=True,
+    )
+
+
+def status(description: str) -> contextlib.AbstractContextManager:
+    """Shows that a step is running while in the context, if a person sees it.
+
+    Args:
+        description: Text beside the spinner.
+    """
+    if is_interactive():
+        return _ERR.status(description)
+    return contextlib.nullcontext()

@@ -1,0 +1,87 @@
+"""The `kmod` command.
+
+Exit codes: 0 good, 1 unexpected error, 2 wrong usage or invalid spec,
+3 something is missing or does not fit, 4 integrity broken, 5 a check failed,
+130 interrupted.
+"""
+
+import argparse
+import traceback
+
+import kmod
+from kmod.cli import check
+from kmod.cli import console
+from kmod.cli import schema
+from kmod.errors import KmodError
+from kmod.errors import SpecError
+
+# One file per command, in the order of the work. A command imports what is
+# slow to import inside its `run`, so that `kmod --help` stays fast.
+COMMANDS = (check, schema)
+
+_UNEXPECTED = 1
+_MISSING = 3
+_INTERRUPTED = 130
+_DEBUG_HELP = "show the traceback of an error"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: Arguments after the program's name. Defaults to `sys.argv`'s.
+
+    Returns:
+        The exit code. Wrong usage leaves by `SystemExit`, as with argparse.
+    """
+    args = _build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (Exception, KeyboardInterrupt) as error:
+        if args.debug:
+            traceback.print_exc()
+        exit_code, message = _explain(error)
+        console.print_message(message, style="red")
+        return exit_code
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kmod",
+        description="Takes a trained Keras CNN apart into one small model per "
+        "class, and builds classifiers from such modules.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"kmod {kmod.__version__}"
+    )
+    parser.add_argument("--debug", action="store_true", help=_DEBUG_HELP)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    for subparser in subparsers.choices.values():
+        subparser.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,  # Keeps a --debug before the command.
+            help=_DEBUG_HELP,
+        )
+    return parser
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return _INTERRUPTED, "kmod: interrupted."
+    if isinstance(error, SpecError):  # Begins with the place in the file.
+        return error.exit_code, str(error)
+    if isinstance(error, KmodError):
+        return error.exit_code, f"kmod: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return _MISSING, f"kmod: {error.filename}: {error.strerror}."
+    if isinstance(error, OSError):
+        return _MISSING, f"kmod: {error}"
+    name = type(error).__name__
+    first_line = str(error).partition("\n")[0]
+    return _UNEXPECTED, (
+        f"kmod: unexpected {name}: {first_line} (--debug shows the traceback)"
+    )

@@ -1,0 +1,47 @@
+"""Errors that a caller may want to catch, each with its exit code."""
+
+
+class KmodError(Exception):
+    """Base of all errors that a user's input or files can cause.
+
+    Attributes:
+        exit_code: Integer, what the `kmod` command exits with.
+    """
+
+    exit_code = 1
+
+
+class UsageError(KmodError, ValueError):
+    """An argument or a combination of arguments is wrong."""
+
+    exit_code = 2
+
+
+class SpecError(KmodError, ValueError):
+    """A composition spec is not valid; one line for every fault."""
+
+    exit_code = 2
+
+
+class UnsupportedModelError(KmodError, TypeError):
+    """A model can not be taken apart or composed."""
+
+    exit_code = 3
+
+
+class ArtifactError(KmodError, ValueError):
+    """A store, module, model or data set is missing or does not fit."""
+
+    exit_code = 3
+
+
+class IntegrityError(ArtifactError):
+    """The bytes of an artifact are not those that its manifest names."""
+
+    exit_code = 4
+
+
+class CheckError(KmodError, ValueError):
+    """A check on a result failed, such as its exactness or its quality."""
+
+    exit_code = 5

@@ -1,0 +1,60 @@
+"""File names made from untrusted text, such as the name of a class."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+
+MAX_LENGTH = 60
+# Windows opens a device instead of a file of such a name.
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
+
+
+def slug(name: str) -> str:
+    """Turns any text into a name that is safe on every file system.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        1 to 60 lower-case ASCII letters, digits and inner hyphens. Different
+        texts may share one; see `slugs`.
+
+    Example:
+
+    >>> slug("T-shirt/top")
+    't-shirt-top'
+    """
+    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore")
+    words = re.sub(r"[^a-z0-9]+", "-", text.decode().lower()).strip("-")
+    words = words[:MAX_LENGTH].rstrip("-")
+    if not words:
+        data = name.encode("utf-8", "surrogatepass")
+        return f"name-{hashlib.sha256(data).hexdigest()[:8]}"
+    return f"name-{words}" if DEVICE.fullmatch(words) else words
+
+
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """Gives every name a slug of its own, numbering those that collide.
+
+    Args:
+        names: Different texts. Their order decides who gets which number.
+
+    Returns:
+        Slug by name.
+
+    Example:
+
+    >>> slugs(["cat", "Cat", "dog"])
+    {'cat': 'cat', 'Cat': 'cat-2', 'dog': 'dog'}
+    """
+    chosen = {}
+    taken = set()
+    for name in names:
+        candidate, number = slug(name), 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{slug(name)}-{number}"
+        taken.add(candidate)
+        chosen[name] = candidate
+    return chosen

@@ -1,0 +1,62 @@
+"""What a traced model is made of: tensors and the calls between them."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorRef:
+    """One tensor of a traced model.
+
+    Attributes:
+        index: Integer, unique within the trace.
+        shape: Static shape with the batch axis first, `None` where unknown.
+    """
+
+    index: int
+    shape: tuple[int | None, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One use of one layer or Keras operation.
+
+    Attributes:
+        name: Layer name, made unique over nested models (`block_conv`), no
+            slash in it. All calls of a shared layer have the same name.
+        operation: The `keras.layers.Layer` or Keras operation called.
+        args: Positional arguments with a `TensorRef` for each tensor.
+        kwargs: Keyword arguments, likewise.
+        inputs: The tensors among the arguments, in order.
+        outputs: The tensors that the call returns, in order.
+    """
+
+    name: str
+    operation: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """A Functional model, nested models unfolded, as a list of calls.
+
+    Attributes:
+        name: Name of the model.
+        input: The tensor of images.
+        input_dtype: Data type of the images.
+        output: The tensor the model returns.
+        calls: Every call, each after those whose results it reads.
+    """
+
+    name: str
+    input: TensorRef
+    input_dtype: str
+    output: TensorRef
+    calls: tuple[Call, ...]

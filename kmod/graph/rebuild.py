@@ -1,0 +1,118 @@
+"""Builds a flat model from a channel graph, whole or cut."""
+
+import keras
+import numpy as np
+from keras import tree
+
+from kmod.graph.calls import TensorRef
+from kmod.graph.channel_graph import OUTPUT_ACTIVATIONS
+from kmod.graph.channel_graph import ChannelGraph
+from kmod.graph.channels import PINNED
+from kmod.graph.rules.base import Kept
+from kmod.graph.rules.kernels import KernelRule
+from kmod.graph.rules.table import rule_for
+
+
+def rebuild(
+    graph: ChannelGraph,
+    kernel_mask: np.ndarray | None = None,
+    dtype: str = "float32",
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a model that holds only the kept kernels, up to the logits.
+
+    The result is a new flat Functional model: nested models are unfolded and
+    activations inside convolutions and Dense layers become layers of their
+    own, except that of the output layer, which is left out.
+
+    Args:
+        graph: Channel graph of the model to copy.
+        kernel_mask: 0/1 array `(num_kernels,)`; kernels of one group must
+            agree. Defaults to all ones.
+        dtype: Data type policy of the new layers.
+        name: Name of the new model. Defaults to the traced model's.
+
+    Returns:
+        Functional `keras.Model`, images to `(batch, num_classes)` logits.
+    """
+    if kernel_mask is None:
+        kernel_mask = np.ones(graph.kernels.num_kernels)
+    builder = _Builder(graph, np.asarray(kernel_mask) > 0, dtype)
+    return builder.build(name or graph.trace.name)
+
+
+class _Builder:
+    def __init__(self, graph, alive, dtype):
+        self.graph = graph
+        self.alive = alive
+        self.dtype = dtype
+        self.layers = {}
+        self.tensors = {}
+
+    def build(self, name):
+        traced = self.graph.trace
+        image = keras.Input(
+            traced.input.shape[1:], dtype=traced.input_dtype, name="image"
+        )
+        self.tensors[traced.input.index] = image
+        for call in traced.calls:
+            self._add(call)
+        return keras.Model(image, self.tensors[traced.output.index], name=name)
+
+    def _add(self, call):
+        args, kwargs = tree.map_structure(
+            lambda x: self.tensors[x.index] if isinstance(x, TensorRef) else x,
+            (call.args, call.kwargs),
+        )
+        new = call.name not in self.layers
+        if new:
+            self.layers[call.name] = self._replacement(call)
+        layer, weights, activation = self.layers[call.name]
+        outputs = layer(*args, **kwargs)
+        if new and weights:
+            layer.set_weights(weights)
+        if activation is not None:
+            outputs = activation(outputs)
+        for ref, tensor in zip(call.outputs, tree.flatten(outputs)):
+            self.tensors[ref.index] = tensor
+
+    def _replacement(self, call):
+        """Returns the cut layer, its weights and its split-off activation."""
+        if not isinstance(call.operation, keras.layers.Layer):
+            operation, _ = rule_for(call).cut(call, *self._kept(call))
+            return operation, None, None
+        rule = rule_for(call)
+        layer, weights = rule.cut(call, *self._kept(call))
+        config = {**layer.get_config(), "name": call.name, "dtype": self.dtype}
+        activation = None
+        if isinstance(rule, KernelRule):
+            config, activation = self._split_activation(call, config)
+        return type(layer).from_config(config), weights, activation
+
+    def _split_activation(self, call, config):
+        """Takes a fused activation out of a kernel layer's config."""
+        name = keras.activations.serialize(call.operation.activation)
+        is_output = call.outputs[0] == self.graph.trace.output
+        if name == "linear" or not isinstance(name, str):
+            return config, None
+        config = {**config, "activation": "linear"}
+        if is_output and name in OUTPUT_ACTIVATIONS:
+            return config, None
+        return config, keras.layers.Activation(
+            call.operation.activation,
+            name=f"{call.name}_activation",
+            dtype=self.dtype,
+        )
+
+    def _kept(self, call):
+        return (
+            [self._kept_of(ref) for ref in call.inputs],
+            [self._kept_of(ref) for ref in call.outputs],
+        )
+
+    def _kept_of(self, ref):
+        channels = self.graph.map_of(ref)
+        if channels is None:
+            return None
+        keep = (channels.ids == PINNED) | self.alive[channels.ids]
+        return None if keep.all() else Kept(channels.axis, np.flatnonzero(keep))

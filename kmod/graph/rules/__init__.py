@@ -1,0 +1,1 @@
+"""How channels flow through each kind of layer."""

@@ -1,0 +1,104 @@
+"""What every layer rule answers."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kmod.graph.calls import Call
+from kmod.graph.channels import ChannelMap
+from kmod.graph.channels import ChannelSpace
+
+Replacement = tuple[Callable, list[np.ndarray] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """The part of a tensor's channels that a cut model has.
+
+    Attributes:
+        axis: Index of the channel axis, counted from the batch axis 0.
+        positions: Sorted int64 positions along that axis.
+    """
+
+    axis: int
+    positions: np.ndarray
+
+    def __len__(self):
+        return len(self.positions)
+
+
+class LayerRule(abc.ABC):
+    """How channels flow through one kind of layer, and how it is cut."""
+
+    @abc.abstractmethod
+    def flow(self, call: Call, space: ChannelSpace) -> list[ChannelMap | None]:
+        """Returns the channel map of every output of `call`."""
+
+    def cut(
+        self,
+        call: Call,
+        inputs: Sequence[Kept | None],
+        outputs: Sequence[Kept | None],
+    ) -> Replacement:
+        """Returns the layer that works on the kept channels only.
+
+        Args:
+            call: The call to replace.
+            inputs: What is kept of each input tensor, `None` for all.
+            outputs: What is kept of each output tensor, `None` for all.
+
+        Returns:
+            Tuple `(layer, weights)`: what to call instead, and the arrays to
+            set once it is built (`None` if it has none).
+        """
+        return copy_of(call.operation)
+
+
+class PinningRule(LayerRule):
+    """Needs its input channels whole; nothing about it is known.
+
+    Args:
+        reason: Why, in words, for `kmod inspect`.
+    """
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def flow(self, call, space):
+        for ref in call.inputs:
+            space.pin(space.map_of(ref), call.name, self.reason)
+        return [None for _ in call.outputs]
+
+
+def copy_of(operation: Any, **changes: Any) -> Replacement:
+    """Returns a copy of a layer with changed config, and its weights.
+
+    Args:
+        operation: A layer, or a Keras operation (which is returned as it is).
+        **changes: Config entries to replace.
+
+    Returns:
+        Tuple `(layer, weights)`, the layer not built yet.
+    """
+    if not isinstance(operation, keras.layers.Layer):
+        return operation, None
+    layer = type(operation).from_config({**operation.get_config(), **changes})
+    return layer, operation.get_weights()
+
+
+def channel_axis(layer: keras.layers.Layer, rank: int) -> int:
+    """Returns the channel axis that an image layer works on."""
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return 1 if first else rank - 1
+
+
+def take(array: np.ndarray, kept: Kept | None, axis: int) -> np.ndarray:
+    """Returns `array` with only the kept positions along `axis`."""
+    if kept is None:
+        return array
+    return np.take(array, kept.positions, axis=axis)

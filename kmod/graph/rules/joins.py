@@ -1,0 +1,105 @@
+"""Rules of layers that combine several tensors."""
+
+import numpy as np
+from keras import tree
+
+from kmod.graph.calls import TensorRef
+from kmod.graph.channels import PINNED
+from kmod.graph.channels import ChannelMap
+from kmod.graph.rules.base import LayerRule
+from kmod.graph.rules.base import copy_of
+
+
+class ElementwiseRule(LayerRule):
+    """Adds, multiplies, ... position by position: ties its inputs.
+
+    A tensor with one channel is broadcast: it stays whole, and the kernels
+    behind the others remain removable.
+    """
+
+    def flow(self, call, space):
+        (output,) = call.outputs
+        maps = [space.map_of(ref) for ref in call.inputs]
+        if _has_array(call):
+            for m in maps:
+                space.pin(m, call.name, "it joins them with a constant array")
+            return [None]
+        axes = {
+            m.axis - ref.rank
+            for m, ref in zip(maps, call.inputs)
+            if m is not None
+        }
+        if not axes:
+            return [None]
+        axis = axes.pop() + output.rank
+        if axes:
+            for m in maps:
+                space.pin(m, call.name, "its inputs differ in channel axis")
+            return [None]
+        wide = []
+        for ref, channel_map in zip(call.inputs, maps):
+            if _width(ref, axis - output.rank) == output.shape[axis] != 1:
+                wide.append(channel_map)
+            else:
+                space.pin(channel_map, call.name, "it is broadcast")
+        space.tie(wide, call.name, "it joins them with a fixed tensor")
+        first = next((m for m in wide if m is not None), None)
+        return [None if first is None else ChannelMap(axis, first.ids)]
+
+
+class ConcatenateRule(LayerRule):
+    """Sets tensors side by side along `axis`."""
+
+    def flow(self, call, space):
+        (output,) = call.outputs
+        maps = [space.map_of(ref) for ref in call.inputs]
+        known = [m for m in maps if m is not None]
+        if not known:
+            return [None]
+        axis = known[0].axis
+        if any(m.axis != axis for m in known):
+            for m in known:
+                space.pin(m, call.name, "its inputs differ in channel axis")
+            return [None]
+        if call.operation.axis % output.rank != axis:
+            space.tie(maps, call.name, "it stacks them on a fixed tensor")
+            return [maps[0] if len(known) == len(maps) else None]
+        parts = [
+            m.ids if m is not None else np.full(ref.shape[axis], PINNED)
+            for m, ref in zip(maps, call.inputs)
+        ]
+        return [ChannelMap(axis, np.concatenate(parts))]
+
+
+class SplitRule(LayerRule):
+    """`keras.ops.split`: each output holds a run of the channels."""
+
+    def flow(self, call, space):
+        read = space.map_of(call.inputs[0])
+        if read is None:
+            return [None for _ in call.outputs]
+        rank = call.inputs[0].rank
+        if call.operation.axis % rank != read.axis:
+            return [read for _ in call.outputs]
+        stops = np.cumsum([ref.shape[read.axis] for ref in call.outputs])[:-1]
+        return [
+            ChannelMap(read.axis, ids) for ids in np.split(read.ids, stops)
+        ]
+
+    def cut(self, call, inputs, outputs):
+        if any(kept is None for kept in outputs):
+            return copy_of(call.operation)
+        operation = type(call.operation)(
+            np.cumsum([len(kept) for kept in outputs])[:-1].tolist(),
+            axis=call.operation.axis,
+        )
+        return operation, None
+
+
+def _width(ref, axis_from_end):
+    return ref.shape[axis_from_end] if ref.rank >= -axis_from_end else None
+
+
+def _has_array(call):
+    leaves = tree.flatten((call.args, call.kwargs))
+    return any(np.ndim(x) for x in leaves if not isinstance(x, TensorRef))

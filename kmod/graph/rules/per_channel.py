@@ -1,0 +1,121 @@
+"""Rules of layers that treat each channel by itself: channels pass through."""
+
+import keras
+import numpy as np
+
+from kmod.graph.calls import Call
+from kmod.graph.channels import ChannelMap
+from kmod.graph.rules.base import LayerRule
+from kmod.graph.rules.base import channel_axis
+from kmod.graph.rules.base import copy_of
+from kmod.graph.rules.base import take
+
+ELEMENTWISE_ACTIVATIONS = frozenset(
+    "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish "
+    "hard_tanh leaky_relu linear log_sigmoid mish relu relu6 selu sigmoid silu "
+    "soft_shrink softplus softsign sparse_plus sparse_sigmoid squareplus "
+    "swish tanh tanh_shrink threshold".split()
+)
+
+
+class PassThrough(LayerRule):
+    """A layer that computes every output channel from the same input channel.
+
+    Args:
+        weights: Maps each weight's position in `layer.get_weights()` that has
+            a channel axis to that axis. Weights not named are kept whole.
+
+    Example:
+
+    ```python
+    # A layer with one learned factor per channel.
+    kmod.register_channel_rule(ChannelScale, PassThrough(weights={0: -1}))
+    ```
+    """
+
+    def __init__(self, weights=None):
+        self.weights = dict(weights or {})
+
+    def flow(self, call, space):
+        (image,) = call.inputs
+        read = space.map_of(image)
+        obstacle = read is not None and self.obstacle(call, read)
+        if obstacle:
+            space.pin(read, call.name, obstacle)
+            return [None for _ in call.outputs]
+        if self.weights:
+            space.tie_calls(call, read)
+        return [read for _ in call.outputs]
+
+    def obstacle(self, call: Call, channels: ChannelMap) -> str | None:
+        """Returns why channels can not pass through, `None` if they can."""
+
+    def cut(self, call, inputs, outputs):
+        layer, weights = copy_of(call.operation)
+        for position, axis in self.weights.items():
+            if weights and position < len(weights):
+                weights[position] = take(weights[position], inputs[0], axis)
+        return layer, weights
+
+
+class SpatialRule(PassThrough):
+    """Pooling, padding, cropping, resizing: over space, not over channels."""
+
+    def obstacle(self, call, channels):
+        axis = channel_axis(call.operation, call.inputs[0].rank)
+        if channels.axis != axis:
+            return "it works across the channel axis"
+        return None
+
+
+class BatchNormRule(PassThrough):
+    """BatchNormalization: every weight has the channel axis."""
+
+    def __init__(self):
+        super().__init__(weights=dict.fromkeys(range(4), 0))
+
+    def obstacle(self, call, channels):
+        if call.operation.axis % call.inputs[0].rank != channels.axis:
+            return "it normalises along another axis"
+        return None
+
+
+class PReluRule(PassThrough):
+    """PReLU: slopes have the input's shape without the batch axis."""
+
+    def flow(self, call, space):
+        space.tie_calls(call, space.map_of(call.inputs[0]))
+        return [space.map_of(call.inputs[0])]
+
+    def cut(self, call, inputs, outputs):
+        layer, (slopes,) = copy_of(call.operation)
+        rank = slopes.ndim + 1
+        axis = channel_axis(layer, rank) - 1
+        if inputs[0] is not None and slopes.shape[axis] > 1:
+            slopes = take(slopes, inputs[0], axis)
+        return layer, [slopes]
+
+
+class ActivationRule(PassThrough):
+    """An activation that works element by element."""
+
+    def obstacle(self, call, channels):
+        if not is_elementwise(call.operation.activation):
+            return "its activation mixes channels"
+        return None
+
+
+class ScaleRule(PassThrough):
+    """Rescaling: one factor for all channels passes, a list does not."""
+
+    def obstacle(self, call, channels):
+        layer = call.operation
+        if np.ndim(layer.scale) or np.ndim(layer.offset):
+            return "it has a factor for every channel"
+        return None
+
+
+def is_elementwise(activation) -> bool:
+    """Tells whether an activation function works element by element."""
+    name = keras.activations.serialize(activation)
+    return isinstance(name, str) and name in ELEMENTWISE_ACTIVATIONS

@@ -1,0 +1,1 @@
+"""Kernel masks, heads and the modular model that trains them."""

@@ -1,0 +1,198 @@
+"""The kernel masks of all classes, and how training changes them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kmod.errors import UsageError
+from kmod.graph.kernels import KernelTable
+from kmod.masks.placement import Placement
+from kmod.masks.recipe import Recipe
+from kmod.masks.schedule import retention_at
+from kmod.masks.selection import keep_best
+from kmod.masks.selection import positive_scores
+from kmod.masks.selection import top_scores
+from kmod.masks.straight_through import straight_through
+
+
+class KernelMasks(keras.layers.Layer):
+    """Mask scores, and the masks that come from them.
+
+    In training every call works the masks out anew: with a retention target
+    the kernels of highest importance that the schedule leaves room for,
+    without one all kernels with a score above zero. In use the masks of the
+    last training step stand.
+
+    Args:
+        num_classes: Integer, number of masks.
+        placement: What masks may remove.
+        recipe: How masks are trained.
+        **kwargs: Base layer keyword arguments, such as `name`.
+
+    Output shape:
+        `(num_classes, num_groups)`, zeros and ones.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        placement: Placement,
+        recipe: Recipe,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.placement = placement
+        self.recipe = recipe
+        self.frozen = False
+        shape = (num_classes, len(placement.sizes))
+        start = "ones" if recipe.retention_target is None else "zeros"
+        self.mask_scores = self._weight("mask_scores", shape, start, True)
+        self.mask = self._weight("mask", shape, "ones")
+        self.step = self._weight("step", (), "zeros")
+        self.total_steps = self._weight("total_steps", (), "ones")
+        self.start_retention = self._weight("start_retention", (), "ones")
+        self.retention_rate = keras.metrics.Mean(name="retention_rate")
+        self.built = True
+
+    def _weight(self, name, shape, initializer, trainable=False):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            trainable=trainable,
+            dtype="float32",
+            autocast=False,
+        )
+
+    def start(self, total_steps: int):
+        """Begins a schedule of `total_steps` at the present retention."""
+        self.step.assign(0)
+        self.total_steps.assign(total_steps)
+        self.start_retention.assign(self.retention())
+
+    def call(self, training=False):
+        if not training:
+            return self.mask.value
+        self.step.assign(self.step + 1)
+        self.retention_rate.update_state(self._retention_of(self.mask.value))
+        scores = self.mask_scores.value
+        if self.frozen:
+            return straight_through(self.mask.value, ops.stop_gradient(scores))
+        mask = ops.stop_gradient(self._select(scores))
+        self.mask.assign(mask)
+        if self.recipe.retention_target is None:
+            mask = straight_through(mask, scores)
+        else:  # What a removed kernel would do now says little: it stays out.
+            mask = mask * straight_through(mask, scores)
+        if self.recipe.penalty:
+            self.add_loss(self.recipe.penalty * self._retention_of(mask))
+        return mask
+
+    def _select(self, scores):
+        place = self.placement
+        if self.recipe.retention_target is None:
+            mask = positive_scores(scores)
+        else:
+            scores = self._balanced(scores)
+            room = self._retention_now() * place.sizes.sum()
+            room -= place.sizes[~place.may_go].sum()
+            mask = top_scores(scores, place.sizes * place.may_go, room + 0.5)
+        mask = ops.maximum(mask, (~place.may_go).astype("float32"))
+        return keep_best(mask, scores, place.families)
+
+    def _retention_now(self):
+        return retention_at(
+            self.step / self.total_steps,
+            self.start_retention,
+            self.recipe.retention_target,
+            self.recipe.warm_up,
+            self.recipe.removal_end,
+        )
+
+    def _balanced(self, importances):
+        """Brings the mean importance of every layer to 1."""
+        home = self.placement.home
+        members = np.eye(home.max() + 1, dtype="float32")[home]
+        share = members / np.maximum(members.sum(0), 1)
+        values = ops.sqrt(importances) + 1e-12
+        return values / ops.take(ops.matmul(values, share), home, axis=1)
+
+    def _retention_of(self, mask):
+        share = self.placement.sizes / self.placement.sizes.sum()
+        return ops.mean(ops.matmul(mask, share[:, None]))
+
+    def retention(self) -> float:
+        """Returns the share of kernels kept, averaged over classes, 0 to 1."""
+        return float(self._retention_of(self.mask.value))
+
+    def set_masks(self, masks: np.ndarray):
+        """Sets masks, and scores that agree with them.
+
+        Args:
+            masks: Array `(num_classes, num_groups)` of 0 and 1.
+        """
+        self.mask.assign(masks)
+        if self.recipe.retention_target is None:
+            masks = 2 * masks - 1
+        self.mask_scores.assign(masks)
+
+
+def to_groups(
+    masks: np.ndarray, kernels: KernelTable, placement: Placement, rows: int
+) -> np.ndarray:
+    """Checks kernel masks and returns them by kernel group.
+
+    Args:
+        masks: Array `(rows, num_kernels)` of 0 and 1.
+        kernels: The source model's kernels.
+        placement: What masks may remove.
+        rows: Expected number of masks.
+
+    Returns:
+        Float array `(rows, num_groups)`.
+
+    Raises:
+        UsageError: If shape or values are wrong, kernels of a group disagree,
+            a kernel that must stay is 0, or a layer would lose all kernels.
+    """
+    masks = np.asarray(masks)
+    expected = (rows, kernels.num_kernels)
+    if masks.shape != expected or not np.isin(masks, (0, 1)).all():
+        raise UsageError(
+            f"Kernel masks are 0/1 arrays of shape {expected}, one row per "
+            f"class. Received: shape={masks.shape}, "
+            f"values={np.unique(masks)[:5].tolist()}"
+        )
+    groups = np.zeros((rows, kernels.num_groups), "float32")
+    groups[:, kernels.groups] = masks
+    _check(
+        groups[:, kernels.groups] == masks,
+        kernels,
+        "Kernels that are joined, by a residual connection say, are kept or "
+        "removed together",
+    )
+    stays = (~placement.may_go)[kernels.groups]
+    _check(
+        (masks == 1) | ~stays,
+        kernels,
+        "Kernels of the stem and pinned kernels must be kept",
+    )
+    for family in placement.families:
+        if not groups[:, family].any(axis=1).all():
+            layer = kernels.layers[placement.home[family[0]]]
+            raise UsageError(
+                "Every layer keeps at least one kernel in every class. "
+                f"Received: none of layer {layer!r} in class "
+                f"{int(np.argmin(groups[:, family].any(axis=1)))}"
+            )
+    return groups
+
+
+def _check(holds, kernels, rule):
+    if not holds.all():
+        row, kernel = np.argwhere(~holds)[0]
+        _, layer, index, _ = kernels.rows()[kernel]
+        raise UsageError(
+            f"{rule}. Received: a mask that breaks this at kernel {kernel} "
+            f"(number {index} of layer {layer!r}) in class {row}"
+        )

@@ -1,0 +1,81 @@
+"""Losses on module scores."""
+
+import keras
+from keras import ops
+
+UNSEEN = -1e9  # Stands where a module did not see an image.
+
+
+@keras.saving.register_keras_serializable(package="kmod")
+class ModuleLoss(keras.losses.Loss):
+    """Lets modules agree on the class and each know its own.
+
+    Softmax cross-entropy over the raw scores of all modules that saw an image
+    makes them comparable with each other; binary cross-entropy of each score
+    makes it a log-odds of its own, so that it keeps its meaning beside modules
+    of other models. Modules that did not see an image take no part.
+
+    Args:
+        binary_weight: Float, weight of the binary term. Defaults to 0.2.
+        negative_weight: Float, how many modules each one that does not own
+            the image stands for. Defaults to 1.
+        name: Name of the loss.
+
+    Call arguments:
+        y_true: Integer class indices, `(batch,)` or `(batch, 1)`.
+        y_pred: Raw scores `(batch, num_classes)`.
+    """
+
+    def __init__(
+        self,
+        binary_weight=0.2,
+        negative_weight=1.0,
+        name="module_loss",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.binary_weight = binary_weight
+        self.negative_weight = negative_weight
+
+    def call(self, y_true, y_pred):
+        own = ops.one_hot(
+            ops.reshape(ops.cast(y_true, "int32"), (-1,)), y_pred.shape[-1]
+        )
+        own = ops.cast(own, y_pred.dtype)
+        stands_for = own + (1 - own) * self.negative_weight
+        shared = ops.logsumexp(y_pred + ops.log(stands_for), axis=-1)
+        shared -= ops.sum(own * y_pred, axis=-1)
+        alone = ops.softplus(y_pred) - own * y_pred
+        return shared + self.binary_weight * ops.sum(stands_for * alone, -1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "binary_weight": self.binary_weight,
+            "negative_weight": self.negative_weight,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kmod")
+class SigmoidCrossEntropy(keras.losses.Loss):
+    """The published loss: softmax cross-entropy of sigmoid scores.
+
+    Squashing twice bounds it below by `ln(1 + (N - 1) / e)`, 1.461 for ten
+    classes. It is kept to compare with; `ModuleLoss` is the sound one.
+
+    Call arguments:
+        y_true: Integer class indices, `(batch,)` or `(batch, 1)`.
+        y_pred: Raw scores `(batch, num_classes)`, before the sigmoid.
+
+    Reference:
+
+    - [Qi et al., 2023](https://arxiv.org/abs/2311.04438), section 3.2.
+    """
+
+    def __init__(self, name="sigmoid_cross_entropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(
+            ops.reshape(y_true, (-1,)), ops.sigmoid(y_pred), from_logits=True
+        )

@@ -1,0 +1,340 @@
+"""The modular model: a source model with a kernel mask for every class."""
+
+import inspect
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from kmod.errors import UsageError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.kernels import KernelTable
+from kmod.masks.heads import Heads
+from kmod.masks.kernel_masks import KernelMasks
+from kmod.masks.kernel_masks import to_groups
+from kmod.masks.losses import ModuleLoss
+from kmod.masks.losses import SigmoidCrossEntropy
+from kmod.masks.masked_network import MaskedNetwork
+from kmod.masks.optimizer import ModularAdam
+from kmod.masks.placement import place
+from kmod.masks.recipe import Recipe
+from kmod.masks.recipe import recipe_of
+from kmod.masks.rows import by_class
+from kmod.masks.rows import sample_rows
+from kmod.masks.steps import count_steps
+
+
+@keras.saving.register_keras_serializable(package="kmod")
+class ModularModel(keras.Model):
+    """A frozen source model in which every class has its own kernel mask.
+
+    It answers one raw score per class and trains with `compile` and `fit` like
+    any Keras model: masks, heads, scales and shifts learn, the source model's
+    weights stay as they are. `decompose` then cuts a module out for each
+    class.
+
+    Args:
+        source: Built Functional or Sequential classifier. It is copied, never
+            changed.
+        class_names: Names of its classes, in output order. Defaults to
+            `"0"`, `"1"`, ...
+        recipe: Name of a recipe, `"default"` or `"paper"`, or a `Recipe`.
+        mask_from: Name of the first layer whose kernels masks may remove.
+            The layers before it are a stem that all classes share. Defaults
+            to the first layer.
+        seed: Integer, seed of head start values and of drawn rows.
+        dtype: Data type policy of the network. Defaults to the global one.
+            Masks, heads, scales and shifts are float32 in any case.
+        **kwargs: Base model keyword arguments, such as `name`.
+
+    Call arguments:
+        inputs: Images as the source model takes them, or in training a dict
+            of `images` and `labels`.
+
+    Output shape:
+        `(batch, num_classes)`: raw scores before calibration, any real number.
+
+    Raises:
+        UnsupportedModelError: If the source model can not be taken apart.
+        UsageError: If `class_names`, `recipe` or `mask_from` do not fit it.
+
+    Example:
+
+    ```python
+    modular = kmod.ModularModel(source, class_names=["cat", "dog"])
+    modular.compile()
+    modular.fit(x_train, y_train, epochs=8)
+    ```
+    """
+
+    def __init__(
+        self,
+        source,
+        class_names=None,
+        recipe="default",
+        mask_from=None,
+        seed=0,
+        dtype=None,
+        **kwargs,
+    ):
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        super().__init__(dtype=policy, **kwargs)
+        self.flat_source = rebuild(channel_graph(source), dtype=policy.name)
+        self.flat_source.trainable = False
+        self.graph = channel_graph(self.flat_source)
+        self.num_classes = self.graph.num_classes
+        self.class_names = _checked_names(class_names, self.num_classes)
+        self.recipe = recipe_of(recipe)
+        self.mask_from = mask_from
+        self.seed = seed
+        self.placement = place(
+            self.graph, mask_from, self.recipe.scale_and_shift
+        )
+        _check_target(self.recipe, self.placement, mask_from)
+        self.network = MaskedNetwork(
+            self.graph, self.placement.may_go, self.placement.adapted
+        )
+        self.masks = KernelMasks(
+            self.num_classes, self.placement, self.recipe, name="masks"
+        )
+        self.heads = Heads(
+            self.num_classes, self.recipe.hidden_units, seed, name="heads"
+        )
+        self.heads.build((None, None, self.num_classes))
+        self.draws = keras.random.SeedGenerator(seed)
+        self._add_weights()
+        self.built = True
+
+    def _add_weights(self):
+        def add(name, columns, start, trainable=True):
+            return self.add_weight(
+                name=name,
+                shape=(self.num_classes, columns),
+                initializer=start,
+                trainable=trainable,
+                dtype="float32",
+                autocast=False,
+            )
+
+        self.scale = add("scale", self.placement.num_adapted, "ones")
+        self.shift = add("shift", self.placement.num_adapted, "zeros")
+        self.calibration = add("calibration", 2, "zeros", trainable=False)
+        self.set_calibration(1, 0)
+
+    def compile(self, optimizer=None, loss=None, metrics=None, **kwargs):
+        """Configures training; each default is the recipe's.
+
+        Args:
+            optimizer: Keras optimiser. Defaults to a `ModularAdam`.
+            loss: Loss on raw scores `(batch, num_classes)`. Defaults to
+                `ModuleLoss`, or the published loss for the paper's recipe.
+            metrics: Defaults to accuracy. In training it counts among the
+                modules that saw an image, in evaluation among all.
+            **kwargs: Arguments of `keras.Model.compile`.
+        """
+        super().compile(
+            optimizer=optimizer or self._optimizer(),
+            loss=loss or self._loss(),
+            metrics=["accuracy"] if metrics is None else metrics,
+            **kwargs,
+        )
+
+    def _optimizer(self):
+        recipe = self.recipe
+        adapt = recipe.adapt_rate / recipe.head_rate
+        by_importance = recipe.retention_target is not None
+        return ModularAdam(
+            recipe.head_rate,
+            factors={
+                "scale": adapt,
+                "shift": adapt,
+                "mask_scores": recipe.mask_rate / recipe.head_rate,
+            },
+            importance_decay=(
+                recipe.importance_decay if by_importance else None
+            ),
+            final_rate=recipe.final_rate,
+            epsilon=1e-8,
+        )
+
+    def _loss(self):
+        if self.recipe.published_loss:
+            return SigmoidCrossEntropy()
+        return ModuleLoss(
+            negative_weight=(self.num_classes - 1) / (self._num_rows - 1)
+        )
+
+    @property
+    def _num_rows(self):
+        rows = self.recipe.rows_per_image or self.num_classes
+        return min(rows, self.num_classes)
+
+    def get_compile_config(self):
+        return {}
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model with its recipe's defaults."""
+        self.compile()
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, **kwargs):
+        """Trains masks, heads, scales and shifts.
+
+        Takes the arguments of `keras.Model.fit`; labels are integer class
+        indices. The recipe's schedule spans the epochs of one call; a further
+        call goes on from the retention rate reached. `epochs` defaults to
+        the recipe's phases where it has any.
+
+        Returns:
+            `keras.callbacks.History`; `retention_rate` is among its metrics.
+        """
+        bound = inspect.signature(super().fit).bind(*args, **kwargs)
+        if "epochs" not in bound.arguments and self.recipe.phases:
+            bound.arguments["epochs"] = self.recipe.epochs
+        bound.apply_defaults()
+        steps = count_steps(bound.arguments) * bound.arguments["epochs"]
+        self.masks.start(steps)
+        if isinstance(self.optimizer, ModularAdam):
+            self.optimizer.build(self.trainable_variables)
+            self.optimizer.restart(steps)
+        return super().fit(*bound.args, **bound.kwargs)
+
+    def train_step(self, *args):
+        # JAX passes its state in front of the data, TensorFlow does not.
+        *state, data = args
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = {"images": x, "labels": y}
+        return super().train_step(*state, (x, y, sample_weight))
+
+    def call(self, inputs, training=False):
+        images, classes = inputs, None
+        if isinstance(inputs, dict):
+            images = inputs["images"]
+            classes = self._classes(inputs["labels"])
+        logits = self.network(
+            images,
+            self.masks(training=training),
+            self.scale.value,
+            self.shift.value,
+            classes,
+        )
+        scores = self.heads(logits, classes)
+        if classes is None:
+            return scores
+        return by_class(scores, classes, self.num_classes)
+
+    def _classes(self, labels):
+        if self._num_rows == self.num_classes:
+            return None
+        labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
+        return sample_rows(
+            labels, self.num_classes, self._num_rows, self.draws
+        )
+
+    @property
+    def kernels(self) -> KernelTable:
+        """Table of all kernels: kernel id to layer, index and group."""
+        return self.graph.kernels
+
+    @property
+    def kernel_masks(self) -> np.ndarray:
+        """Kernel masks, int64 `(num_classes, num_kernels)` of 0 and 1.
+
+        They are those of the last training step. Setting them also sets the
+        mask scores; kernels of one group must agree, and what can not be
+        removed must be 1.
+        """
+        mask = ops.convert_to_numpy(self.masks.mask)
+        return mask[:, self.kernels.groups].astype("int64")
+
+    @kernel_masks.setter
+    def kernel_masks(self, masks):
+        self.masks.set_masks(
+            to_groups(masks, self.kernels, self.placement, self.num_classes)
+        )
+
+    @property
+    def retention_rate(self) -> float:
+        """Kept kernels ÷ all kernels, averaged over classes, 0 to 1."""
+        return self.masks.retention()
+
+    def set_calibration(self, scale, shift):
+        """Sets how raw scores become log-odds: `scale * score + shift`.
+
+        Args:
+            scale: Number or array `(num_classes,)`.
+            shift: Number or array `(num_classes,)`.
+        """
+        values = np.zeros((self.num_classes, 2), "float32")
+        values[:, 0], values[:, 1] = scale, shift
+        self.calibration.assign(values)
+
+    def class_log_odds(self, x, batch_size: int = 64) -> np.ndarray:
+        """Returns calibrated scores before the sigmoid, `(batch, classes)`."""
+        raw = self.predict(x, batch_size=batch_size, verbose=0)
+        scale, shift = ops.convert_to_numpy(self.calibration).T
+        return raw * scale + shift
+
+    def class_scores(
+        self, x, class_indices: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Returns what the modules will answer.
+
+        Args:
+            x: Images as the source model takes them, `(batch, ...)`.
+            class_indices: Classes to return. Defaults to all.
+
+        Returns:
+            float32 array `(batch, classes)`: for each class the probability
+            that an image shows it.
+        """
+        log_odds = ops.convert_to_tensor(self.class_log_odds(x))
+        scores = ops.convert_to_numpy(ops.sigmoid(log_odds))
+        return scores if class_indices is None else scores[:, class_indices]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "source": keras.saving.serialize_keras_object(self.flat_source),
+            "class_names": list(self.class_names),
+            "recipe": self.recipe.as_dict(),
+            "mask_from": self.mask_from,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        source = keras.saving.deserialize_keras_object(
+            config["source"], custom_objects
+        )
+        recipe = Recipe.from_dict(config["recipe"])
+        return cls(**{**config, "source": source, "recipe": recipe})
+
+
+def _checked_names(class_names, num_classes):
+    if class_names is None:
+        return tuple(str(index) for index in range(num_classes))
+    names = tuple(class_names)
+    if (
+        len(set(names)) != num_classes
+        or len(names) != num_classes
+        or not all(isinstance(name, str) and name for name in names)
+    ):
+        raise UsageError(
+            f"`class_names` must be {num_classes} different names, one for "
+            f"each output of the source model. Received: {list(names)}"
+        )
+    return names
+
+
+def _check_target(recipe, placement, mask_from):
+    target, least = recipe.retention_target, placement.least_retention
+    if target is not None and target < least:
+        raise UsageError(
+            "`retention_target` must be at least the share of kernels that "
+            f"can not be removed, {least:.3f} with mask_from={mask_from!r}. "
+            f"Received: retention_target={target}. Mask from an earlier layer "
+            "on, or raise the target."
+        )

@@ -1,0 +1,90 @@
+"""Cuts one class's module out of a modular model."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kmod.graph import rebuild
+from kmod.graph.channels import PINNED
+from kmod.graph.kernels import KernelTable
+from kmod.masks.modular_model import ModularModel
+from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.class_module import SCORE_LAYER
+
+
+def cut_module(modular: ModularModel, class_index: int) -> keras.Model:
+    """Builds the physically smaller model of one class.
+
+    Kernels that the class's mask drops are gone from every layer; the class's
+    scales and shifts are folded into the weights; head, calibration and a
+    sigmoid follow the logits.
+
+    Args:
+        modular: Modular model, trained or with its masks set.
+        class_index: Integer, the class.
+
+    Returns:
+        Functional model of plain Keras layers in float32, images to
+        `(batch, 1)`: the probability that an image shows the class.
+    """
+    mask = modular.kernel_masks[class_index]
+    name = f"module_{class_index}"
+    network = rebuild(modular.graph, mask, name=name)
+    _fold_scales(network, modular, class_index, mask)
+    values = network.output
+    for layer in modular.heads.layers_for(class_index):
+        values = layer(values)
+    calibration = keras.layers.Dense(
+        1, name=CALIBRATION_LAYER, dtype="float32"
+    )
+    values = calibration(values)
+    scale, shift = ops.convert_to_numpy(modular.calibration)[class_index]
+    calibration.set_weights([np.array([[scale]]), np.array([shift])])
+    score = keras.layers.Activation(
+        "sigmoid", name=SCORE_LAYER, dtype="float32"
+    )
+    return keras.Model(network.input, score(values), name=name)
+
+
+def log_odds_model(module: keras.Model) -> keras.Model:
+    """Returns the part of a module in front of its sigmoid.
+
+    Args:
+        module: Model that `cut_module` made.
+
+    Returns:
+        Model that shares the module's layers, images to `(batch, 1)` log-odds.
+    """
+    return keras.Model(
+        module.input, module.get_layer(CALIBRATION_LAYER).output
+    )
+
+
+def _fold_scales(network, modular, class_index, mask):
+    """Multiplies a class's scales and shifts into the cut layers' weights."""
+    scales = ops.convert_to_numpy(modular.scale)[class_index]
+    shifts = ops.convert_to_numpy(modular.shift)[class_index]
+    for call in modular.graph.trace.calls:
+        if call.name not in modular.placement.adapted:
+            continue
+        channels = modular.graph.map_of(call.outputs[0])
+        keep = (channels.ids == PINNED) | (mask[channels.ids] > 0)
+        columns = modular.placement.adapted[call.name] + np.flatnonzero(keep)
+        layer = network.get_layer(call.name)
+        weights = _scaled(layer, scales[columns], shifts[columns])
+        layer.set_weights(weights)
+
+
+def _scaled(layer, scale, shift):
+    if isinstance(layer, keras.layers.BatchNormalization):
+        gamma, beta, *statistics = layer.get_weights()
+        return [gamma * scale, beta * scale + shift, *statistics]
+    kernel, bias = layer.get_weights()
+    if "Transpose" in type(layer).__name__:
+        return [kernel * scale[:, None], bias * scale + shift]
+    return [kernel * scale, bias * scale + shift]
+
+
+def retention_of(mask: np.ndarray, kernels: KernelTable) -> float:
+    """Returns kept kernels ÷ all kernels of one class, 0 to 1."""
+    return float(mask.sum() / kernels.num_kernels)

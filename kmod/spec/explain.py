@@ -1,0 +1,149 @@
+"""Says in plain words what breaks the JSON Schema, and where."""
+
+import difflib
+import math
+from collections.abc import Collection
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import yaml
+
+from kmod.spec.faults import Fault
+from kmod.spec.faults import shorten
+from kmod.spec.yaml_marks import Document
+from kmod.spec.yaml_marks import KeyPath
+
+_TYPES = {
+    "array": "a list",
+    "number": "a number",
+    "object": "a mapping of keys to values",
+    "string": "text",
+}
+_RULES = {
+    "const": "must be {limit!r}, the only version that this kmod reads",
+    "maximum": "must be at most {limit}",
+    "maxItems": "takes at most {limit} in this version",
+    "maxLength": "must have at most {limit} characters",
+    "minimum": "must be at least {limit}",
+    "minItems": "must have at least {limit} items",
+    "minLength": "must not be empty",
+    "minProperties": "must not be empty",
+}
+
+
+def explain(
+    error: jsonschema.ValidationError, document: Document
+) -> Iterator[Fault]:
+    """Turns one schema error into faults that a person can act on.
+
+    Args:
+        error: What `jsonschema` found.
+        document: The document it was found in.
+
+    Yields:
+        A fault for every unknown key, or one for the value.
+    """
+    path = tuple(error.absolute_path)
+    value = error.instance
+    if error.validator == "oneOf" and not isinstance(value, dict):
+        return  # That it is no mapping is reported as such.
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        for key in value.keys() - known.keys():
+            message = f"unknown key {shorten(key)} in {dotted(path)}."
+            message += f"{did_you_mean(key, known)} {accepted(known)}"
+            yield Fault(*document.keys[(*path, key)], message)
+    elif "propertyNames" in error.absolute_schema_path:
+        message = f"the key {shorten(value)} is not valid. "
+        message += error.schema["description"]
+        yield Fault(*document.keys[(*path, value)], message)
+    else:
+        message = f"{_rule(error, path)} Received: {_received(path, document)}."
+        message += _hint(error, document.texts.get(path))
+        yield Fault(*document.values[path], message)
+
+
+def dotted(path: KeyPath) -> str:
+    """Formats a path as it is spoken of: `classes[0].name`."""
+    steps = (f"[{s}]" if isinstance(s, int) else f".{s}" for s in path)
+    return f"`{''.join(steps).lstrip('.')}`" if path else "the spec"
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Offers the known word that is nearest, if one is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def accepted(words: Collection[str]) -> str:
+    """Lists the words that are accepted, the first few of very many."""
+    shown = ", ".join(shorten(word) for word in list(words)[:20])
+    return f"Accepted: {shown}{', …' if len(words) > 20 else ''}."
+
+
+def _rule(error: jsonschema.ValidationError, path: KeyPath) -> str:
+    limit = error.validator_value
+    if error.validator == "required":
+        missing = [key for key in limit if key not in error.instance]
+        return f"{dotted(path)} lacks the required {_quoted(missing)}."
+    if error.validator == "oneOf":
+        return (
+            f"{dotted(path)} must have either `classes` (and `scores`) or "
+            "`base` and `patches`."
+        )
+    if error.validator == "type":
+        return f"{dotted(path)} must be {_TYPES[limit]}."
+    if error.validator == "enum":
+        near = did_you_mean(str(error.instance), limit)
+        return f"{dotted(path)} is not valid.{near} {accepted(limit)}"
+    if error.validator == "pattern":
+        return f"{dotted(path)} is not valid. {error.schema['description']}"
+    return f"{dotted(path)} {_RULES[error.validator].format(limit=limit)}."
+
+
+def _quoted(words: Collection[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _received(path: KeyPath, document: Document) -> str:
+    if path in document.texts:
+        return shorten(document.texts[path])
+    value = _value_at(path, document.data)
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"the keys {shorten(', '.join(value))}" if value else "no keys"
+
+
+def _value_at(path: KeyPath, value: Any) -> Any:
+    for step in path:
+        value = value[step]
+    return value
+
+
+def _hint(error: jsonschema.ValidationError, text: str | None) -> str:
+    """Names the YAML trap that turned a value into another type."""
+    if error.validator not in ("type", "const", "enum") or text is None:
+        return ""
+    value = error.instance
+    if isinstance(value, bool):
+        return (
+            " YAML reads a bare yes, no, on, off, true or false as a truth "
+            f'value. If it is text, quote it: "{text}".'
+        )
+    if error.validator_value == "string":
+        return f' YAML does not read this as text. Quote it: "{text}".'
+    return _number_hint(value) if isinstance(value, str) else ""
+
+
+def _number_hint(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    plain = yaml.safe_dump(int(number) if number.is_integer() else number)
+    return (
+        f" YAML reads this as text. Write {plain.split()[0]}, without quotes."
+    )

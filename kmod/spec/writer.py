@@ -1,0 +1,67 @@
+"""Writes composition specs."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from kmod.files import atomic_write
+from kmod.spec.loader import parse_spec
+from kmod.spec.model import Spec
+
+
+def write_spec(
+    spec_dict: Mapping[str, Any],
+    path: str | Path,
+    schema_path: str | None = None,
+) -> Spec:
+    """Writes a composition spec as YAML, after checking it.
+
+    Args:
+        spec_dict: The spec as plain data, keys in the order they shall have.
+            `pathlib` paths in it are written relative to the spec's folder.
+        path: File to write.
+        schema_path: Where an editor finds the JSON Schema, as seen from the
+            spec's folder; written as the first line. Defaults to `None`: no
+            such line.
+
+    Returns:
+        The spec as `load_spec` would read it.
+
+    Raises:
+        SpecError: If the spec is not valid. Nothing is written then.
+    """
+    folder = Path(path).resolve().parent
+    text = yaml.dump(
+        _plain(spec_dict, folder),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=float("inf"),
+    )
+    if schema_path is not None:
+        text = f"# yaml-language-server: $schema={schema_path}\n{text}"
+    content = text.encode("utf-8")
+    spec = parse_spec(content, path)
+    atomic_write(path, content)
+    return spec
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data):
+        return True  # A spec has no anchors; equal parts are written out.
+
+
+def _plain(value: Any, folder: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item, folder) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, folder) for item in value]
+    if isinstance(value, PurePath):
+        relative = os.path.relpath(Path(value).resolve(), folder)
+        return Path(relative).as_posix()
+    return value

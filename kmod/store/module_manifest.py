@@ -1,0 +1,79 @@
+"""The manifest of one module, `assets.extra/module.yaml`."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kmod.files import file_digest
+from kmod.modules.class_module import ModuleInfo
+from kmod.store.integrity import read_files
+from kmod.store.manifest import ModuleRecord
+from kmod.store.manifest_file import read_manifest
+from kmod.store.manifest_file import write_manifest
+from kmod.store.plain_yaml import broken
+from kmod.store.plain_yaml import to_plain
+
+MODULE_FILE = "assets.extra/module.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleManifest:
+    """What is known of a module, and the files it consists of.
+
+    Attributes:
+        info: Facts about the module.
+        content: Content digest of the module: which model it is.
+        files: `size` and `digest` of every file but the manifest, by path.
+    """
+
+    info: ModuleInfo
+    content: str
+    files: Mapping[str, Mapping[str, Any]]
+
+
+def write_module_manifest(
+    directory: Path, info: ModuleInfo, content: str
+) -> str:
+    """Writes the manifest of the files that are in a module's directory.
+
+    Args:
+        directory: Directory of the module, complete but for the manifest.
+        info: Facts about the module.
+        content: Content digest of the module.
+
+    Returns:
+        Digest of the manifest.
+    """
+    data = to_plain(info)
+    data["content"] = content
+    data["files"] = read_files(directory)
+    write_manifest(directory / MODULE_FILE, "module", data)
+    return file_digest(directory / MODULE_FILE)
+
+
+def read_module_manifest(
+    directory: Path, record: ModuleRecord
+) -> ModuleManifest:
+    """Reads and checks the manifest of a module.
+
+    Args:
+        directory: Directory of the module.
+        record: What the store says of the module.
+
+    Raises:
+        ArtifactError: If it has a version that is not read here.
+        IntegrityError: If it is missing, or not as the store was written.
+    """
+    path = directory / MODULE_FILE
+    if not path.exists():
+        raise broken(path, "it is missing")
+    data = read_manifest(path, "module")
+    if file_digest(path) != record.manifest:
+        raise broken(path, "its digest is not the one in the store's manifest")
+    content = data.pop("content")
+    files = data.pop("files")
+    data["kept_kernels"] = {
+        layer: tuple(kept) for layer, kept in data["kept_kernels"].items()
+    }
+    return ModuleManifest(ModuleInfo(**data), content, files)

@@ -1,0 +1,45 @@
+"""Writes SavedModels, which any TensorFlow program serves."""
+
+from pathlib import Path
+
+import keras
+
+from kmod.errors import UsageError
+
+INPUT_NAME = "image"
+
+
+def export_saved_model(
+    model: keras.Model, directory: str | Path, output: str = "score"
+) -> None:
+    """Exports a model as a SavedModel with named input and output.
+
+    The signatures `serve` and `serving_default` take `image` and answer with a
+    dictionary of one entry.
+
+    Args:
+        model: Model with one input and one output.
+        directory: Directory to write into; files there may be overwritten.
+        output: Name of the output. Defaults to `"score"`.
+
+    Raises:
+        UsageError: If Keras does not run on TensorFlow.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise UsageError(
+            "SavedModels are written on the TensorFlow backend of Keras. "
+            f"Received: backend={backend!r}. Save the model as a `.keras` "
+            "file, set KERAS_BACKEND=tensorflow, load it and export again."
+        )
+    import tensorflow as tf
+
+    (image,) = model.inputs
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serve",
+        lambda image: {output: model(image, training=False)},
+        input_signature=[tf.TensorSpec(image.shape, image.dtype, INPUT_NAME)],
+    )
+    archive.write_out(str(directory), verbose=False)

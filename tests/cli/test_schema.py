@@ -1,0 +1,11 @@
+import json
+
+from kmod.cli.main import main
+from kmod.spec.schema import read_schema
+
+
+def test_schema_is_printed_as_json(capsys):
+    assert main(["schema"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == read_schema()
+    assert err == ""

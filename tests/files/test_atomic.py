@@ -1,0 +1,202 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kmod.errors import UsageError
+from kmod.files import atomic
+from kmod.files import atomic_directory
+from kmod.files import atomic_write
+
+ROOT = Path(atomic.__file__).parents[2]
+KILLED_SAVE = """
+import os, signal, sys
+from kmod.files import atomic_directory
+with atomic_directory(sys.argv[1], overwrite=True) as directory:
+    (directory / "store.yaml").write_text("new")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+KILLED_BETWEEN_RENAMES = """
+import os, signal, sys
+from kmod.files import atomic_directory
+rename = os.rename
+def rename_and_die(source, target):
+    rename(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.rename = rename_and_die
+with atomic_directory(sys.argv[1], overwrite=True) as directory:
+    (directory / "store.yaml").write_text("new")
+"""
+
+
+def write_store(path, text="old", **kwargs):
+    with atomic_directory(path, **kwargs) as directory:
+        (directory / "deep").mkdir()
+        (directory / "deep" / "file").write_text(text)
+        (directory / "store.yaml").write_text(text)
+
+
+def run_and_die(program, path):
+    result = subprocess.run([sys.executable, "-c", program, path], cwd=ROOT)
+    assert result.returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def old(tmp_path):
+    path = tmp_path / "store"
+    write_store(path)
+    return path
+
+
+def names(directory):
+    return sorted(item.name for item in directory.iterdir())
+
+
+def test_directory_appears_at_the_end_with_its_parents(tmp_path):
+    path = tmp_path / "a" / "store"
+    with atomic_directory(path) as directory:
+        (directory / "store.yaml").write_text("new")
+        assert not path.exists()
+    assert (path / "store.yaml").read_text() == "new"
+    assert names(path.parent) == ["store"]
+
+
+def test_directory_has_usual_permissions(old):
+    plain = old.with_name("plain")
+    plain.mkdir()
+    assert old.stat().st_mode == plain.stat().st_mode
+
+
+def test_overwrite_replaces_all(old):
+    with atomic_directory(old, overwrite=True) as directory:
+        (directory / "store.yaml").write_text("new")
+    assert names(old) == ["store.yaml"]
+    assert names(old.parent) == ["store"]
+
+
+def test_empty_directory_may_be_used(tmp_path):
+    write_store(tmp_path / "store")
+    (tmp_path / "empty").mkdir()
+    write_store(tmp_path / "empty")
+    assert names(tmp_path / "empty") == ["deep", "store.yaml"]
+
+
+def test_link_to_a_directory_is_followed(old):
+    link = old.with_name("link")
+    link.symlink_to(old)
+    write_store(link, "new", overwrite=True)
+    assert link.is_symlink()
+    assert (old / "store.yaml").read_text() == "new"
+
+
+def test_existing_directory_is_not_replaced_unasked(old):
+    with pytest.raises(UsageError, match="must be new or empty. Received: '"):
+        write_store(old, "new")
+    assert (old / "store.yaml").read_text() == "old"
+
+
+def test_foreign_directory_is_never_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("dear")
+    with pytest.raises(UsageError, match="would hold the file 'store.yaml'"):
+        write_store(tmp_path / "photos", overwrite=True)
+    assert names(tmp_path) == ["photos"]
+    assert (tmp_path / "photos" / "cat.jpg").read_text() == "dear"
+
+
+def test_marker_tells_which_directories_are_kmods(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "composed.yaml").write_text("old")
+    write_store(tmp_path / "model", overwrite=True, marker="composed.yaml")
+    assert "store.yaml" in names(tmp_path / "model")
+
+
+def test_file_is_never_replaced_by_a_directory(tmp_path):
+    (tmp_path / "store").write_text("dear")
+    with pytest.raises(UsageError, match="must be a directory"):
+        write_store(tmp_path / "store", overwrite=True)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_failure_keeps_the_old_directory(old, error):
+    with pytest.raises(error):
+        with atomic_directory(old, overwrite=True) as directory:
+            (directory / "store.yaml").write_text("new")
+            raise error
+    assert (old / "store.yaml").read_text() == "old"
+    assert names(old.parent) == ["store"]
+
+
+def test_failed_rename_brings_the_old_directory_back(old, monkeypatch):
+    rename = os.rename
+
+    def refuse_new(source, target):
+        if ".tmp-" in str(source):
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_new)
+    with pytest.raises(OSError, match="no"):
+        write_store(old, "new", overwrite=True)
+    assert (old / "store.yaml").read_text() == "old"
+    assert names(old.parent) == ["store"]
+
+
+def test_directory_that_appears_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "store"
+    with pytest.raises(UsageError, match="must be new or empty"):
+        with atomic_directory(path) as directory:
+            (directory / "store.yaml").write_text("late")
+            write_store(path, "early")
+    assert (path / "store.yaml").read_text() == "early"
+
+
+def test_killed_save_keeps_the_old_directory_and_is_swept(old):
+    run_and_die(KILLED_SAVE, old)
+    assert (old / "store.yaml").read_text() == "old"
+    assert len(names(old.parent)) == 2
+    write_store(old, "new", overwrite=True)
+    assert (old / "store.yaml").read_text() == "new"
+    assert names(old.parent) == ["store"]
+
+
+def test_save_killed_between_renames_is_undone(old):
+    run_and_die(KILLED_BETWEEN_RENAMES, old)
+    assert not old.exists()
+    with pytest.raises(UsageError, match="must be new or empty"):
+        write_store(old, "new")
+    assert (old / "store.yaml").read_text() == "old"
+
+
+def test_temporaries_of_living_processes_stay(tmp_path):
+    with atomic_directory(tmp_path / "store") as directory:
+        (directory / "store.yaml").write_text("new")
+        atomic_write(tmp_path / "store.txt", "text")
+        write_store(tmp_path / "store.yaml")
+    assert names(tmp_path) == ["store", "store.txt", "store.yaml"]
+
+
+@pytest.mark.parametrize("content", ["grüße", "grüße".encode()])
+def test_write_file(tmp_path, content):
+    path = tmp_path / "a" / "file"
+    atomic_write(path, "old")
+    atomic_write(path, content)
+    assert path.read_text(encoding="utf-8") == "grüße"
+    assert names(path.parent) == ["file"]
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    atomic_write(path, "old")
+
+    def refuse(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from kmod.errors import SpecError
+from kmod.spec.loader import load_spec
+from kmod.spec.writer import write_spec
+
+
+def classes_spec(**changes):
+    module = {"store": "digits", "class": "no"}
+    return {
+        "version": 1,
+        "name": "pets",
+        "stores": {"digits": {"path": "store"}},
+        "classes": [
+            {"name": "\U0001f408", "module": module},
+            {"name": "010", "module": module},
+        ],
+        **changes,
+    }
+
+
+def test_written_spec_is_read_again(tmp_path):
+    path = tmp_path / "spec.yaml"
+    written = write_spec(classes_spec(), path)
+    assert load_spec(path) == written
+    assert written.class_names == ("\U0001f408", "010")
+    assert written.classes[0].module.class_name == "no"
+
+
+def test_keys_keep_their_order(tmp_path):
+    path = tmp_path / "spec.yaml"
+    write_spec(classes_spec(), path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["version: 1", "name: pets"]
+
+
+def test_schema_line_comes_first(tmp_path):
+    path = tmp_path / "spec.yaml"
+    write_spec(classes_spec(), path, schema_path="../s.json")
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first == "# yaml-language-server: $schema=../s.json"
+
+
+def test_path_objects_become_relative(tmp_path):
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    store = tmp_path / "modules" / "digits"
+    spec_dict = classes_spec(stores={"digits": {"path": store}})
+    spec = write_spec(spec_dict, folder / "spec.yaml")
+    assert "path: ../modules/digits" in spec.path.read_text(encoding="utf-8")
+    assert spec.stores["digits"].path == store
+    assert spec_dict["stores"]["digits"]["path"] is store
+
+
+def test_relative_path_objects_start_at_the_working_directory(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    spec_dict = classes_spec(stores={"digits": {"path": Path("store")}})
+    spec = write_spec(spec_dict, "out/spec.yaml")
+    assert spec.stores["digits"].path == tmp_path / "store"
+
+
+@pytest.mark.parametrize("value", [1e-10, 123456.5, -0.25])
+def test_numbers_survive(tmp_path, value):
+    patch_spec = {
+        "version": 1,
+        "name": "patched",
+        "stores": {"digits": {"path": "store"}},
+        "base": {"path": "weak.keras", "classes": ["a", "b"]},
+        "patches": [
+            {
+                "class": "a",
+                "module": {"store": "digits", "class": "a"},
+                "coefficients": {"module": value, "weak": 0, "bias": 0.0},
+            }
+        ],
+    }
+    spec = write_spec(patch_spec, tmp_path / "spec.yaml")
+    assert spec.patches[0].coefficients.module == value
+
+
+def test_invalid_spec_is_not_written(tmp_path):
+    path = tmp_path / "spec.yaml"
+    with pytest.raises(SpecError, match="lacks the required `name`"):
+        write_spec({"version": 1, "stores": {"a": {"path": "b"}}}, path)
+    assert not path.exists()
