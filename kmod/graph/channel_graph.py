@@ -138,6 +138,4 @@ def _finish(traced, space):
         for pin in space.pins
         if pin.layer != "output" and np.all(new_id[pin.kernels] != PINNED)
     )
-    return ChannelGraph(
-        traced, maps, table, pins, int(traced.output.shape[-1])
-    )
+    return ChannelGraph(traced, maps, table, pins, int(traced.output.shape[-1]))

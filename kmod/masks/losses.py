@@ -79,3 +79,34 @@ class SigmoidCrossEntropy(keras.losses.Loss):
         return keras.losses.sparse_categorical_crossentropy(
             ops.reshape(y_true, (-1,)), ops.sigmoid(y_pred), from_logits=True
         )
+
+
+def distillation_loss(scores, logits, classes, temperature: float):
+    """Compares each module's answer with the source model's own.
+
+    Args:
+        scores: Raw scores of the rows, `(batch, rows)`.
+        logits: The source model's logits, `(batch, num_classes)`.
+        classes: Module of each row, `(batch, rows)`, or `None` for all in
+            order. If given, the first is the image's own class and the others
+            stand for all the rest.
+        temperature: What both are divided by.
+
+    Returns:
+        Scalar: binary cross-entropy of the scores against the source model's
+        softened probability of the module's class, summed over classes.
+
+    Reference:
+
+    - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531), section 2.
+    """
+    wanted = ops.softmax(logits / temperature, axis=-1)
+    stands_for = 1.0
+    if classes is not None:
+        wanted = ops.take_along_axis(wanted, classes, axis=1)
+        rows = classes.shape[1]
+        others = (logits.shape[1] - 1) / (rows - 1)
+        stands_for = [1.0] + [others] * (rows - 1)
+    scores = scores / temperature
+    loss = ops.softplus(scores) - wanted * scores
+    return temperature**2 * ops.mean(ops.sum(loss * stands_for, axis=-1))

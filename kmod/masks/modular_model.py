@@ -16,6 +16,7 @@ from kmod.masks.kernel_masks import KernelMasks
 from kmod.masks.kernel_masks import to_groups
 from kmod.masks.losses import ModuleLoss
 from kmod.masks.losses import SigmoidCrossEntropy
+from kmod.masks.losses import distillation_loss
 from kmod.masks.masked_network import MaskedNetwork
 from kmod.masks.optimizer import ModularAdam
 from kmod.masks.placement import place
@@ -221,17 +222,29 @@ class ModularModel(keras.Model):
             classes,
         )
         scores = self.heads(logits, classes)
+        if training and self.recipe.distillation:
+            self.add_loss(
+                self.recipe.distillation
+                * self._distillation(images, scores, classes)
+            )
         if classes is None:
             return scores
         return by_class(scores, classes, self.num_classes)
+
+    def _distillation(self, images, scores, classes):
+        teacher = self.flat_source(images, training=False)
+        return distillation_loss(
+            scores,
+            ops.stop_gradient(ops.cast(teacher, "float32")),
+            classes,
+            self.recipe.temperature,
+        )
 
     def _classes(self, labels):
         if self._num_rows == self.num_classes:
             return None
         labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
-        return sample_rows(
-            labels, self.num_classes, self._num_rows, self.draws
-        )
+        return sample_rows(labels, self.num_classes, self._num_rows, self.draws)
 
     @property
     def kernels(self) -> KernelTable:

@@ -36,6 +36,8 @@ class Recipe:
         removal_end: Fraction of the training after which no more kernels go.
         penalty: Weight of the mean of all masks in the loss.
         published_loss: Whether the loss is the published one on sigmoids.
+        distillation: Weight of learning from the source model's own answers.
+        temperature: What scores are divided by in that.
         importance_decay: Share of the old importance that a step keeps, where
             scores are importances (`retention_target` is given).
         head_rate: Learning rate of heads.
@@ -56,7 +58,9 @@ class Recipe:
     removal_end: float = 0.6
     penalty: float = 0.0
     published_loss: bool = False
-    importance_decay: float = 0.99
+    distillation: float = 0.5
+    temperature: float = 2.0
+    importance_decay: float = 0.998
     head_rate: float = 0.003
     adapt_rate: float = 0.003
     mask_rate: float = 0.001
@@ -109,6 +113,7 @@ PAPER = Recipe(
     retention_target=None,
     penalty=0.1,
     published_loss=True,
+    distillation=0.0,
     head_rate=0.001,
     mask_rate=0.001,
     final_rate=1.0,

@@ -6,7 +6,6 @@ from keras import ops
 
 from kmod.graph import rebuild
 from kmod.graph.channels import PINNED
-from kmod.graph.kernels import KernelTable
 from kmod.masks.modular_model import ModularModel
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import SCORE_LAYER
@@ -34,9 +33,7 @@ def cut_module(modular: ModularModel, class_index: int) -> keras.Model:
     values = network.output
     for layer in modular.heads.layers_for(class_index):
         values = layer(values)
-    calibration = keras.layers.Dense(
-        1, name=CALIBRATION_LAYER, dtype="float32"
-    )
+    calibration = keras.layers.Dense(1, name=CALIBRATION_LAYER, dtype="float32")
     values = calibration(values)
     scale, shift = ops.convert_to_numpy(modular.calibration)[class_index]
     calibration.set_weights([np.array([[scale]]), np.array([shift])])
@@ -55,9 +52,7 @@ def log_odds_model(module: keras.Model) -> keras.Model:
     Returns:
         Model that shares the module's layers, images to `(batch, 1)` log-odds.
     """
-    return keras.Model(
-        module.input, module.get_layer(CALIBRATION_LAYER).output
-    )
+    return keras.Model(module.input, module.get_layer(CALIBRATION_LAYER).output)
 
 
 def _fold_scales(network, modular, class_index, mask):
@@ -83,8 +78,3 @@ def _scaled(layer, scale, shift):
     if "Transpose" in type(layer).__name__:
         return [kernel * scale[:, None], bias * scale + shift]
     return [kernel * scale, bias * scale + shift]
-
-
-def retention_of(mask: np.ndarray, kernels: KernelTable) -> float:
-    """Returns kept kernels ÷ all kernels of one class, 0 to 1."""
-    return float(mask.sum() / kernels.num_kernels)

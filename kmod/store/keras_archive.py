@@ -96,7 +96,7 @@ def _refused_classes(config):
     """Yields the classes in a config that are not on the list."""
     if isinstance(config, dict):
         if "class_name" in config and not _is_allowed(config):
-            yield f"{config.get('module')}.{config['class_name']}"
+            yield f"{config.get('module') or '?'}.{config['class_name']}"
         for value in config.values():
             yield from _refused_classes(value)
     elif isinstance(config, list):

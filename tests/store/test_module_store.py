@@ -28,8 +28,8 @@ class NoKmod:
 
 sys.meta_path.insert(0, NoKmod())
 import keras, numpy as np, tensorflow as tf
-images = np.load(sys.argv[2])
-for module in sys.argv[3:]:
+images = np.load(sys.argv[1])
+for module in sys.argv[2:]:
     served = tf.saved_model.load(module)
     np.save(module + "/served.npy", served.serve(images)["score"])
     model = keras.saving.load_model(module + "/assets.extra/module.keras")
@@ -344,7 +344,7 @@ def add_lambda(model):
         pytest.param(
             lambda module: with_model(module, add_lambda),
             ArtifactError,
-            "built-in Keras layers .* Received: keras.layers.Lambda",
+            "built-in Keras layers .* Received: .*keras.layers.Lambda",
             id="lambda",
         ),
         pytest.param(
@@ -368,7 +368,7 @@ def test_unfit_module_is_not_saved(
 
 def test_class_is_not_saved_twice(modules, manifest, tmp_path):
     with pytest.raises(
-        UsageError, match=r"one for each class .*\\['cat', 'cat'\\]"
+        UsageError, match=r"one for each class .*\['cat', 'cat'\]"
     ):
         save_store(tmp_path / "store", [modules[1]] * 2, manifest)
     assert not list(tmp_path.iterdir())

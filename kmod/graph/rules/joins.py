@@ -82,9 +82,7 @@ class SplitRule(LayerRule):
         if call.operation.axis % rank != read.axis:
             return [read for _ in call.outputs]
         stops = np.cumsum([ref.shape[read.axis] for ref in call.outputs])[:-1]
-        return [
-            ChannelMap(read.axis, ids) for ids in np.split(read.ids, stops)
-        ]
+        return [ChannelMap(read.axis, ids) for ids in np.split(read.ids, stops)]
 
     def cut(self, call, inputs, outputs):
         if any(kept is None for kept in outputs):

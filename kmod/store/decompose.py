@@ -1,0 +1,174 @@
+"""Decomposes a modular model into a store of modules."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kmod.data.batches import to_arrays
+from kmod.errors import CheckError
+from kmod.evaluation.sizes import model_sizes
+from kmod.masks.modular_model import ModularModel
+from kmod.modules.class_module import ClassModule
+from kmod.modules.class_module import ModuleInfo
+from kmod.modules.cut import cut_module
+from kmod.modules.cut import log_odds_model
+from kmod.store.digests import content_digest
+from kmod.store.manifest import InputContract
+from kmod.store.manifest import SourceRecord
+from kmod.store.manifest import StoreManifest
+from kmod.store.module_store import ModuleStore
+from kmod.store.module_store import save_store
+
+NUM_RANDOM_IMAGES = 16
+
+
+def decompose(
+    modular: ModularModel,
+    path: str | Path,
+    *,
+    data: Any = None,
+    source_name: str | None = None,
+    value_range: tuple[float, float] = (0, 255),
+    facts: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    tolerance: float = 1e-4,
+    overwrite: bool = False,
+) -> ModuleStore:
+    """Cuts a module out for every class and saves them as a store.
+
+    Every module is first compared with the masked model on the images given;
+    if one differs, nothing is saved.
+
+    Args:
+        modular: Trained modular model.
+        path: Directory to make.
+        data: Held-out `(images, labels)` or batched data, to compare and to
+            measure modules on. Defaults to random images, on which modules
+            are compared only.
+        source_name: Name of the source model. Defaults to its Keras name.
+        value_range: Smallest and largest pixel value the source takes.
+        facts: JSON data about the data set, for the manifest.
+        license: SPDX identifier of the modules' licence.
+        tolerance: Largest difference allowed, relative to the largest score.
+        overwrite: Whether a store at `path` may be replaced.
+
+    Returns:
+        The saved `ModuleStore`.
+
+    Raises:
+        CheckError: If a module does not answer as the masked model does.
+        UsageError: If `path` can not be written.
+    """
+    modular = as_float32(modular)
+    images, labels = _held_out(data, modular, value_range)
+    expected = modular.class_log_odds(images)
+    digest = content_digest(modular.flat_source)
+    modules = []
+    for index, name in enumerate(modular.class_names):
+        model = cut_module(modular, index)
+        answers = log_odds_model(model).predict(
+            images, batch_size=64, verbose=0
+        )[:, 0]
+        gap = output_gap(answers, expected[:, index])
+        if not gap <= tolerance:
+            raise CheckError(
+                "A module must answer as the masked model does, within "
+                f"{tolerance:g} of the largest score. Received: the module "
+                f"of class {name!r} with a gap of {gap:.3g}. Please report "
+                "this with the source model's architecture."
+            )
+        metrics = {} if labels is None else _metrics(answers, labels == index)
+        info = _info(modular, index, model, digest, metrics, gap)
+        modules.append(ClassModule(model, info))
+    manifest = StoreManifest(
+        source=SourceRecord(
+            source_name or modular.flat_source.name,
+            digest,
+            modular.flat_source.name,
+        ),
+        class_names=modular.class_names,
+        input=InputContract(
+            tuple(modular.flat_source.input_shape[1:]), "float32", value_range
+        ),
+        method="gradsplitter",
+        arguments={
+            "recipe": modular.recipe.as_dict(),
+            "mask_from": modular.mask_from,
+        },
+        kernels=dict(
+            zip(modular.kernels.layers, modular.kernels.counts.tolist())
+        ),
+        seed=modular.seed,
+        data=dict(facts or {}),
+        license=license,
+        metrics=_store_metrics(modular, images, labels, expected),
+    )
+    return save_store(path, modules, manifest, overwrite)
+
+
+def output_gap(answers: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference ÷ the largest expected value."""
+    scale = max(float(np.abs(expected).max()), 1e-6)
+    return float(np.abs(answers - expected).max()) / scale
+
+
+def as_float32(modular: ModularModel) -> ModularModel:
+    """Returns the model itself, or its float32 twin under mixed precision."""
+    if modular.dtype_policy.compute_dtype == "float32":
+        return modular
+    config = {**modular.get_config(), "dtype": "float32"}
+    twin = ModularModel.from_config(config)
+    for mine, other in zip(twin.variables, modular.variables, strict=True):
+        mine.assign(ops.convert_to_numpy(other))
+    return twin
+
+
+def _held_out(data, modular, value_range):
+    if data is not None:
+        return to_arrays(data)
+    shape = (NUM_RANDOM_IMAGES, *modular.flat_source.input_shape[1:])
+    draw = np.random.default_rng(modular.seed)
+    return draw.uniform(*value_range, shape).astype("float32"), None
+
+
+def _info(modular, index, model, digest, metrics, gap):
+    mask = modular.kernel_masks[index]
+    sizes = model_sizes(model)
+    scale, shift = ops.convert_to_numpy(modular.calibration)[index].tolist()
+    return ModuleInfo(
+        class_name=modular.class_names[index],
+        class_index=index,
+        source_digest=digest,
+        kept_kernels=modular.kernels.by_layer(mask),
+        num_kernels=modular.kernels.num_kernels,
+        retention_rate=float(mask.mean()),
+        parameters=sizes.parameters,
+        macs=sizes.macs,
+        calibration={"scale": scale, "shift": shift},
+        metrics=metrics,
+        max_output_gap=gap,
+    )
+
+
+def _metrics(log_odds, is_class):
+    """Measures one module alone, its threshold at probability one half."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        is_class, log_odds > 0, average="binary", zero_division=0
+    )
+    return {"precision": precision, "recall": recall, "f1": f1}
+
+
+def _store_metrics(modular, images, labels, expected):
+    sizes = model_sizes(modular.flat_source)
+    before = {"parameters": sizes.parameters, "macs": sizes.macs}
+    after = {"retention_rate": modular.retention_rate}
+    if labels is not None:
+        logits = modular.flat_source.predict(images, verbose=0)
+        before["accuracy"] = float(np.mean(logits.argmax(1) == labels))
+        after["accuracy"] = float(np.mean(expected.argmax(1) == labels))
+    return {"before": before, "after": after}

@@ -1,0 +1,98 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kmod.data.load import load_data
+from kmod.data.load import load_split
+from kmod.data.load import parse_split
+from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+
+REPOSITORY = Path(__file__).parents[2]
+DATA_DIR = Path(
+    os.environ.get("KMOD_DATA_DIR", REPOSITORY.parent / "shared" / "data")
+)
+
+needs_mnist = pytest.mark.skipif(
+    not (DATA_DIR / "mnist").is_dir(),
+    reason="mnist is not in KMOD_DATA_DIR or ../shared/data",
+)
+
+
+def test_digits_need_no_files():
+    data = load_data("digits")
+    assert data.class_names == tuple("0123456789")
+    assert data.train.images.shape[1:] == (8, 8, 1)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.images.max() == 255
+    sizes = [len(data.train), len(data.validation), len(data.test)]
+    assert sizes == [1293, 144, 360]
+
+
+def test_test_images_are_the_same_for_every_seed():
+    first, second = load_data(seed=0), load_data(seed=1)
+    np.testing.assert_array_equal(first.test.images, second.test.images)
+    assert not np.array_equal(first.train.images, second.train.images)
+
+
+def test_validation_can_not_be_left_out():
+    with pytest.raises(UsageError, match="above 0 and below 1. Received: 0.0"):
+        load_data("digits", validation_split=0.0)
+
+
+def test_load_split_gives_that_split():
+    test = load_split("digits:test")
+    np.testing.assert_array_equal(test.images, load_data().test.images)
+
+
+def test_version_stays_with_the_name():
+    assert parse_split("mnist:3.0.1:test") == ("mnist:3.0.1", "test")
+
+
+@pytest.mark.parametrize("text", ["digits", "digits:dev", ":test", "test"])
+def test_split_must_be_named(text):
+    with pytest.raises(UsageError, match=f"NAME:SPLIT.*Received: '{text}'"):
+        load_split(text)
+
+
+def test_missing_data_set_names_what_is_there(tmp_path):
+    prepared = tmp_path / "photos" / "1.0.0"
+    prepared.mkdir(parents=True)
+    (prepared / "dataset_info.json").write_text("{}")
+    message = r"'mnist' version 3\.0\.1 .* holds \['photos/1.0.0'\]"
+    with pytest.raises(ArtifactError, match=message):
+        load_data("mnist", tmp_path)
+
+
+def test_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"Received: 'mnits'; prepared"):
+        load_data("mnits", tmp_path)
+
+
+def test_unknown_version_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="only: 3.0.1. Leave the version"):
+        load_data("mnist:0.1.0", tmp_path)
+
+
+@pytest.mark.data
+@needs_mnist
+def test_tfds_data_set_is_read_whole():
+    data = load_data("mnist", DATA_DIR)
+    assert (data.name, data.version) == ("mnist", "3.0.1")
+    assert data.train.images.dtype == np.uint8
+    assert data.train.labels.dtype == np.int64
+    sizes = [len(data.train), len(data.validation), len(data.test)]
+    assert sizes == [54000, 6000, 10000]
+
+
+def test_importing_data_is_light():
+    code = (
+        "import sys, kmod.data.load, kmod.data.batches; "
+        "sys.exit(any(m in sys.modules for m in "
+        "('tensorflow', 'keras', 'sklearn', 'tensorflow_datasets')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
