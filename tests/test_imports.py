@@ -17,7 +17,7 @@ ALLOWED = {
     "graph": set(),
     "data": set(),
     "spec": set(),
-    "zoo": set(),
+    "zoo": {"data"},
     "masks": {"graph"},
     "evaluation": {"graph", "data"},
     "training": {"graph", "masks", "evaluation", "data"},
@@ -32,6 +32,17 @@ ALLOWED = {
         "data",
     },
     "report": {"evaluation", "store", "modules"},
+    "demo": {
+        "composition",
+        "data",
+        "evaluation",
+        "masks",
+        "report",
+        "spec",
+        "store",
+        "training",
+        "zoo",
+    },
 }
 FRAMEWORKS = {"tensorflow", "keras", "jax", "torch"}
 FORBIDDEN = {

@@ -26,8 +26,8 @@ class Call:
     """One use of one layer or Keras operation.
 
     Attributes:
-        name: Layer name, made unique over nested models (`block_conv`), no
-            slash in it. All calls of a shared layer have the same name.
+        name: Layer name, made unique over nested models (`block_conv`) and
+            beside the layers that modules add, no slash in it. All calls of a shared layer have the same name.
         operation: The `keras.layers.Layer` or Keras operation called.
         args: Positional arguments with a `TensorRef` for each tensor.
         kwargs: Keyword arguments, likewise.

@@ -18,6 +18,7 @@ from kmod.graph.rules.table import rule_for
 from kmod.graph.trace import trace
 
 OUTPUT_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
+_OUTPUT_OPERATIONS = ("Softmax", "Sigmoid", "LogSoftmax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def channel_graph(model: keras.Model) -> ChannelGraph:
 
 
 def _up_to_logits(traced):
-    """Leaves a final softmax or sigmoid layer out of a trace."""
+    """Leaves a final softmax or sigmoid out of a trace."""
     calls = list(traced.calls)
     output = traced.output
     while calls and _is_output_activation(calls[-1]):
@@ -94,12 +95,13 @@ def _up_to_logits(traced):
 
 
 def _is_output_activation(call: Call) -> bool:
-    layer = call.operation
-    if isinstance(layer, keras.layers.Softmax):
-        return True
-    return isinstance(layer, keras.layers.Activation) and (
-        keras.activations.serialize(layer.activation) in OUTPUT_ACTIVATIONS
-    )
+    operation = call.operation
+    if isinstance(operation, keras.layers.Activation):
+        name = keras.activations.serialize(operation.activation)
+        return name in OUTPUT_ACTIVATIONS
+    if isinstance(operation, keras.layers.Layer):
+        return isinstance(operation, keras.layers.Softmax)
+    return type(operation).__name__ in _OUTPUT_OPERATIONS
 
 
 def _finish(traced, space):

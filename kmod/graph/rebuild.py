@@ -46,6 +46,7 @@ class _Builder:
         self.graph = graph
         self.alive = alive
         self.dtype = dtype
+        self.names = {call.name for call in graph.trace.calls}
         self.layers = {}
         self.tensors = {}
 
@@ -80,6 +81,7 @@ class _Builder:
         """Returns the cut layer, its weights and its split-off activation."""
         if not isinstance(call.operation, keras.layers.Layer):
             operation, _ = rule_for(call).cut(call, *self._kept(call))
+            operation.name = call.name
             return operation, None, None
         rule = rule_for(call)
         layer, weights = rule.cut(call, *self._kept(call))
@@ -100,9 +102,14 @@ class _Builder:
             return config, None
         return config, keras.layers.Activation(
             call.operation.activation,
-            name=f"{call.name}_activation",
+            name=self._free_name(f"{call.name}_activation"),
             dtype=self.dtype,
         )
+
+    def _free_name(self, name):
+        while name in self.names:
+            name += "_"
+        return name
 
     def _kept(self, call):
         return (

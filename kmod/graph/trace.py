@@ -13,6 +13,16 @@ FUNCTIONAL_WAY_OUT = (
     "`keras.Sequential`."
 )
 
+# What the layers are called that a cut module has besides the source's.
+RESERVED_NAMES = (
+    "image",
+    "head_relu",
+    "head_hidden",
+    "head",
+    "calibration",
+    "score",
+)
+
 
 def trace(model: keras.Model) -> Trace:
     """Lists the calls of a model in the order of computation.
@@ -29,7 +39,8 @@ def trace(model: keras.Model) -> Trace:
 
     Raises:
         UnsupportedModelError: If the model is not a Keras 3 Functional or
-            Sequential model, is not built, or has several inputs or outputs.
+            Sequential model, is not built, has several inputs or outputs, or
+            holds a Lambda layer.
     """
     functional = _functional(model)
     if len(functional.inputs) != 1 or len(functional.outputs) != 1:
@@ -94,6 +105,16 @@ def _runs_its_graph(model):
     return False
 
 
+def _refuse_lambda(operation):
+    if isinstance(operation, keras.layers.Lambda):
+        raise UnsupportedModelError(
+            "A source model has no Lambda layers, because modules with one "
+            "can not be loaded safely. Received: the Lambda layer "
+            f"{operation.name!r}. Call `keras.ops` on the tensors instead, or "
+            "write it as a `keras.layers.Layer` of your own."
+        )
+
+
 class _Tracer:
     """Collects calls; one instance for one trace."""
 
@@ -102,7 +123,7 @@ class _Tracer:
         self._refs = {}
         self._num_refs = 0
         self._names = {}
-        self._taken = set()
+        self._taken = set(RESERVED_NAMES)
 
     def ref(self, tensor):
         self._num_refs += 1
@@ -136,6 +157,7 @@ class _Tracer:
             operation = operation._functional or operation
         if isinstance(operation, keras.Model) and _runs_its_graph(operation):
             return self.run(operation, inputs, (*path, operation.name))
+        _refuse_lambda(operation)
         outputs = tuple(self.ref(t) for t in node.outputs)
         self.calls.append(
             Call(

@@ -74,7 +74,9 @@ def _scaled(layer, scale, shift):
     if isinstance(layer, keras.layers.BatchNormalization):
         gamma, beta, *statistics = layer.get_weights()
         return [gamma * scale, beta * scale + shift, *statistics]
-    kernel, bias = layer.get_weights()
+    *depthwise, kernel, bias = layer.get_weights()
     if "Transpose" in type(layer).__name__:
-        return [kernel * scale[:, None], bias * scale + shift]
-    return [kernel * scale, bias * scale + shift]
+        kernel = kernel * scale[:, None]
+    else:
+        kernel = kernel * scale
+    return [*depthwise, kernel, bias * scale + shift]

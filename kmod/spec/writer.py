@@ -1,5 +1,6 @@
 """Writes composition specs."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,51 @@ def write_spec(
     spec = parse_spec(content, path)
     atomic_write(path, content)
     return spec
+
+
+def spec_data(spec: Spec) -> dict[str, Any]:
+    """Returns a spec as plain data, as `write_spec` takes it.
+
+    Paths in it are absolute `pathlib` paths, so `write_spec` makes them valid
+    wherever it writes the spec.
+    """
+    data = {"version": 1, "name": spec.name}
+    if spec.license is not None:
+        data["license"] = spec.license
+    data["stores"] = {
+        name: _without_none({"path": ref.path, "digest": ref.digest})
+        for name, ref in spec.stores.items()
+    }
+    if spec.base is None:
+        data["classes"] = [
+            {"name": entry.name, "module": _module_data(entry.module)}
+            for entry in spec.classes
+        ]
+        data["scores"] = {"calibration": spec.calibration}
+    else:
+        data["base"] = {"path": spec.base.path, "classes": spec.base.classes}
+        data["patches"] = [_patch_data(patch) for patch in spec.patches]
+    return data
+
+
+def _patch_data(patch):
+    coefficients = patch.coefficients
+    return _without_none(
+        {
+            "class": patch.class_name,
+            "module": _module_data(patch.module),
+            "combine": patch.combine,
+            "coefficients": coefficients and dataclasses.asdict(coefficients),
+        }
+    )
+
+
+def _module_data(module):
+    return {"store": module.store, "class": module.class_name}
+
+
+def _without_none(data):
+    return {key: value for key, value in data.items() if value is not None}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -43,7 +43,7 @@ def _stable(config):
 
 
 def _weight_facts(weight):
-    array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
+    array = np.ascontiguousarray(weight.numpy())
     return [
         str(array.dtype),
         list(array.shape),

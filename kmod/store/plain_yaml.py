@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from kmod.errors import ArtifactError
@@ -59,7 +58,7 @@ def to_plain(value: Any) -> Any:
     Raises:
         TypeError: If there is a value that YAML has no plain form for.
     """
-    if isinstance(value, (np.generic, np.ndarray)):
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars.
         value = value.tolist()
     if value is None or isinstance(value, (str, bool, int, float)):
         return value

@@ -3,8 +3,6 @@
 import keras
 import numpy as np
 
-from kmod.data.image_data import LabelledImages
-
 BORDER = 4
 
 

@@ -23,7 +23,7 @@ def incecnn(
     small: bool = True,
     width: float = 1.0,
 ) -> keras.Model:
-    """Builds InceCNN, or its small twin; `kmod.zoo.build.build` checks first."""
+    """Builds InceCNN or its small twin; `kmod.zoo.build.build` checks first."""
     stem, blocks = (SMALL_STEM, SMALL_BLOCKS) if small else (STEM, BLOCKS)
     scaled = scaler(width)
     inputs, x = image_input(input_shape, len(blocks))

@@ -31,7 +31,7 @@ def image_input(
 def conv_bn_relu(
     x: keras.KerasTensor, filters: int, name: str | int, kernel_size: int = 3
 ) -> keras.KerasTensor:
-    """Convolves, normalises and rectifies; layers `conv_*`, `bn_*`, `relu_*`."""
+    """Adds the layers `conv_*`, `bn_*` and `relu_*` of that name."""
     conv = layers.Conv2D(
         filters, kernel_size, padding="same", name=f"conv_{name}"
     )

@@ -27,7 +27,7 @@ def rescnn(
     small: bool = True,
     width: float = 1.0,
 ) -> keras.Model:
-    """Builds ResCNN, or its small twin; `kmod.zoo.build.build` checks first."""
+    """Builds ResCNN or its small twin; `kmod.zoo.build.build` checks first."""
     stages = SMALL_STAGES if small else STAGES
     scaled = scaler(width)
     inputs, x = image_input(input_shape, len(stages) - 1)

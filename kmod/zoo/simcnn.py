@@ -19,7 +19,7 @@ def simcnn(
     small: bool = True,
     width: float = 1.0,
 ) -> keras.Model:
-    """Builds SimCNN, or its small twin; `kmod.zoo.build.build` checks first."""
+    """Builds SimCNN or its small twin; `kmod.zoo.build.build` checks first."""
     stages = SMALL_STAGES if small else STAGES
     hidden, dropout = ((64,), 0) if small else ((4096, 4096), 0.5)
     scaled = scaler(width)

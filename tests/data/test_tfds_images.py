@@ -14,7 +14,7 @@ class Dots(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.2.0")
     IMAGE = tfds.features.Image(shape=(4, 4, 1))
     SPLITS = ("train", "test")
-    code_path = None  # A test file has none that can be read as a package.
+    code_path = None  # Looking for it fails, see tensorflow/datasets#11212.
 
     def _info(self):
         return self.dataset_info_from_configs(

@@ -3,13 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from kmod.errors import ArtifactError
-from kmod.errors import CheckError
-from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.files import atomic
 from kmod.store import module_directory
@@ -44,7 +41,7 @@ import sys
 from kmod.store.module_store import load_store
 store = load_store(sys.argv[1])
 print(store.class_names, store.info("cat").class_index)
-assert not {"keras", "tensorflow"} & set(sys.modules)
+assert not {"keras", "numpy", "tensorflow"} & set(sys.modules)
 """
 PACKAGE_PARENT = Path(atomic.__file__).parents[2]
 DIRECTORIES = {
@@ -123,7 +120,7 @@ def test_both_forms_load_without_kmod(store_copy, modules, images, tmp_path):
             np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-def test_manifests_are_read_without_keras(saved):
+def test_manifests_are_read_without_keras_and_numpy(saved):
     output = run(WITHOUT_KERAS, saved.path, cwd=PACKAGE_PARENT)
     assert output == "('🐟', 'cat', 'T-shirt/top') 1\n"
 
@@ -138,114 +135,6 @@ def test_unknown_class_is_named(saved, name, hint):
         saved[name]
     with pytest.raises(ArtifactError, match="Received: class"):
         saved.info(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "store.yaml",
-        "cat/saved_model.pb",
-        "cat/fingerprint.pb",
-        "cat/variables/variables.data-00000-of-00001",
-        "cat/variables/variables.index",
-        "cat/assets.extra/module.keras",
-        "cat/assets.extra/module.yaml",
-    ],
-)
-def test_flipped_bits_are_found(store_copy, name):
-    data = (store_copy / name).read_bytes()
-    start = len(b"version: 1\n")
-    for place in range(start, len(data), len(data) // 19):
-        flipped = bytes([data[place] ^ 1])
-        changed = data[:place] + flipped + data[place + 1 :]
-        (store_copy / name).write_bytes(changed)
-        with pytest.raises(IntegrityError) as caught:
-            load_store(store_copy)
-        assert caught.value.exit_code == 4
-
-
-def change_size(path):
-    path.write_bytes(path.read_bytes() + b"x")
-
-
-def replace_by_link(path):
-    path.symlink_to(path.rename(path.with_name("moved")))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        pytest.param(
-            lambda path: (path / "cat/fingerprint.pb").unlink(),
-            "'fingerprint.pb' is missing",
-            id="missing",
-        ),
-        pytest.param(
-            lambda path: (path / "cat/assets.extra/module.yaml").unlink(),
-            "module.yaml' is not as kmod wrote it: it is missing",
-            id="missing-manifest",
-        ),
-        pytest.param(
-            lambda path: (path / "cat/assets/vocabulary").write_text("cat"),
-            "'assets/vocabulary' was added",
-            id="added",
-        ),
-        pytest.param(
-            lambda path: (path / "notes.txt").write_text("mine"),
-            r"Received: \['notes.txt'\] in .* Move them elsewhere",
-            id="added-beside-modules",
-        ),
-        pytest.param(
-            lambda path: change_size(path / "cat/saved_model.pb"),
-            "'saved_model.pb' has other bytes",
-            id="size",
-        ),
-        pytest.param(
-            lambda path: replace_by_link(path / "cat/saved_model.pb"),
-            "saved_model.pb', a link or special file",
-            id="link",
-        ),
-        pytest.param(
-            lambda path: replace_by_link(path / "cat"),
-            "cat', a link or special file",
-            id="link-to-directory",
-        ),
-        pytest.param(
-            lambda path: replace_by_link(path / "store.yaml"),
-            "store.yaml' is not as kmod wrote it: it is a link",
-            id="link-to-manifest",
-        ),
-    ],
-)
-def test_other_files_are_refused(store_copy, change, message):
-    change(store_copy)
-    with pytest.raises(IntegrityError, match=message):
-        load_store(store_copy)
-
-
-def test_unverified_store_checks_what_it_loads(store_copy):
-    archive = store_copy / "cat" / "assets.extra" / "module.keras"
-    archive.write_bytes(
-        (store_copy / "t-shirt-top/assets.extra/module.keras").read_bytes()
-    )
-    store = load_store(store_copy, verify=False)
-    assert store["🐟"].info.class_name == "🐟"
-    assert store.info("cat").class_name == "cat"
-    with pytest.raises(IntegrityError, match="module.keras' has other bytes"):
-        store["cat"]
-
-
-def test_file_changed_after_opening_is_found(store_copy):
-    store = load_store(store_copy)
-    change_size(store_copy / "cat" / "assets.extra" / "module.keras")
-    with pytest.raises(IntegrityError, match="module.keras' has other bytes"):
-        store["cat"]
-
-
-def test_model_must_be_the_recorded_one(saved):
-    record = dataclasses.replace(saved.manifest.modules[1], content="sha256:0")
-    with pytest.raises(IntegrityError, match="must be the model sha256:0"):
-        module_directory.read_module(saved.path / "cat", record)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "store/cat"])
@@ -288,82 +177,6 @@ def test_overwrite_replaces_the_store(store_copy, modules, manifest):
         save_store(store_copy, modules[:1], manifest)
     store = save_store(store_copy, modules[:1], manifest, overwrite=True)
     assert store.class_names == ("🐟",)
-
-
-def with_model(module, change):
-    model = keras.models.clone_model(module.model)
-    return dataclasses.replace(module, model=change(model) or model)
-
-
-def with_info(module, **changes):
-    info = dataclasses.replace(module.info, **changes)
-    return dataclasses.replace(module, info=info)
-
-
-def add_lambda(model):
-    score = keras.layers.Lambda(lambda x: x, output_shape=(1,))(model.output)
-    return keras.Model(model.input, score)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        pytest.param(
-            lambda module: with_info(module, class_name="zebra"),
-            UsageError,
-            "manifest's classes .* Received: a module of class 'zebra'",
-            id="class",
-        ),
-        pytest.param(
-            lambda module: with_info(module, class_index=2),
-            UsageError,
-            "class 'cat' has index 2, but the classes are",
-            id="index",
-        ),
-        pytest.param(
-            lambda module: with_info(module, source_digest="sha256:1"),
-            UsageError,
-            "manifest's source model .* 'cat' from sha256:1",
-            id="source",
-        ),
-        pytest.param(
-            lambda module: with_info(module, retention_rate=1.5),
-            UsageError,
-            r"retention_rate: 1.5 is greater than the maximum of 1",
-            id="info",
-        ),
-        pytest.param(
-            lambda module: with_model(
-                module,
-                lambda m: keras.Model(m.input, m.get_layer("pool").output),
-            ),
-            UsageError,
-            r"answers with one score: .* Received: .* 'cat' with .*\(None, 3\)",
-            id="shape",
-        ),
-        pytest.param(
-            lambda module: with_model(module, add_lambda),
-            ArtifactError,
-            "built-in Keras layers .* Received: .*keras.layers.Lambda",
-            id="lambda",
-        ),
-        pytest.param(
-            lambda module: with_model(
-                module,
-                lambda m: m.set_weights([w * np.nan for w in m.get_weights()]),
-            ),
-            CheckError,
-            "SavedModel of a module must answer as .* weights that are not",
-            id="not-finite",
-        ),
-    ],
-)
-def test_unfit_module_is_not_saved(
-    modules, manifest, tmp_path, change, error, message
-):
-    with pytest.raises(error, match=message):
-        save_store(tmp_path / "store", [change(modules[1])], manifest)
-    assert not list(tmp_path.iterdir())
 
 
 def test_class_is_not_saved_twice(modules, manifest, tmp_path):

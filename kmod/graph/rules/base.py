@@ -79,16 +79,17 @@ def copy_of(operation: Any, **changes: Any) -> Replacement:
     """Returns a copy of a layer with changed config, and its weights.
 
     Args:
-        operation: A layer, or a Keras operation (which is returned as it is).
+        operation: A layer or a Keras operation.
         **changes: Config entries to replace.
 
     Returns:
-        Tuple `(layer, weights)`, the layer not built yet.
+        Tuple `(layer, weights)`, the layer not built yet; an operation has no
+        weights.
     """
+    copy = type(operation).from_config({**operation.get_config(), **changes})
     if not isinstance(operation, keras.layers.Layer):
-        return operation, None
-    layer = type(operation).from_config({**operation.get_config(), **changes})
-    return layer, operation.get_weights()
+        return copy, None
+    return copy, operation.get_weights()
 
 
 def channel_axis(layer: keras.layers.Layer, rank: int) -> int:

@@ -9,6 +9,8 @@ from kmod.graph.channels import ChannelMap
 from kmod.graph.rules.base import LayerRule
 from kmod.graph.rules.base import copy_of
 
+JOINS_ARRAY = "it joins them with a constant array"
+
 
 class ElementwiseRule(LayerRule):
     """Adds, multiplies, ... position by position: ties its inputs.
@@ -22,7 +24,7 @@ class ElementwiseRule(LayerRule):
         maps = [space.map_of(ref) for ref in call.inputs]
         if _has_array(call):
             for m in maps:
-                space.pin(m, call.name, "it joins them with a constant array")
+                space.pin(m, call.name, JOINS_ARRAY)
             return [None]
         axes = {
             m.axis - ref.rank
@@ -56,6 +58,10 @@ class ConcatenateRule(LayerRule):
         known = [m for m in maps if m is not None]
         if not known:
             return [None]
+        if _has_array(call):
+            for m in known:
+                space.pin(m, call.name, JOINS_ARRAY)
+            return [None]
         axis = known[0].axis
         if any(m.axis != axis for m in known):
             for m in known:
@@ -85,13 +91,15 @@ class SplitRule(LayerRule):
         return [ChannelMap(read.axis, ids) for ids in np.split(read.ids, stops)]
 
     def cut(self, call, inputs, outputs):
-        if any(kept is None for kept in outputs):
+        axis = call.operation.axis % call.inputs[0].rank
+        if inputs[0] is None or inputs[0].axis != axis:
             return copy_of(call.operation)
-        operation = type(call.operation)(
-            np.cumsum([len(kept) for kept in outputs])[:-1].tolist(),
-            axis=call.operation.axis,
-        )
-        return operation, None
+        widths = [
+            ref.shape[axis] if kept is None else len(kept)
+            for ref, kept in zip(call.outputs, outputs)
+        ]
+        stops = np.cumsum(widths)[:-1].tolist()
+        return copy_of(call.operation, indices_or_sections=stops)
 
 
 def _width(ref, axis_from_end):

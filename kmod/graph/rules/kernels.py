@@ -8,6 +8,8 @@ from kmod.graph.rules.base import LayerRule
 from kmod.graph.rules.base import channel_axis
 from kmod.graph.rules.base import copy_of
 from kmod.graph.rules.base import take
+from kmod.graph.rules.per_channel import MIXES_CHANNELS
+from kmod.graph.rules.per_channel import is_elementwise
 
 
 class KernelRule(LayerRule):
@@ -39,7 +41,9 @@ class KernelRule(LayerRule):
             space.pin(read, call.name, "it reads another axis as channels")
         else:
             space.tie_calls(call, read)
-        return [ChannelMap(axis, made.ids)]
+        if not is_elementwise(layer.activation):
+            space.pin(made, call.name, MIXES_CHANNELS)
+        return [made]
 
     def cut(self, call, inputs, outputs):
         (reads,), (makes,) = inputs, outputs
@@ -85,6 +89,9 @@ class DepthwiseRule(LayerRule):
             return [None]
         if read.axis != axis:
             space.pin(read, call.name, "it reads another axis as channels")
+            return [None]
+        if not is_elementwise(call.operation.activation):
+            space.pin(read, call.name, MIXES_CHANNELS)
             return [None]
         space.tie_calls(call, read)
         multiplier = call.operation.depth_multiplier

@@ -16,6 +16,7 @@ ELEMENTWISE_ACTIVATIONS = frozenset(
     "soft_shrink softplus softsign sparse_plus sparse_sigmoid squareplus "
     "swish tanh tanh_shrink threshold".split()
 )
+MIXES_CHANNELS = "its activation mixes channels"
 
 
 class PassThrough(LayerRule):
@@ -89,10 +90,9 @@ class PReluRule(PassThrough):
 
     def cut(self, call, inputs, outputs):
         layer, (slopes,) = copy_of(call.operation)
-        rank = slopes.ndim + 1
-        axis = channel_axis(layer, rank) - 1
-        if inputs[0] is not None and slopes.shape[axis] > 1:
-            slopes = take(slopes, inputs[0], axis)
+        (reads,) = inputs
+        if reads is not None and slopes.shape[reads.axis - 1] > 1:
+            slopes = take(slopes, reads, reads.axis - 1)
         return layer, [slopes]
 
 
@@ -101,7 +101,7 @@ class ActivationRule(PassThrough):
 
     def obstacle(self, call, channels):
         if not is_elementwise(call.operation.activation):
-            return "its activation mixes channels"
+            return MIXES_CHANNELS
         return None
 
 

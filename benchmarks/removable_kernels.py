@@ -1,0 +1,289 @@
+"""How much of well-known CNNs can be removed, and how exact cutting is.
+
+Usage, from the root of the project:
+
+    python benchmarks/removable_kernels.py [MODEL ...] [--out DIR] [--again]
+
+Writes `removable_kernels.json` and `removable_kernels.md`. Models that the
+JSON file holds already are not measured again without `--again`.
+"""
+
+import argparse
+import collections
+import functools
+import json
+import os
+import platform
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import applications
+
+from kmod.files import atomic_write
+from kmod.graph import ChannelGraph
+from kmod.graph import channel_graph
+from kmod.masks.modular_model import ModularModel
+from kmod.modules.cut import cut_module
+from kmod.modules.cut import log_odds_model
+from kmod.zoo.build import build
+
+RETENTIONS = (0.3, 0.6, 0.9)
+NUM_CLASSES = 4
+NUM_IMAGES = 4
+RESULTS = Path(__file__).parent / "results"
+
+
+def _zoo(name):
+    return functools.partial(
+        build, name, (32, 32, 3), NUM_CLASSES, small=False
+    )
+
+
+def _application(name, size):
+    return functools.partial(
+        getattr(applications, name),
+        weights=None,
+        classes=NUM_CLASSES,
+        input_shape=(size, size, 3),
+    )
+
+
+MODELS = {
+    "SimCNN": _zoo("simcnn"),
+    "ResCNN": _zoo("rescnn"),
+    "InceCNN": _zoo("incecnn"),
+    "VGG16": _application("VGG16", 32),
+    "ResNet50": _application("ResNet50", 64),
+    "ResNet50V2": _application("ResNet50V2", 64),
+    "MobileNetV2": _application("MobileNetV2", 64),
+    "MobileNetV3Small": _application("MobileNetV3Small", 64),
+    "DenseNet121": _application("DenseNet121", 64),
+    "EfficientNetB0": _application("EfficientNetB0", 64),
+    "InceptionV3": _application("InceptionV3", 75),
+    "Xception": _application("Xception", 71),
+    "NASNetMobile": _application("NASNetMobile", 64),
+    "ConvNeXtTiny": _application("ConvNeXtTiny", 64),
+}
+
+
+def random_images(model: keras.Model, count: int, seed: int = 0):
+    """Draws images with values from 0 to 255 of the size a model takes."""
+    generator = np.random.default_rng(seed)
+    shape = (count, *model.input_shape[1:])
+    return generator.uniform(0, 255, shape).astype("float32")
+
+
+def randomise(model: keras.Model, seed: int = 0) -> None:
+    """Gives a new model biases, affine weights and statistics to speak of.
+
+    BatchNormalization takes the statistics of random images, so that
+    activations stay in scale however deep the model is; then they are
+    disturbed, so that no tensor has zero mean and unit variance. Kernels grow
+    by what ReLU takes away.
+    """
+    generator = np.random.default_rng(seed)
+    for weight in model.trainable_weights:
+        noise = generator.normal(0, 0.2, weight.shape).astype("float32")
+        is_vector = len(weight.shape) == 1
+        weight.assign(weight + noise if is_vector else 1.4 * weight)
+    norms = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(random_images(model, 16, seed), training=True)
+    for layer, momentum in zip(norms, momenta):
+        layer.momentum = momentum
+        _disturb(layer, generator)
+
+
+def _disturb(layer, generator):
+    mean, variance = layer.moving_mean, layer.moving_variance
+    shift = generator.normal(0, 0.3, mean.shape).astype("float32")
+    factor = generator.uniform(0.8, 2.5, mean.shape).astype("float32")
+    mean.assign(mean + shift * keras.ops.sqrt(variance))
+    variance.assign(variance * factor)
+
+
+def randomise_classes(
+    modular: ModularModel, retention: float, seed: int = 0
+) -> None:
+    """Gives every class masks, scales, shifts, head and calibration at random.
+
+    Scales make up for the variance that masks take away in front of a layer,
+    so that answers still depend on the image when most kernels are gone.
+    """
+    generator = np.random.default_rng(seed)
+
+    def draw(weight, mean, spread):
+        values = generator.normal(mean, spread, weight.shape)
+        weight.assign(values.astype("float32"))
+
+    modular.kernel_masks = random_masks(modular, retention, generator)
+    draw(modular.scale, _usual_scale(modular, retention), 0.1)
+    draw(modular.shift, 0, 0.2)
+    draw(modular.calibration, 1, 0.2)
+    for weight in modular.heads.weights:
+        draw(weight, 0, 1)
+
+
+def _usual_scale(modular, retention):
+    scale = np.full(modular.scale.shape, retention**-0.5)
+    trace = modular.graph.trace
+    depthwise = {
+        ref.index
+        for call in trace.calls
+        if isinstance(call.operation, keras.layers.DepthwiseConv2D)
+        for ref in call.outputs
+    }
+    for call in trace.calls:
+        if call.name in modular.placement.adapted:
+            if call.inputs[0].index in depthwise:
+                first = modular.placement.adapted[call.name]
+                scale[:, first : first + call.outputs[0].shape[-1]] = 1
+    return scale
+
+
+def random_masks(
+    modular: ModularModel, retention: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Draws kernel masks that keep each removable group with a probability."""
+    place = modular.placement
+    shape = (modular.num_classes, len(place.may_go))
+    mask = (generator.random(shape) < retention) | ~place.may_go
+    for family in place.families:
+        empty = ~mask[:, family].any(axis=1)
+        mask[empty, generator.choice(family)] = True
+    return mask[:, modular.kernels.groups].astype("int64")
+
+
+def output_gap(
+    modular: ModularModel, images: np.ndarray, class_index: int
+) -> tuple[float, float]:
+    """Compares a cut module with the masked model.
+
+    Returns:
+        Tuple `(gap, spread)`: the largest difference of log-odds, and how much
+        they differ between images, both relative to the largest log-odds.
+    """
+    expected = modular.class_log_odds(images)[:, [class_index]]
+    module = log_odds_model(cut_module(modular, class_index))
+    gap = np.abs(module.predict(images, verbose=0) - expected).max()
+    scale = np.abs(expected).max()
+    return float(gap / scale), float(np.ptp(expected) / scale)
+
+
+def measure(model: keras.Model, retentions=RETENTIONS) -> dict:
+    """Takes one model apart at random and returns the row of its table."""
+    randomise(model)
+    modular = ModularModel(model)
+    images = random_images(model, NUM_IMAGES, seed=1)
+    gaps, spreads = {}, {}
+    for index, retention in enumerate(retentions):
+        randomise_classes(modular, retention, seed=index)
+        gap, spread = output_gap(modular, images, index)
+        gaps[str(retention)], spreads[str(retention)] = gap, spread
+    kernels = modular.kernels
+    return {
+        "input_shape": list(model.input_shape[1:]),
+        "parameters": model.count_params(),
+        "kernels": kernels.num_kernels,
+        "groups": kernels.num_groups,
+        "removable": int(kernels.removable.sum()),
+        "pins": pin_table(modular.graph),
+        "gaps": gaps,
+        "spreads": spreads,
+        "machine": machine(),
+    }
+
+
+def pin_table(graph: ChannelGraph) -> list[dict]:
+    """Counts pinned kernels by the kind of layer and the reason."""
+    kinds = {c.name: type(c.operation).__name__ for c in graph.trace.calls}
+    found = collections.defaultdict(set)
+    for pin in graph.pins:
+        found[kinds[pin.layer], pin.reason].update(pin.kernels.tolist())
+    return [
+        {"layer": kind, "reason": reason, "kernels": len(kernels)}
+        for (kind, reason), kernels in sorted(found.items())
+    ]
+
+
+def machine() -> dict:
+    """Says where the figures come from."""
+    return {
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+    }
+
+
+def as_markdown(rows: dict[str, dict]) -> str:
+    """Writes the table of all models measured."""
+    heads = ["model", "input", "kernels", "groups", "removable", "pinned by"]
+    heads += [f"gap at {retention}" for retention in RETENTIONS]
+    lines = [heads, ["---"] * len(heads)]
+    lines += [_cells(name, rows[name]) for name in MODELS if name in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    machines = {json.dumps(row["machine"]) for row in rows.values()}
+    return (
+        "# What can be removed from well-known CNNs\n\n"
+        "Untrained models with random BatchNormalization statistics, cut at "
+        "random masks.\n*Gap*: largest difference between the log-odds of a "
+        "cut module and of the masked\nmodel, relative to the largest "
+        "log-odds. Made by `benchmarks/removable_kernels.py`\non "
+        f"{'; '.join(map(_machine_in_words, sorted(machines)))}.\n\n{table}\n"
+    )
+
+
+def _machine_in_words(machine):
+    return "{platform}, {cores} cores, Keras {keras} on {backend}".format(
+        **json.loads(machine)
+    )
+
+
+def _cells(name, row):
+    pins = [
+        f"{pin['layer']}: {pin['reason']} ({pin['kernels']})"
+        for pin in row["pins"]
+    ]
+    return [
+        name,
+        "x".join(map(str, row["input_shape"])),
+        str(row["kernels"]),
+        str(row["groups"]),
+        f"{row['removable'] / row['kernels']:.1%}",
+        "; ".join(pins) or "nothing",
+        *(f"{gap:.1e}" for gap in row["gaps"].values()),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--again", action="store_true")
+    args = parser.parse_args()
+    unknown = set(args.models) - MODELS.keys()
+    if unknown:
+        parser.error(f"unknown {sorted(unknown)}; known are {list(MODELS)}")
+    path = args.out / "removable_kernels.json"
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.models or MODELS:
+        if args.again or name not in rows:
+            keras.utils.clear_session()
+            rows[name] = measure(MODELS[name]())
+            atomic_write(path, json.dumps(rows, indent=1) + "\n")
+        print(" | ".join(_cells(name, rows[name])), flush=True)
+    atomic_write(path.with_suffix(".md"), as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""`kmod compose`: builds the model that a spec declares."""
+
+import argparse
+
+from kmod.cli import console
+
+_FORMATS = ("savedmodel", "keras")
+_COLUMNS = ("class", "from", "kernels kept", "kernels", "parameters", "MACs")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "compose",
+        help="build a classifier from modules, as a spec declares it",
+        description="Builds the model of SPEC and saves it with its spec and "
+        "a manifest. --dry-run only reads manifests and prints the plan.",
+    )
+    parser.add_argument("spec", metavar="SPEC", help="YAML file")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", metavar="DIR", help="directory to make")
+    target.add_argument(
+        "--dry-run", action="store_true", help="print the plan, build nothing"
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=_FORMATS,
+        default=list(_FORMATS),
+        dest="formats",
+        help="forms to save (default: all)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a composed model at DIR",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from kmod.composition.plan import plan
+    from kmod.spec.loader import load_spec
+
+    spec = load_spec(args.spec)
+    for warning in spec.warnings:
+        console.print_message(warning)
+    planned = plan(spec)
+    figures = planned.as_dict()
+    if not args.dry_run:
+        figures["composed"] = _build(planned, args)
+    if args.json:
+        console.print_json(figures)
+    else:
+        _print(figures, args.out)
+    return 0
+
+
+def _build(planned, args):
+    from kmod.composition.composer import compose_plan
+    from kmod.composition.saving import save_composition
+    from kmod.evaluation.sizes import model_sizes
+
+    with console.status("composing"):
+        model = compose_plan(planned)
+        save_composition(
+            model,
+            planned,
+            args.out,
+            formats=args.formats,
+            overwrite=args.overwrite,
+        )
+    sizes = model_sizes(model)
+    return {"parameters": sizes.parameters, "macs": sizes.macs}
+
+
+def _print(figures, out):
+    rows = [
+        [
+            row["class"],
+            f"{row['store']}: {row['module']}",
+            f"{row['retention_rate']:.1%}",
+            *_counts(row),
+        ]
+        for row in figures["classes"]
+    ]
+    rows.append(["all modules", "", "", *_counts(figures["total"])])
+    if "composed" in figures:
+        rows.append(["composed", "", "", "", *_counts(figures["composed"])])
+    console.print_table(_COLUMNS, rows)
+    if out is not None:
+        console.print_message(f"Saved to '{out}'.")
+
+
+def _counts(row):
+    keys = ("kernels", "parameters", "macs")
+    return [f"{row[key]:,}" for key in keys if key in row]

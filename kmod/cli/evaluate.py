@@ -1,0 +1,75 @@
+"""`kmod evaluate`: measures a classifier on a data set."""
+
+import argparse
+from pathlib import Path
+
+from kmod.cli import console
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a classifier, overall and class by class",
+        description="Prints accuracy, precision, recall and F1 of MODEL. A "
+        "composed model is measured on the images of its own classes.",
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help=".keras file, or directory of a composed model",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME:SPLIT",
+        help="data set and its split, such as digits:test",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_range
+    from kmod.cli.models import images_for
+    from kmod.cli.models import load_classifier
+    from kmod.composition.manifest import read_composition_manifest
+    from kmod.data.load import load_data
+    from kmod.data.load import parse_split
+    from kmod.evaluation.metrics import evaluate
+
+    name, split = parse_split(args.data)
+    model = load_classifier(args.model)
+    data = load_data(name, args.data_dir)
+    if Path(args.model).is_dir():
+        contract = read_composition_manifest(args.model).input
+        check_range(contract.range, data, f"'{args.model}'")
+    images, class_names = images_for(model, data, split)
+    evaluation = evaluate(model, images, class_names)
+    if args.json:
+        console.print_json(evaluation.as_dict())
+    else:
+        _print(evaluation)
+    return 0
+
+
+def _print(evaluation):
+    figures = evaluation.as_dict()
+    console.print_table(
+        ["class", "precision", "recall", "F1", "images"],
+        [
+            [
+                name,
+                f"{row['precision']:.4f}",
+                f"{row['recall']:.4f}",
+                f"{row['f1']:.4f}",
+                row["support"],
+            ]
+            for name, row in figures["classes"].items()
+        ],
+    )
+    console.print_data(f"accuracy {evaluation.accuracy:.4f}")

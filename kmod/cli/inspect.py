@@ -1,0 +1,244 @@
+"""`kmod inspect`: says what is in a model, store, module or composed model."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from kmod.cli import console
+from kmod.errors import ArtifactError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "inspect",
+        help="say what is in a model, store, module or composed model",
+        description="Prints which kernels of a .keras model can be removed "
+        "and what pins the others, the modules of a store, the facts about a "
+        "module, or what a composed model was made from.",
+    )
+    parser.add_argument(
+        "path", metavar="PATH", help=".keras file or directory of kmod"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    path = Path(args.path)
+    read, show = _kind(path)
+    figures = read(path)
+    if args.json:
+        console.print_json(figures)
+    else:
+        show(figures)
+    return 0
+
+
+def _kind(path):
+    """Returns how a path of its kind is read and shown."""
+    from kmod.composition.manifest import COMPOSITION_FILE
+    from kmod.store.manifest import STORE_FILE
+    from kmod.store.module_manifest import MODULE_FILE
+
+    kinds = {
+        STORE_FILE: (_read_store, _show_store),
+        COMPOSITION_FILE: (_read_composition, _show_composition),
+        MODULE_FILE: (_read_module, _show_module),
+    }
+    if not path.is_dir():
+        return _read_model, _show_model
+    for name, kind in kinds.items():
+        if (path / name).is_file():
+            return kind
+    raise ArtifactError(
+        "A directory of kmod holds one of the files "
+        f"{', '.join(kinds)}. Received: '{path}' without any. Give a store, a "
+        "module in it, a composed model or a `.keras` file."
+    )
+
+
+def _read_model(path):
+    from kmod.cli.models import load_model
+    from kmod.evaluation.sizes import model_sizes
+    from kmod.graph import channel_graph
+
+    model = load_model(path)
+    graph = channel_graph(model)
+    sizes = model_sizes(model)
+    return {
+        "kind": "model",
+        "name": model.name,
+        "input_shape": list(model.input_shape[1:]),
+        "num_classes": graph.num_classes,
+        "parameters": sizes.parameters,
+        "macs": sizes.macs,
+        "kernels": graph.kernels.num_kernels,
+        "removable": int(graph.kernels.removable.sum()),
+        "layers": [_layer(graph, name) for name in graph.kernels.layers],
+    }
+
+
+def _layer(graph, name):
+    """What can be removed from a layer, and which layers pin the rest."""
+    kernels = graph.kernels
+    ids = kernels.ids_of(name)
+    pinned = set(kernels.groups[ids[~kernels.removable[ids]]].tolist())
+    reasons = {
+        f"{pin.layer}: {pin.reason}": None
+        for pin in graph.pins
+        if not pinned.isdisjoint(kernels.groups[pin.kernels].tolist())
+    }
+    return {
+        "layer": name,
+        "kernels": len(ids),
+        "removable": int(kernels.removable[ids].sum()),
+        "pinned_by": list(reasons),
+    }
+
+
+def _show_model(figures):
+    shape = "x".join(str(size) for size in figures["input_shape"])
+    console.print_data(
+        f"model {figures['name']}: {shape} images, "
+        f"{figures['num_classes']} classes, {figures['parameters']:,} "
+        f"parameters, {figures['macs']:,} MACs; {figures['removable']} of "
+        f"{figures['kernels']} kernels can be removed"
+    )
+    console.print_table(
+        ["layer", "kernels", "removable", "pinned by"],
+        [
+            [
+                row["layer"],
+                row["kernels"],
+                row["removable"],
+                "; ".join(row["pinned_by"]),
+            ]
+            for row in figures["layers"]
+        ],
+    )
+
+
+def _read_store(path):
+    from kmod.store.module_store import load_store
+
+    store = load_store(path)
+    return {
+        "kind": "store",
+        "source": dataclasses.asdict(store.manifest.source),
+        "digest": store.digest,
+        "license": store.manifest.license,
+        "input": dataclasses.asdict(store.manifest.input),
+        "modules": [_facts(store.info(name)) for name in store],
+    }
+
+
+def _read_module(path):
+    from kmod.files import file_digest
+    from kmod.store.integrity import check_files
+    from kmod.store.manifest import ModuleRecord
+    from kmod.store.module_manifest import MODULE_FILE
+    from kmod.store.module_manifest import read_module_manifest
+
+    # Outside its store, a module can only be held against its own manifest.
+    digest = file_digest(path / MODULE_FILE)
+    record = ModuleRecord("", 0, path.name, "", digest)
+    manifest = read_module_manifest(path, record)
+    check_files(path, manifest.files, MODULE_FILE)
+    return {
+        "kind": "module",
+        **_facts(manifest.info),
+        "source_digest": manifest.info.source_digest,
+        "digest": manifest.content,
+        "kernels": {
+            layer: len(kept)
+            for layer, kept in manifest.info.kept_kernels.items()
+        },
+    }
+
+
+def _facts(info):
+    return {
+        "class": info.class_name,
+        "retention_rate": info.retention_rate,
+        "parameters": info.parameters,
+        "macs": info.macs,
+        "max_output_gap": info.max_output_gap,
+    }
+
+
+def _show_store(figures):
+    source = figures["source"]
+    console.print_data(
+        f"store of {source['name']} ({source['architecture']}), "
+        f"{figures['digest']}"
+    )
+    _show_modules(figures["modules"])
+
+
+def _show_module(figures):
+    console.print_data(f"module of {figures['source_digest']}")
+    _show_modules([figures])
+    console.print_table(["layer", "kernels kept"], figures["kernels"].items())
+
+
+def _show_modules(rows):
+    console.print_table(
+        ["class", "kernels kept", "parameters", "MACs", "gap"],
+        [
+            [
+                row["class"],
+                f"{row['retention_rate']:.1%}",
+                f"{row['parameters']:,}",
+                f"{row['macs']:,}",
+                _gap(row["max_output_gap"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _gap(value):
+    return "not compared" if value is None else f"{value:.1e}"
+
+
+def _read_composition(path):
+    from kmod.composition.manifest import COMPOSITION_FILE
+    from kmod.composition.manifest import read_composition_manifest
+    from kmod.store.integrity import check_files
+
+    manifest = read_composition_manifest(path)
+    check_files(path, manifest.files, COMPOSITION_FILE)
+    return {
+        "kind": "composed model",
+        "name": manifest.name,
+        "class_names": list(manifest.class_names),
+        "input": dataclasses.asdict(manifest.input),
+        "license": manifest.license,
+        **manifest.sizes,
+        "sources": list(manifest.sources),
+        "metrics": manifest.metrics,
+    }
+
+
+def _show_composition(figures):
+    console.print_data(
+        f"composed model {figures['name']}: classes "
+        f"{', '.join(figures['class_names'])}; {figures['parameters']:,} "
+        f"parameters, {figures['macs']:,} MACs"
+    )
+    console.print_table(
+        ["class", "module", "store", "kernels kept", "parameters", "MACs"],
+        [
+            [
+                row["class"],
+                row["module"],
+                row["store"],
+                f"{row['retention_rate']:.1%}",
+                f"{row['parameters']:,}",
+                f"{row['macs']:,}",
+            ]
+            for row in figures["sources"]
+        ],
+    )

@@ -1,0 +1,158 @@
+"""The manifest of a composed model, `composition.yaml`."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from kmod.composition.plan import CompositionPlan
+from kmod.errors import ArtifactError
+from kmod.files import data_digest
+from kmod.store.manifest import InputContract
+from kmod.store.manifest import installed_versions
+from kmod.store.plain_yaml import broken
+from kmod.store.plain_yaml import read_yaml
+from kmod.store.plain_yaml import to_plain
+from kmod.store.plain_yaml import to_yaml
+
+VERSION = 1
+COMPOSITION_FILE = "composition.yaml"
+MAX_MESSAGE = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class CompositionManifest:
+    """What is known of a composed model.
+
+    Attributes:
+        name: Name of the model.
+        class_names: Its classes, in the order of its outputs.
+        input: What images it takes.
+        license: SPDX expression, or `None` if the spec has none.
+        sources: For each class that a module answers for: `class`, `module`
+            (its class in the store), digests of `store` and `source`,
+            `license`, `retention_rate`, `parameters` and `macs`.
+        sizes: `parameters` and `macs` of the whole model.
+        metrics: Figures on data, by name.
+        created_by: Versions of kmod, Keras and TensorFlow.
+        files: `size` and `digest` of every file but the manifest, by path.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    input: InputContract
+    license: str | None
+    sources: tuple[Mapping[str, Any], ...]
+    sizes: Mapping[str, int]
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    created_by: Mapping[str, str] = dataclasses.field(
+        default_factory=installed_versions
+    )
+    files: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def manifest_of(
+    planned: CompositionPlan,
+    sizes: Mapping[str, int],
+    metrics: Mapping[str, Any],
+) -> CompositionManifest:
+    """Returns the manifest of a plan that was built, its `files` still empty.
+
+    Args:
+        planned: The plan.
+        sizes: `parameters` and `macs` of the whole model.
+        metrics: Figures on data, by name.
+    """
+    return CompositionManifest(
+        name=planned.spec.name,
+        class_names=planned.spec.class_names,
+        input=planned.input,
+        license=planned.spec.license,
+        sources=tuple(_source(planned, entry) for entry in planned.classes),
+        sizes=sizes,
+        metrics=metrics,
+    )
+
+
+def write_composition_manifest(
+    directory: Path, manifest: CompositionManifest
+) -> None:
+    """Writes `composition.yaml`, sealed with the digest of its content."""
+    data = {"version": VERSION, **to_plain(manifest)}
+    data["digest"] = data_digest(data)
+    path = directory / COMPOSITION_FILE
+    path.write_text(to_yaml(data), encoding="utf-8")
+
+
+def read_composition_manifest(directory: str | Path) -> CompositionManifest:
+    """Reads and checks `composition.yaml`, without importing Keras.
+
+    Args:
+        directory: Directory that `save_composition` wrote.
+
+    Raises:
+        ArtifactError: If there is none, or of another version.
+        IntegrityError: If it is not as it was written.
+    """
+    path = Path(directory) / COMPOSITION_FILE
+    if not path.is_file():
+        raise ArtifactError(
+            "A composed model is a directory with the file "
+            f"{COMPOSITION_FILE!r}. Received: '{directory}' without one. Give "
+            "the directory that `kmod compose --out` wrote."
+        )
+    data = read_yaml(path)
+    _check(data, path)
+    del data["version"], data["digest"]
+    contract = InputContract(
+        shape=tuple(data["input"]["shape"]),
+        dtype=data["input"]["dtype"],
+        range=tuple(data["input"]["range"]),
+    )
+    lists = {key: tuple(data[key]) for key in ("class_names", "sources")}
+    return CompositionManifest(**{**data, **lists, "input": contract})
+
+
+def _check(data, path):
+    version = data.get("version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        raise ArtifactError(
+            f"This kmod reads composed models of version {VERSION}. Received: "
+            f"version={version} in '{path}'. Use the kmod that wrote it, or "
+            "compose its spec again."
+        )
+    for error in _validator().iter_errors(data):
+        message = f"{error.json_path}: {error.message}"[:MAX_MESSAGE]
+        raise broken(path, message)
+    content = {key: data[key] for key in data if key != "digest"}
+    if data["digest"] != data_digest(content):
+        raise broken(path, "its content does not match its own digest")
+
+
+@functools.cache
+def _validator():
+    file = resources.files("kmod.composition") / "composed_model.schema.json"
+    return jsonschema.Draft202012Validator(
+        json.loads(file.read_text(encoding="utf-8"))
+    )
+
+
+def _source(planned, entry):
+    store = planned.stores[entry.module.store]
+    return {
+        "class": entry.name,
+        "module": entry.module.class_name,
+        "store": store.digest,
+        "source": entry.info.source_digest,
+        "license": store.manifest.license,
+        "retention_rate": entry.info.retention_rate,
+        "parameters": entry.info.parameters,
+        "macs": entry.info.macs,
+    }

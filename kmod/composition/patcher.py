@@ -1,0 +1,219 @@
+"""Patches the class that a weak model gets wrong with a module."""
+
+import numbers
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kmod.composition.coefficients import Scores
+from kmod.composition.coefficients import figures_after
+from kmod.composition.coefficients import figures_before
+from kmod.composition.coefficients import fit_coefficients
+from kmod.composition.patched_model import build_patched
+from kmod.composition.patched_model import evidence_model
+from kmod.data.batches import to_arrays
+from kmod.errors import CheckError
+from kmod.errors import UsageError
+from kmod.evaluation.metrics import Evaluation
+from kmod.files import slug
+from kmod.graph import channel_graph
+from kmod.modules.class_module import ClassModule
+from kmod.spec.model import BaseModel
+from kmod.spec.model import Coefficients
+from kmod.spec.model import ModuleRef
+from kmod.spec.model import PatchEntry
+from kmod.spec.model import Spec
+from kmod.spec.model import StoreRef
+
+STORE_ID = "donor"
+
+
+def patch(
+    weak: keras.Model,
+    target_class: int | str,
+    module: ClassModule,
+    data: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> keras.Model:
+    """Lets a module answer, together with the weak model, for one class.
+
+    How much each of the two counts is fitted on validation data, so that the
+    other classes lose no accuracy there. Their order of likelihood stays as
+    the weak model has it.
+
+    Args:
+        weak: The weak model, images to one score per class. It is not
+            changed.
+        target_class: Name or index of the class to patch.
+        module: Module of a better model that recognises this class.
+        data: Validation `(images, labels)` or batched data, labels in the
+            weak model's classes. Not what the weak model was trained on: on
+            those images it looks better than it is.
+        class_names: The weak model's classes. Defaults to its attribute
+            `class_names`.
+
+    Returns:
+        The patched model: images to `(batch, num_classes)` probabilities, in
+        the weak model's order of classes, of built-in layers only.
+
+    Raises:
+        CheckError: If the patch does not raise the target's F1 on `data`.
+        ArtifactError: If weak model and module take different images.
+        UsageError: If `target_class` or `data` do not fit the weak model.
+        UnsupportedModelError: If the weak model's graph can not be read.
+
+    Example:
+
+    >>> patched = kmod.patch(weak, 3, store["cat"], (x_val, y_val))
+    """
+    class_names = class_names or getattr(weak, "class_names", None)
+    coefficients = patch_coefficients(
+        weak, target_class, module, data, class_names=class_names
+    )
+    target = target_index(target_class, _num_classes(weak), class_names)
+    patched = build_patched(weak, target, module, coefficients)
+    if class_names is not None:
+        patched.class_names = tuple(class_names)
+    return patched
+
+
+def patch_coefficients(
+    weak: keras.Model,
+    target_class: int | str,
+    module: ClassModule,
+    data: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Coefficients:
+    """Fits how a patch weighs the module against the weak model.
+
+    Takes the arguments of `patch` and raises what it raises.
+
+    Returns:
+        The `Coefficients`, for a spec or for `build_patched`.
+    """
+    class_names = class_names or getattr(weak, "class_names", None)
+    target = target_index(target_class, _num_classes(weak), class_names)
+    scores = _scores(evidence_model(weak, target, module), data, target)
+    coefficients = fit_coefficients(scores)
+    before = figures_before(scores)
+    after = figures_after(coefficients, scores)
+    if after.f1 <= before.f1:
+        raise CheckError(
+            "A patch must raise the F1 of its class on the validation data, "
+            "without loss of accuracy on the other classes. Received: F1 of "
+            f"class {target_class!r} {before.f1:.4f} before and "
+            f"{after.f1:.4f} after, the others' accuracy "
+            f"{before.other_accuracy:.4f} and {after.other_accuracy:.4f}. "
+            "Take a better donor, more validation images or another class."
+        )
+    return coefficients
+
+
+def patch_spec(
+    weak_path: str | Path,
+    class_names: Sequence[str],
+    target_class: str,
+    donor: str | Path,
+    coefficients: Coefficients,
+    path: str | Path,
+) -> Spec:
+    """Returns the spec of a patch, which `compose` builds.
+
+    Args:
+        weak_path: The weak model's `.keras` file.
+        class_names: The weak model's classes.
+        target_class: Name of the patched class, in weak model and donor.
+        donor: Directory of the module store.
+        coefficients: What `patch_coefficients` returned.
+        path: Where the spec shall be.
+    """
+    weak_path = Path(weak_path).resolve()
+    module = ModuleRef(STORE_ID, target_class)
+    return Spec(
+        name=f"{slug(weak_path.stem)}-patched",
+        path=Path(path).resolve(),
+        stores={STORE_ID: StoreRef(Path(donor).resolve())},
+        base=BaseModel(weak_path, tuple(class_names)),
+        patches=(PatchEntry(target_class, module, coefficients=coefficients),),
+    )
+
+
+def compare_patch(
+    before: Evaluation, after: Evaluation, target_class: str
+) -> dict[str, Any]:
+    """Compares two evaluations on the same images as plain data for JSON.
+
+    Args:
+        before: Of the weak model.
+        after: Of the patched model.
+        target_class: Name of the patched class.
+
+    Returns:
+        Dict of `target_class`, its `precision`, `recall` and `f1` in `before`
+        and `after`, and `other_classes_accuracy` before and after.
+    """
+    index = before.class_names.index(target_class)
+    return {
+        "target_class": target_class,
+        "before": _figures_of(before, index),
+        "after": _figures_of(after, index),
+        "other_classes_accuracy": {
+            "before": before.accuracy_on_others(index),
+            "after": after.accuracy_on_others(index),
+        },
+    }
+
+
+def _figures_of(evaluation, index):
+    return {
+        "precision": float(evaluation.precision[index]),
+        "recall": float(evaluation.recall[index]),
+        "f1": float(evaluation.f1[index]),
+    }
+
+
+def target_index(
+    target_class: int | str,
+    num_classes: int,
+    class_names: Sequence[str] | None,
+) -> int:
+    """Returns the index of a class that is given by name or index.
+
+    Raises:
+        UsageError: If there is no such class.
+    """
+    if class_names is not None and target_class in class_names:
+        return list(class_names).index(target_class)
+    is_index = isinstance(target_class, numbers.Integral)
+    if is_index and 0 <= target_class < num_classes:
+        return int(target_class)
+    accepted = f"an index below {num_classes}"
+    if class_names is not None:
+        accepted += f" or one of {list(class_names)}"
+    raise UsageError(
+        f"`target_class` must be {accepted}. Received: "
+        f"target_class={target_class!r}. Names need `class_names`."
+    )
+
+
+def _num_classes(weak):
+    return channel_graph(weak).num_classes
+
+
+def _scores(model, data, target):
+    images, labels = to_arrays(data)
+    outputs = model.predict(images, batch_size=256, verbose=0)
+    logits, log_odds = outputs["logits"], outputs["log_odds"][:, 0]
+    found = set(labels.tolist())
+    if target not in found or len(found) < 2 or max(found) >= logits.shape[1]:
+        raise UsageError(
+            "`data` must show the target class and others, labelled by index "
+            f"in the weak model's {logits.shape[1]} classes. Received: "
+            f"target {target} and the labels {sorted(found)}. Take validation "
+            "images of all classes."
+        )
+    return Scores(logits, log_odds, labels, target)

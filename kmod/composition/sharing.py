@@ -1,0 +1,174 @@
+"""Merges models into one graph that holds what they have in common once."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from keras import tree
+
+from kmod.files import data_digest
+from kmod.graph.calls import Call
+from kmod.graph.calls import TensorRef
+from kmod.graph.trace import trace
+
+IMAGE = "image"
+SHARED = "shared"
+
+
+def merge_models(
+    models: Mapping[str, keras.Model],
+) -> tuple[keras.KerasTensor, dict[str, keras.KerasTensor]]:
+    """Rebuilds models on one image input, equal parts only once.
+
+    Two calls are equal if layer class, config (without its name), weights and
+    inputs are. So models that begin with the same stem share it, and models
+    of different weights share nothing.
+
+    Args:
+        models: Functional models of one input and one output that take the
+            same images. Their keys begin the names of their layers; shared
+            layers begin with `shared`. The models are not changed.
+
+    Returns:
+        Tuple `(image, outputs)`: the input `image` and each model's output,
+        for `keras.Model`.
+    """
+    first = next(iter(models.values())).inputs[0]
+    image = keras.Input(first.shape[1:], dtype=first.dtype, name=IMAGE)
+    merger = _Merger(TensorRef(0, tuple(first.shape)))
+    refs = {owner: merger.add(owner, models[owner]) for owner in models}
+    tensors = merger.build(image)
+    return image, {owner: tensors[ref.index] for owner, ref in refs.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A call of the merged graph.
+
+    Attributes:
+        call: The call, on tensors of the merged graph.
+        owner: The model it was first seen in.
+        users: All models that need it.
+    """
+
+    call: Call
+    owner: str
+    users: set[str]
+
+
+class _Merger:
+    """Collects equal calls of several models under one key."""
+
+    def __init__(self, image):
+        self._image = image
+        self._steps = {}
+        self._num_refs = 1
+
+    def add(self, owner, model):
+        """Adds a model; returns its output in the merged graph."""
+        traced = trace(model)
+        refs = {traced.input.index: self._image}
+        for call in traced.calls:
+            step = self._step(owner, call, refs)
+            step.users.add(owner)
+            for old, new in zip(call.outputs, step.call.outputs, strict=True):
+                refs[old.index] = new
+        return refs[traced.output.index]
+
+    def _step(self, owner, call, refs):
+        args, kwargs = _replace(
+            (call.args, call.kwargs), lambda ref: refs[ref.index]
+        )
+        key = data_digest([_identity(call.operation), _plain([args, kwargs])])
+        if key not in self._steps:
+            outputs = tuple(self._new_ref(ref.shape) for ref in call.outputs)
+            call = dataclasses.replace(
+                call, args=args, kwargs=kwargs, outputs=outputs
+            )
+            self._steps[key] = _Step(call, owner, set())
+        return self._steps[key]
+
+    def _new_ref(self, shape):
+        self._num_refs += 1
+        return TensorRef(self._num_refs - 1, shape)
+
+    def build(self, image):
+        """Calls every layer once; returns the tensors by their index."""
+        tensors, layers = {self._image.index: image}, {}
+        names = self._names()
+        for step in self._steps.values():
+            call, key = step.call, (step.owner, step.call.name)
+            args, kwargs = _replace(
+                (call.args, call.kwargs), lambda ref: tensors[ref.index]
+            )
+            is_new = key not in layers
+            if is_new:
+                layers[key] = _renamed(call.operation, names[key])
+            results = layers[key](*args, **kwargs)
+            if is_new:
+                _copy_weights(call.operation, layers[key])
+            for ref, tensor in zip(call.outputs, tree.flatten(results)):
+                tensors[ref.index] = tensor
+        return tensors
+
+    def _names(self):
+        """Gives every layer of the merged graph a name of its own."""
+        users = {}
+        for step in self._steps.values():
+            key = step.owner, step.call.name
+            users[key] = users.get(key, set()) | step.users
+        names, taken = {}, {IMAGE}
+        for owner, name in users:
+            prefix = SHARED if len(users[owner, name]) > 1 else owner
+            stem = unique = f"{prefix}_{name}"
+            number = 1
+            while unique in taken:
+                number += 1
+                unique = f"{stem}_{number}"
+            taken.add(unique)
+            names[owner, name] = unique
+        return names
+
+
+def _replace(arguments, function):
+    """Replaces the tensors among nested arguments."""
+    return tree.map_structure(
+        lambda x: function(x) if isinstance(x, TensorRef) else x, arguments
+    )
+
+
+def _plain(arguments):
+    numbered = _replace(arguments, lambda ref: {"tensor": ref.index})
+    return keras.saving.serialize_keras_object(numbered)
+
+
+def _identity(operation):
+    """Returns what an operation does as plain data, apart from its name."""
+    config = keras.saving.serialize_keras_object(operation)
+    config.pop("build_config", None)
+    del config["config"]["name"]
+    return [config, _weights_digest(operation)]
+
+
+def _weights_digest(operation):
+    digest = hashlib.sha256()
+    for array in _weights(operation):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _weights(operation):
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return operation.get_weights() if is_layer else []
+
+
+def _renamed(operation, name):
+    return type(operation).from_config({**operation.get_config(), "name": name})
+
+
+def _copy_weights(operation, copy):
+    if weights := _weights(operation):
+        copy.set_weights(weights)

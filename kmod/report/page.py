@@ -1,0 +1,214 @@
+"""The HTML report: one page, no scripts, nothing fetched."""
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from kmod.files import atomic_write
+from kmod.report.parts import bar
+from kmod.report.parts import heat_table
+from kmod.report.parts import table
+from kmod.report.parts import tile
+
+STYLE = """
+:root { --ink: #1c2430; --soft: #5b6675; --line: #dde3ea; --tint: #2f6fb3; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
+p.lead { color: var(--soft); margin-top: .3rem; }
+.tiles { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); }
+.tile { border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; }
+.tile b { display: block; font-size: 1.7rem; }
+.tile span { color: var(--soft); font-size: .9rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; }
+th, td { padding: .3rem .7rem; text-align: right;
+  border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.bar { display: inline-block; width: 7rem; height: .7rem; background: #edf1f5;
+  border-radius: .35rem; vertical-align: middle; overflow: hidden; }
+.bar i { display: block; height: 100%; background: var(--tint); }
+td.heat { text-align: center; }
+"""
+
+
+def write_report(directory: str | Path, results: Mapping[str, Any]) -> Path:
+    """Writes the report of a demo.
+
+    Args:
+        directory: Directory for `report.html`.
+        results: What the demo's `results.json` holds.
+
+    Returns:
+        Path of the page.
+    """
+    path = Path(directory) / "report.html"
+    atomic_write(path, _page(results))
+    return path
+
+
+def _page(results):
+    name = escape(results["data"]["name"])
+    sections = [
+        _headline(results),
+        _modules(results),
+        _layers(results),
+        _overlap(results),
+        _sizes(results),
+        _patch(results),
+        _classes(results),
+        _seconds(results),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>kmod: {name}</title>\n<style>{STYLE}</style></head><body>\n"
+        f"<h1>{name}: a classifier taken apart</h1>\n"
+        '<p class="lead">Accuracies are of test images, which no choice has '
+        f"seen. Seed {results['seed']}.</p>\n"
+        + "\n".join(sections)
+        + "\n</body></html>\n"
+    )
+
+
+def _headline(results):
+    patch = results["patch"]
+    tiles = [
+        tile(f"{results['source_accuracy']:.1%}", "source model's accuracy"),
+        tile(
+            f"{results['composed_accuracy']:.1%}",
+            "accuracy of all modules composed",
+        ),
+        tile(f"{results['retention_rate']:.0%}", "of the kernels in a module"),
+        tile(
+            f"{results['composed_macs_ratio']:.2f}x",
+            "the source's MACs, all modules composed",
+        ),
+        tile(
+            f"{patch['before']['f1']:.2f} → {patch['after']['f1']:.2f}",
+            f"F1 of the patched class “{patch['target_class']}”",
+        ),
+    ]
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _modules(results):
+    rows = [
+        [
+            name,
+            bar(module["retention_rate"]),
+            f"{module['macs_ratio']:.2f}",
+            f"{module['precision']:.3f}",
+            f"{module['recall']:.3f}",
+            f"{module['f1']:.3f}",
+        ]
+        for name, module in results["modules"].items()
+    ]
+    columns = ["module", "kernels kept", "MACs ÷ source's"]
+    columns += ["precision", "recall", "F1"]
+    return (
+        "<h2>Modules</h2><p>Each module alone, on validation images: it "
+        "answers yes where its probability is above one half.</p>"
+        + table(columns, rows)
+    )
+
+
+def _layers(results):
+    counts = results["kernels_by_layer"]
+    modules = results["modules"]
+    rows = {
+        name: [
+            module["kept_by_layer"][layer] / counts[layer] for layer in counts
+        ]
+        for name, module in modules.items()
+    }
+    return (
+        "<h2>Kernels kept by layer</h2><p>Share of each layer's kernels, in "
+        "percent; number of kernels below the layer's name.</p>"
+        + heat_table([f"{k} ({n})" for k, n in counts.items()], rows)
+    )
+
+
+def _overlap(results):
+    names = results["class_names"]
+    rows = dict(zip(names, results["overlap"]))
+    return (
+        "<h2>Overlap of kernels</h2><p>Kernels that two modules share ÷ "
+        "kernels that either has (Jaccard index), in percent.</p>"
+        + heat_table(names, rows)
+    )
+
+
+def _sizes(results):
+    sizes = results["sizes"]
+    rows = [
+        [
+            label,
+            _number(sizes[key].get("kernels")),
+            _number(sizes[key]["parameters"]),
+            _number(sizes[key]["macs"]),
+            f"{sizes[key]['bytes'] / 1024:,.0f}",
+            f"{sizes[key]['latency_ms']:.2f}",
+        ]
+        for key, label in [
+            ("source", "source model"),
+            ("module", "one module (mean)"),
+            ("composed", "all modules composed"),
+        ]
+    ]
+    columns = ["model", "kernels", "parameters", "MACs", "KiB on disk"]
+    columns += ["ms for one image"]
+    return "<h2>Sizes before and after</h2>" + table(columns, rows)
+
+
+def _number(value):
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _patch(results):
+    patch = results["patch"]
+    others = patch["other_classes_accuracy"]
+    rows = [
+        [
+            label,
+            *(
+                f"{patch[label][key]:.3f}"
+                for key in ("precision", "recall", "f1")
+            ),
+            f"{others[label]:.3f}",
+        ]
+        for label in ("before", "after")
+    ]
+    columns = ["", "precision", "recall", "F1", "accuracy on other classes"]
+    return (
+        "<h2>A weak model, patched</h2><p>A smaller model trained on "
+        f"{results['settings']['weak_images']} images was weakest in class "
+        f"“{escape(patch['target_class'])}”; a module answers for it now.</p>"
+        + table(columns, rows)
+    )
+
+
+def _classes(results):
+    rows = []
+    for name in results["class_names"]:
+        before = results["source"]["classes"][name]
+        after = results["composed"]["classes"][name]
+        rows.append(
+            [
+                name,
+                *(
+                    f"{before[k]:.3f} → {after[k]:.3f}"
+                    for k in before
+                    if k != "support"
+                ),
+            ]
+        )
+    columns = ["class", "precision", "recall", "F1"]
+    return "<h2>Source model and composed model</h2>" + table(columns, rows)
+
+
+def _seconds(results):
+    rows = [[step, f"{s:,.1f}"] for step, s in results["seconds"].items()]
+    return "<h2>Time</h2>" + table(["step", "seconds"], rows)

@@ -1,0 +1,34 @@
+from html.parser import HTMLParser
+
+from kmod.report.parts import heat_table
+from kmod.report.parts import table
+
+
+class Balance(HTMLParser):
+    """Counts tags that are opened and not closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_text_of_users_can_not_become_markup():
+    page = table(["<b>"], [["<script>alert(1)</script>"]])
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_tables_are_well_formed():
+    parser = Balance()
+    parser.feed(table(["a"], [["1"]]) + heat_table(["x"], {"<row>": [0.5]}))
+    assert parser.open == []
+
+
+def test_heat_is_percent():
+    assert ">25</td>" in heat_table(["x"], {"row": [0.254]})
