@@ -35,9 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def _zoo(name):
-    return functools.partial(
-        build, name, (32, 32, 3), NUM_CLASSES, small=False
-    )
+    return functools.partial(build, name, (32, 32, 3), NUM_CLASSES, small=False)
 
 
 def _application(name, size):

@@ -21,7 +21,8 @@ def test_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(block("python"), {})
     assert (tmp_path / "modules/digits/store.yaml").exists()
-    rate, shape = re.match(r"(\S+) (.*)", capsys.readouterr().out).groups()
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    rate, shape = last_line.split(" ", 1)
     assert float(rate) == pytest.approx(0.4, abs=0.02)
     assert shape == "(None, 1)"
 

@@ -153,10 +153,11 @@ class _Tracer:
             if isinstance(leaf, TensorRef)
         )
         operation = node.operation
+        nested = operation
         if isinstance(operation, keras.Sequential):
-            operation = operation._functional or operation
-        if isinstance(operation, keras.Model) and _runs_its_graph(operation):
-            return self.run(operation, inputs, (*path, operation.name))
+            nested = operation._functional
+        if isinstance(nested, keras.Model) and _runs_its_graph(nested):
+            return self.run(nested, inputs, (*path, operation.name))
         _refuse_lambda(operation)
         outputs = tuple(self.ref(t) for t in node.outputs)
         self.calls.append(

@@ -77,7 +77,8 @@ class KernelMasks(keras.layers.Layer):
         self.retention_rate.update_state(self._retention_of(self.mask.value))
         scores = self.mask_scores.value
         if self.frozen:
-            return straight_through(self.mask.value, ops.stop_gradient(scores))
+            self.add_loss(0 * ops.sum(scores))  # A gradient, of zero.
+            return self.mask.value
         mask = ops.stop_gradient(self._select(scores))
         self.mask.assign(mask)
         if self.recipe.retention_target is None:

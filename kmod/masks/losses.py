@@ -76,9 +76,13 @@ class SigmoidCrossEntropy(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true, y_pred):
-        return keras.losses.sparse_categorical_crossentropy(
-            ops.reshape(y_true, (-1,)), ops.sigmoid(y_pred), from_logits=True
+        # Written out: Keras' own function looks behind a sigmoid for logits.
+        scores = ops.sigmoid(y_pred)
+        own = ops.one_hot(
+            ops.reshape(ops.cast(y_true, "int32"), (-1,)), y_pred.shape[-1]
         )
+        right = ops.sum(ops.cast(own, scores.dtype) * scores, axis=-1)
+        return ops.logsumexp(scores, axis=-1) - right
 
 
 def distillation_loss(scores, logits, classes, temperature: float):

@@ -119,8 +119,9 @@ class ModularModel(keras.Model):
                 autocast=False,
             )
 
-        self.scale = add("scale", self.placement.num_adapted, "ones")
-        self.shift = add("shift", self.placement.num_adapted, "zeros")
+        adapted = self.placement.num_adapted
+        self.scale = add("scale", adapted, "ones", adapted > 0)
+        self.shift = add("shift", adapted, "zeros", adapted > 0)
         self.calibration = add("calibration", 2, "zeros", trainable=False)
         self.set_calibration(1, 0)
 

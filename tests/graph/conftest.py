@@ -41,7 +41,7 @@ class FlowOf:
 
     def at(self, layer, output=0):
         """Lists the groups behind the channels of a layer's output."""
-        (call, *_) = [c for c in self.graph.trace.calls if c.name == layer]
+        call, *_ = [c for c in self.graph.trace.calls if c.name == layer]
         groups = self.graph.groups_of(call.outputs[output])
         return None if groups is None else groups.tolist()
 

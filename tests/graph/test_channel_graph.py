@@ -22,13 +22,19 @@ def convolved(*stack):
         pytest.param(
             [layers.Dense(2, activation="softmax", name="out")], id="fused"
         ),
-        pytest.param([layers.Dense(2, name="out"), layers.Softmax()], id="layer"),
+        pytest.param(
+            [layers.Dense(2, name="out"), layers.Softmax()], id="layer"
+        ),
         pytest.param(
             [layers.Dense(2, name="out"), layers.Activation("sigmoid")],
             id="activation",
         ),
         pytest.param(
-            [layers.Dense(2, name="out"), layers.Dropout(0.5), layers.Softmax()],
+            [
+                layers.Dense(2, name="out"),
+                layers.Dropout(0.5),
+                layers.Softmax(),
+            ],
             id="dropout",
         ),
     ],

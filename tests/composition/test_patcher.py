@@ -1,0 +1,116 @@
+import keras
+import numpy as np
+import pytest
+
+from kmod.composition.composer import compose
+from kmod.composition.patcher import compare_patch
+from kmod.composition.patcher import patch
+from kmod.composition.patcher import patch_coefficients
+from kmod.composition.patcher import patch_spec
+from kmod.errors import CheckError
+from kmod.errors import UsageError
+from kmod.evaluation.metrics import evaluate
+
+
+@pytest.fixture(scope="module")
+def patched(weak, donor, digits):
+    return patch(
+        weak, "8", donor["8"], digits.validation, class_names=digits.class_names
+    )
+
+
+def test_patch_helps_on_test_images(weak, patched, digits):
+    names = digits.class_names
+    before = evaluate(weak, digits.test, names)
+    after = evaluate(patched, digits.test, names)
+    report = compare_patch(before, after, "8")
+    assert report["target_class"] == "8"
+    assert report["before"]["f1"] == before.f1[8] == 0
+    assert report["after"]["f1"] == after.f1[8] > 0.6
+    others = report["other_classes_accuracy"]
+    assert others["before"] == before.accuracy_on_others(8)
+    assert others["after"] == after.accuracy_on_others(8)
+    assert others["after"] > others["before"] - 0.05
+
+
+def test_others_keep_their_accuracy_on_validation_data(weak, patched, digits):
+    before, after = (
+        evaluate(model, digits.validation).accuracy_on_others(8)
+        for model in (weak, patched)
+    )
+    assert after >= before
+
+
+def test_class_names_are_kept(patched, digits):
+    assert patched.class_names == digits.class_names
+
+
+def test_index_and_arrays_do_as_well(weak, donor, digits, patched):
+    data = digits.validation.images, digits.validation.labels
+    other = patch(weak, np.int64(8), donor["8"], data)
+    images = digits.test.images[:20]
+    np.testing.assert_array_equal(
+        other.predict(images, verbose=0), patched.predict(images, verbose=0)
+    )
+
+
+def test_spec_composes_to_the_same_model(
+    weak, donor, digits, patched, tmp_path
+):
+    weak.save(tmp_path / "weak.keras")
+    coefficients = patch_coefficients(weak, 8, donor["8"], digits.validation)
+    spec = patch_spec(
+        tmp_path / "weak.keras",
+        digits.class_names,
+        "8",
+        donor.path,
+        coefficients,
+        tmp_path / "spec.yaml",
+    )
+    composed = compose(spec)
+    assert composed.class_names == digits.class_names
+    images = digits.test.images[:50]
+    np.testing.assert_allclose(
+        composed.predict(images, verbose=0),
+        patched.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_patch_without_gain_is_refused(strong, donor, digits):
+    message = "must raise the F1 .* class 0 [01].[0-9]{4} before and"
+    with pytest.raises(CheckError, match=message):
+        patch(strong, 0, donor["1"], digits.validation)
+
+
+@pytest.mark.parametrize(
+    ("target", "names", "message"),
+    [
+        (10, None, "an index below 10. Received: target_class=10"),
+        ("8", None, "Names need `class_names`"),
+        ("x", list("abcdefghij"), r"or one of \['a', 'b'"),
+    ],
+)
+def test_unknown_target(weak, donor, digits, target, names, message):
+    with pytest.raises(UsageError, match=message):
+        patch(weak, target, donor["8"], digits.validation, class_names=names)
+
+
+@pytest.mark.parametrize("labels", [[8, 8], [1, 2], [8, 10]])
+def test_data_must_show_target_and_others(weak, donor, labels):
+    data = np.zeros((2, 8, 8, 1)), np.array(labels)
+    with pytest.raises(UsageError, match="must show the target class and"):
+        patch(weak, 8, donor["8"], data)
+
+
+def test_logits_model_can_be_patched(weak, donor, digits, patched):
+    logits = keras.Model(weak.input, weak.get_layer("logits").output)
+    other = patch(logits, 8, donor["8"], digits.validation)
+    images = digits.test.images[:20]
+    np.testing.assert_allclose(
+        other.predict(images, verbose=0),
+        patched.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-6,
+    )

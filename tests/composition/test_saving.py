@@ -1,0 +1,194 @@
+import os
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.composition import saving
+from kmod.composition.composer import compose
+from kmod.composition.composer import compose_plan
+from kmod.composition.manifest import read_composition_manifest
+from kmod.composition.plan import plan
+from kmod.composition.saving import class_names_of
+from kmod.composition.saving import load_composition
+from kmod.composition.saving import save_composition
+from kmod.errors import ArtifactError
+from kmod.errors import CheckError
+from kmod.errors import IntegrityError
+from kmod.errors import UsageError
+from kmod.spec.loader import load_spec
+
+FOREIGN = """
+import sys
+sys.modules["kmod"] = None  # Makes `import kmod` fail.
+import keras
+import numpy as np
+import tensorflow as tf
+images = np.load(sys.argv[1])
+served = tf.saved_model.load("saved_model")
+answer = served.signatures["serving_default"](image=tf.constant(images))
+loaded = keras.models.load_model("model.keras")(images)
+np.savez(
+    sys.argv[2],
+    loaded=loaded,
+    names=served.signatures["class_names"]()["class_names"],
+    **answer,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(stores, tmp_path_factory):
+    """Model and directory of a composed model, for reading only."""
+    path = stores["a"].path.parent / "spec.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: pets\n"
+        "license: Apache-2.0\n"
+        "stores: {x: {path: a}, y: {path: b}}\n"
+        "classes:\n"
+        "  - {name: no, module: {store: x, class: cat}}\n"
+        "  - {name: é, module: {store: y, class: no}}\n"
+    )
+    planned = plan(load_spec(path))
+    model = compose_plan(planned)
+    directory = tmp_path_factory.mktemp("composed") / "pets"
+    save_composition(model, planned, directory, metrics={"test": {"x": 0.5}})
+    return model, directory
+
+
+@pytest.fixture
+def directory(saved, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(saved[1], tmp_path / "moved")
+
+
+def answers(model, images):
+    return model.predict(images, verbose=0)
+
+
+def test_round_trip(saved, directory, images):
+    loaded = load_composition(directory)
+    assert loaded.class_names == class_names_of(directory) == ("no", "é")
+    np.testing.assert_allclose(
+        answers(loaded, images), answers(saved[0], images), rtol=0, atol=1e-6
+    )
+
+
+def test_manifest(saved, stores):
+    manifest = read_composition_manifest(saved[1])
+    assert (manifest.name, manifest.license) == ("pets", "Apache-2.0")
+    assert manifest.sizes["parameters"] == saved[0].count_params()
+    assert manifest.metrics == {"test": {"x": 0.5}}
+    first, second = manifest.sources
+    assert (first["class"], first["module"]) == ("no", "cat")
+    assert second["store"] == stores["b"].digest
+    assert second["source"] == stores["b"].info("no").source_digest
+    assert {"model.keras", "spec.yaml"} <= manifest.files.keys()
+
+
+def test_saved_spec_composes_the_same_model(saved, images):
+    again = compose(saved[1] / "spec.yaml")
+    np.testing.assert_array_equal(
+        answers(again, images), answers(saved[0], images)
+    )
+
+
+def test_runs_where_kmod_can_not_be_imported(saved, images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    paths = [str(tmp_path / name) for name in ("images.npy", "answers.npz")]
+    subprocess.run(
+        [sys.executable, "-c", FOREIGN, *paths],
+        cwd=saved[1],
+        check=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    found = np.load(paths[1])
+    expected = answers(saved[0], images)
+    for form in ("probabilities", "loaded"):
+        np.testing.assert_allclose(found[form], expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found["class_id"], expected.argmax(1))
+    assert found["class_id"].dtype == "int32"
+    names = np.array(["no".encode(), "é".encode()], object)
+    assert found["names"].tolist() == names.tolist()
+    assert found["class_name"].tolist() == names[expected.argmax(1)].tolist()
+
+
+def test_patch_takes_its_weak_model_along(
+    weak, donor, digits, tmp_path, write_spec
+):
+    weak.save(tmp_path / "elsewhere.keras")
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: p\n"
+        f"stores: {{d: {{path: {os.path.relpath(donor.path, tmp_path)}}}}}\n"
+        "base: {path: elsewhere.keras, classes: [a, b, c, d, e, f, g, h, i, j]}"
+        "\npatches:\n"
+        "  - class: i\n"
+        '    module: {store: d, class: "8"}\n'
+        "    coefficients: {module: 1, weak: 0.5, bias: -1}\n"
+    )
+    planned = plan(load_spec(path))
+    model = compose_plan(planned)
+    save_composition(model, planned, tmp_path / "out", formats=["keras"])
+    (tmp_path / "elsewhere.keras").unlink()
+    again = compose(tmp_path / "out" / "spec.yaml")
+    images = digits.test.images[:9]
+    np.testing.assert_allclose(
+        answers(again, images), answers(model, images), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["model.keras", "spec.yaml", "saved_model/saved_model.pb"]
+)
+def test_changed_file(directory, name):
+    content = bytearray((directory / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (directory / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=f"'{name}' has other bytes"):
+        load_composition(directory)
+
+
+def test_only_a_savedmodel(saved, stores, tmp_path):
+    planned = plan(load_spec(saved[1] / "spec.yaml"))
+    out = tmp_path / "out"
+    save_composition(saved[0], planned, out, formats=["savedmodel"])
+    assert not (out / "model.keras").exists()
+    with pytest.raises(ArtifactError, match="was written without one"):
+        load_composition(out)
+
+
+def test_nothing_is_left_of_a_model_that_answers_otherwise(
+    saved, tmp_path, monkeypatch
+):
+    planned = plan(load_spec(saved[1] / "spec.yaml"))
+    monkeypatch.setattr(
+        saving, "load_keras_archive", lambda path: lambda *_, **__: np.ones(2)
+    )
+    with pytest.raises(CheckError, match="must answer as the one in memory"):
+        save_composition(saved[0], planned, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_directory(saved, directory):
+    planned = plan(load_spec(saved[1] / "spec.yaml"))
+    with pytest.raises(UsageError, match="must be new or empty"):
+        save_composition(saved[0], planned, directory)
+    save_composition(
+        saved[0], planned, directory, formats=["keras"], overwrite=True
+    )
+    assert not (directory / "saved_model").exists()
+
+
+def test_savedmodel_needs_tensorflow(saved, tmp_path, monkeypatch):
+    planned = plan(load_spec(saved[1] / "spec.yaml"))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UsageError, match="Compose with `--format keras`"):
+        save_composition(
+            saved[0], planned, tmp_path / "out", formats=["savedmodel"]
+        )
