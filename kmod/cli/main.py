@@ -10,16 +10,29 @@ import traceback
 
 import kmod
 from kmod.cli import check
+from kmod.cli import compose
 from kmod.cli import console
 from kmod.cli import demo
+from kmod.cli import evaluate
+from kmod.cli import inspect
 from kmod.cli import modularize
+from kmod.cli import patch
 from kmod.cli import schema
 from kmod.errors import KmodError
 from kmod.errors import SpecError
 
 # One file per command, in the order of the work. A command imports what is
 # slow to import inside its `run`, so that `kmod --help` stays fast.
-COMMANDS = (demo, modularize, check, schema)
+COMMANDS = (
+    demo,
+    modularize,
+    inspect,
+    check,
+    compose,
+    patch,
+    evaluate,
+    schema,
+)
 
 _UNEXPECTED = 1
 _MISSING = 3

@@ -27,7 +27,7 @@ class KernelRule(LayerRule):
         self.out_axis = out_axis
 
     def flow(self, call, space):
-        (image,), (output,) = call.inputs, call.outputs
+        (image,) = call.inputs
         layer = call.operation
         axis = channel_axis(layer, image.rank)
         count = getattr(layer, self.size)

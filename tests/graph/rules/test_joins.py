@@ -55,14 +55,15 @@ def test_join_with_half_fixed_tensor_pins_that_half(flow_of, conv):
         return layers.Add(name="add")([first, half])
 
     flow = flow_of(body)
-    assert flow.at("add") == [-1, -1, -1, 3]
-    assert flow.groups == [0, 1, 2, 3, 3]
-    assert flow.free == [0, 0, 0, 1, 1]
+    assert flow.graph.kernels.layers == ("one", "first")
+    assert flow.at("add") == [-1, -1, -1, 0]
+    assert flow.groups == [0, 1, 2, 3, 0]
+    assert flow.free == [1, 0, 0, 0, 1]
 
 
 def test_concatenation_sets_side_by_side(flow_of, conv):
     flow = flow_of(
-        lambda x, y: layers.Concatenate(name="cat")([conv("b", 2)(x), y])
+        lambda x, y: layers.Concatenate(name="cat")([conv("b", 2)(y), y])
     )
     assert flow.at("cat") == [4, 5, 0, 1, 2, 3]
 
@@ -108,7 +109,7 @@ def test_join_across_channel_axes_pins(flow_of, conv, layer):
     ("join", "name"),
     [
         pytest.param(lambda y: y + ARRAY, "add", id="add"),
-        pytest.param(lambda y: ARRAY * y, "multiply", id="multiply"),
+        pytest.param(lambda y: y * ARRAY, "multiply", id="multiply"),
         pytest.param(
             lambda y: ops.concatenate([y, ops.tile(ARRAY, (1, 1, 1, 1))], 0),
             "concatenate",

@@ -20,7 +20,7 @@ from keras import ops
         layers.GaussianNoise(0.1, name="layer"),
         layers.Identity(name="layer"),
         layers.MaxPooling2D(name="layer"),
-        layers.AveragePooling2D(padding="same", name="layer"),
+        layers.AveragePooling2D(2, padding="same", name="layer"),
         layers.ZeroPadding2D(((0, 1), (2, 3)), name="layer"),
         layers.Cropping2D(((0, 1), (1, 0)), name="layer"),
         layers.UpSampling2D(3, name="layer"),
