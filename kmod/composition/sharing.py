@@ -1,5 +1,6 @@
 """Merges models into one graph that holds what they have in common once."""
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -115,21 +116,24 @@ class _Merger:
 
     def _names(self):
         """Gives every layer of the merged graph a name of its own."""
-        users = {}
+        users, names = collections.defaultdict(set), {}
+        for step in self._steps.values():
+            users[step.owner, step.call.name] |= step.users
         for step in self._steps.values():
             key = step.owner, step.call.name
-            users[key] = users.get(key, set()) | step.users
-        names, taken = {}, {IMAGE}
-        for owner, name in users:
-            prefix = SHARED if len(users[owner, name]) > 1 else owner
-            stem = unique = f"{prefix}_{name}"
-            number = 1
-            while unique in taken:
-                number += 1
-                unique = f"{stem}_{number}"
-            taken.add(unique)
-            names[owner, name] = unique
+            if key not in names:
+                prefix = SHARED if len(users[key]) > 1 else step.owner
+                name = step.call.operation.name.replace("/", "_")
+                names[key] = _unique(f"{prefix}_{name}", names.values())
         return names
+
+
+def _unique(stem, taken):
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    return name
 
 
 def _replace(arguments, function):

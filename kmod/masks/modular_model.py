@@ -59,7 +59,8 @@ class ModularModel(keras.Model):
 
     Raises:
         UnsupportedModelError: If the source model can not be taken apart.
-        UsageError: If `class_names`, `recipe` or `mask_from` do not fit it.
+        UsageError: If `class_names`, `recipe` or `mask_from` do not fit it,
+            or, from `fit`, if the retention target can not be reached.
 
     Example:
 
@@ -93,7 +94,6 @@ class ModularModel(keras.Model):
         self.placement = place(
             self.graph, mask_from, self.recipe.scale_and_shift
         )
-        _check_target(self.recipe, self.placement, mask_from)
         self.network = MaskedNetwork(
             self.graph, self.placement.may_go, self.placement.adapted
         )
@@ -192,6 +192,7 @@ class ModularModel(keras.Model):
         Returns:
             `keras.callbacks.History`; `retention_rate` is among its metrics.
         """
+        _check_target(self.recipe, self.placement, self.mask_from)
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs

@@ -126,7 +126,7 @@ def _layers(results):
     }
     return (
         "<h2>Kernels kept by layer</h2><p>Share of each layer's kernels, in "
-        "percent; number of kernels below the layer's name.</p>"
+        "percent; number of kernels beside the layer's name.</p>"
         + heat_table([f"{k} ({n})" for k, n in counts.items()], rows)
     )
 

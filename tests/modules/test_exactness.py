@@ -185,8 +185,8 @@ def residual_chain(x):
 def test_mask_in_front_of_normalisation_fails_the_check():
     """Negative control: zero before BatchNormalization is not removal."""
     modular = randomised(source_of(plain), 0.5)
-    flat = modular.flat_source
-    convolution = flat.get_layer("a")
+    modular.shift.assign(np.full(modular.shift.shape, 2.0))
+    convolution = modular.flat_source.get_layer("a")
     mask = modular.kernel_masks[1]
     kernel, bias = convolution.get_weights()
     module = cut_module(modular, 1)

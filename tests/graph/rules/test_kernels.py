@@ -11,12 +11,16 @@ from kmod.graph import channel_graph
     [
         pytest.param(layers.Conv1D(4, 3, name="new"), (8, 3), id="conv1d"),
         pytest.param(layers.Conv2D(4, 3, name="new"), (8, 8, 3), id="conv2d"),
-        pytest.param(layers.Conv3D(4, 3, name="new"), (8, 8, 8, 3), id="conv3d"),
+        pytest.param(
+            layers.Conv3D(4, 3, name="new"), (8, 8, 8, 3), id="conv3d"
+        ),
         pytest.param(
             layers.Conv1DTranspose(4, 3, name="new"), (8, 3), id="transpose1d"
         ),
         pytest.param(
-            layers.Conv2DTranspose(4, 3, name="new"), (8, 8, 3), id="transpose2d"
+            layers.Conv2DTranspose(4, 3, name="new"),
+            (8, 8, 3),
+            id="transpose2d",
         ),
         pytest.param(
             layers.Conv3DTranspose(4, 3, name="new"),
@@ -32,14 +36,16 @@ from kmod.graph import channel_graph
             id="separable2d",
         ),
         pytest.param(layers.Dense(4, name="new"), (8,), id="dense"),
-        pytest.param(layers.Dense(4, name="new"), (8, 8, 3), id="dense-on-image"),
+        pytest.param(
+            layers.Dense(4, name="new"), (8, 8, 3), id="dense-on-image"
+        ),
     ],
 )
 def test_layer_makes_kernels(layer, shape):
     image = keras.Input(shape)
     again = layers.Dense(2, name="out")(layers.Flatten()(layer(image)))
     graph = channel_graph(keras.Model(image, again))
-    (call, *_) = graph.trace.calls
+    call, *_ = graph.trace.calls
     assert graph.kernels.layers == ("new",)
     assert graph.groups_of(call.outputs[0]).tolist() == [0, 1, 2, 3]
     assert graph.map_of(call.outputs[0]).axis == len(shape)

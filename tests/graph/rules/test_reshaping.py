@@ -16,7 +16,9 @@ BY_POSITION = 4 * [0, 1, 2, 3]
             [0, 1, 2, 3],
             id="pool-keepdims",
         ),
-        pytest.param([layers.Flatten(name="last")], 1, BY_POSITION, id="flatten"),
+        pytest.param(
+            [layers.Flatten(name="last")], 1, BY_POSITION, id="flatten"
+        ),
         pytest.param(
             [layers.Reshape((4, 4), name="last")], 2, [0, 1, 2, 3], id="rows"
         ),
@@ -27,7 +29,10 @@ BY_POSITION = 4 * [0, 1, 2, 3]
             id="flat-image",
         ),
         pytest.param(
-            [layers.Reshape((16, 1), name="last")], 1, BY_POSITION, id="as-length"
+            [layers.Reshape((16, 1), name="last")],
+            1,
+            BY_POSITION,
+            id="as-length",
         ),
         pytest.param(
             [
@@ -39,10 +44,16 @@ BY_POSITION = 4 * [0, 1, 2, 3]
             id="squeezed",
         ),
         pytest.param(
-            [layers.Reshape((2, 8), name="last")], 2, BY_POSITION[:8], id="pairs"
+            [layers.Reshape((2, 8), name="last")],
+            2,
+            BY_POSITION[:8],
+            id="pairs",
         ),
         pytest.param(
-            [layers.Permute((3, 1, 2), name="last")], 1, [0, 1, 2, 3], id="permute"
+            [layers.Permute((3, 1, 2), name="last")],
+            1,
+            [0, 1, 2, 3],
+            id="permute",
         ),
         pytest.param(
             [layers.Permute((3, 1, 2)), layers.Flatten(name="last")],

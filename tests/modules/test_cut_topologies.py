@@ -1,0 +1,297 @@
+"""Cut modules equal the masked model, whatever the network looks like."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+from kmod.masks.modular_model import ModularModel
+
+TOLERANCE = 1e-4
+# What the answers must differ between images for a comparison to say much.
+LEAST_SPREAD = 50 * TOLERANCE
+
+
+class Shifted(layers.Layer):
+    """A layer that kmod does not know."""
+
+    def build(self, shape):
+        self.offset = self.add_weight(shape=(shape[-1],))
+
+    def call(self, inputs):
+        return inputs + self.offset
+
+
+def conv(kernels=8, size=3, padding="same", **options):
+    return layers.Conv2D(kernels, size, padding=padding, **options)
+
+
+def unit(x, kernels=8, **options):
+    x = layers.BatchNormalization()(conv(kernels, **options)(x))
+    return layers.ReLU()(x)
+
+
+def plain(x):
+    return unit(layers.MaxPooling2D()(unit(x)))
+
+
+def residual(x):
+    x = unit(x)
+    x = layers.Add()([x, unit(unit(x, 6))])
+    return unit(layers.Add()([x, conv()(x)]))
+
+
+def preactivated(x):
+    x = conv(use_bias=False)(x)
+    y = layers.ReLU()(layers.BatchNormalization()(x))
+    return unit(layers.Add()([x, conv()(y)]))
+
+
+def dense_block(x):
+    x = unit(x)
+    for _ in range(2):
+        y = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.Concatenate()([x, conv(4)(y)])
+    return layers.BatchNormalization()(x)
+
+
+def concatenation(x):
+    return unit(layers.Concatenate()([unit(x, 4), x, unit(x, 6)]))
+
+
+def concatenation_over_space(x):
+    return unit(layers.Concatenate(axis=1)([unit(x), unit(x)]))
+
+
+def flatten(x):
+    x = layers.Flatten()(layers.MaxPooling2D(4)(unit(x)))
+    return layers.Dense(8, activation="relu")(x)
+
+
+def permuted_flatten(x):
+    return layers.Flatten()(layers.Permute((3, 1, 2))(unit(x, strides=4)))
+
+
+def squeezed(x):
+    x = layers.Reshape((1, 1, 8))(layers.GlobalMaxPooling2D()(unit(x)))
+    return unit(x, size=1)
+
+
+def rows(x):
+    x = layers.Reshape((64, 8))(unit(x))
+    return layers.Conv1D(8, 3, activation="relu")(x)
+
+
+def volume(x):
+    x = layers.Conv3D(8, 2)(layers.Reshape((4, 4, 4, 3))(x))
+    return layers.Conv3DTranspose(4, 2)(layers.BatchNormalization()(x))
+
+
+def repeated(x):
+    x = layers.RepeatVector(3)(layers.GlobalAveragePooling2D()(unit(x)))
+    return layers.Conv1D(8, 2)(x)
+
+
+def depthwise(x):
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu")(
+        unit(x)
+    )
+    return unit(layers.BatchNormalization()(x))
+
+
+def separable(x):
+    x = layers.SeparableConv2D(8, 3, depth_multiplier=2)(unit(x))
+    x = layers.SeparableConv2D(6, 3, use_bias=False)(layers.ReLU()(x))
+    return layers.BatchNormalization()(x)
+
+
+def squeeze_and_excite(x):
+    x = unit(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = conv(4, 1, activation="relu")(gate)
+    gate = conv(8, 1, activation="hard_sigmoid")(gate)
+    return unit(layers.Multiply()([x, gate]))
+
+
+def asymmetric_padding(x):
+    x = layers.ZeroPadding2D(((0, 1), (2, 0)))(unit(x))
+    x = layers.Cropping2D(((1, 0), (0, 1)))(conv(padding="valid", strides=2)(x))
+    return layers.Activation("swish")(x)
+
+
+def transposed(x):
+    x = layers.Conv2DTranspose(8, 3, strides=2)(unit(x))
+    return conv(4)(layers.UpSampling2D()(layers.ELU()(x)))
+
+
+def shared(x):
+    block, norm = conv(), layers.BatchNormalization()
+    left, right = unit(x), unit(x)
+    return layers.Concatenate()([norm(block(left)), norm(block(right))])
+
+
+def shared_with_the_image(x):
+    block = conv(3)
+    return unit(layers.Concatenate()([block(x), block(block(x)), unit(x)]))
+
+
+def nested_twice(x):
+    stack = [conv(), layers.BatchNormalization(), layers.ReLU()]
+    block = keras.Sequential(stack, name="block")
+    return block(block(unit(x)))
+
+
+def nested_with_outputs(x):
+    image = keras.Input((8, 8, 3))
+    block = keras.Model(image, [unit(image), unit(image, 6)], name="block")
+    left, right = block(x)
+    return layers.Concatenate()([right, unit(left)])
+
+
+def split(x):
+    left, right = ops.split(unit(x), 2, axis=-1)
+    return layers.Concatenate()([unit(right), left])
+
+
+def split_beside_fixed(x):
+    fixed = conv(6, groups=3)(x)
+    parts = ops.split(ops.concatenate([fixed, unit(x, 6)], -1), 2, axis=-1)
+    return unit(layers.Concatenate()(parts[::-1]))
+
+
+def split_over_space(x):
+    return unit(layers.Average()(ops.split(unit(x), 2, axis=1)))
+
+
+def broadcast(x):
+    x = unit(x)
+    return unit(layers.Multiply()([x, conv(1, activation="sigmoid")(x)]))
+
+
+def operators(x):
+    x = unit(x)
+    y = ops.relu(conv()(x)) * 2.0 + x
+    return unit(1.0 - y)
+
+
+def softmax_inside(x):
+    return unit(layers.Softmax()(conv(4)(unit(x))))
+
+
+def layer_normalisation(x):
+    return unit(layers.LayerNormalization()(conv(4)(unit(x))))
+
+
+def grouped(x):
+    return unit(conv(4, groups=2)(unit(unit(x), 6)))
+
+
+def unknown(x):
+    return unit(Shifted()(conv(4)(unit(x))))
+
+
+def constant_array(x):
+    return unit(conv(4)(unit(x)) + np.linspace(-1, 1, 4, dtype="float32"))
+
+
+def slopes(x):
+    x = layers.PReLU("uniform")(conv()(x))
+    return layers.PReLU("uniform", shared_axes=[1, 2])(conv()(x))
+
+
+def rescaled(x):
+    x = layers.Rescaling([0.5, 1.0, 2.0], offset=[0.0, 1.0, 2.0])(x)
+    return unit(layers.Rescaling(0.5, offset=0.25)(unit(x)))
+
+
+def half_normalised(x):
+    x = layers.BatchNormalization(scale=False)(conv()(x))
+    return layers.BatchNormalization(center=False)(conv()(x))
+
+
+def fused_activations(x):
+    x = conv(activation="relu")(x)
+    x = layers.SeparableConv2D(8, 3, activation="tanh")(x)
+    x = conv(activation="gelu", name="conv")(x)
+    x = conv(activation=layers.LeakyReLU(0.1), name="conv_activation")(x)
+    return layers.Dense(8, activation="softplus")(x)
+
+
+def frozen_in_use(x):
+    x = layers.GaussianNoise(0.5)(layers.Dropout(0.5)(unit(x)))
+    x = layers.BatchNormalization()(conv()(x), training=False)
+    return layers.SpatialDropout2D(0.5)(x)
+
+
+def names_of_a_module(x):
+    for name in ("image", "head", "head_relu", "calibration", "score"):
+        x = conv(6, name=name)(x)
+    return x
+
+
+TOPOLOGIES = [
+    plain,
+    residual,
+    preactivated,
+    dense_block,
+    concatenation,
+    concatenation_over_space,
+    flatten,
+    permuted_flatten,
+    squeezed,
+    rows,
+    volume,
+    repeated,
+    depthwise,
+    separable,
+    squeeze_and_excite,
+    asymmetric_padding,
+    transposed,
+    shared,
+    shared_with_the_image,
+    nested_twice,
+    nested_with_outputs,
+    split,
+    split_beside_fixed,
+    split_over_space,
+    broadcast,
+    operators,
+    softmax_inside,
+    layer_normalisation,
+    grouped,
+    unknown,
+    constant_array,
+    slopes,
+    rescaled,
+    half_normalised,
+    fused_activations,
+    frozen_in_use,
+    names_of_a_module,
+]
+
+
+def classifier(body):
+    image = keras.Input((8, 8, 3))
+    features = body(image)
+    if len(features.shape) > 2:
+        features = layers.Flatten()(features)
+    return keras.Model(image, layers.Dense(3, activation="softmax")(features))
+
+
+@pytest.mark.parametrize("body", TOPOLOGIES, ids=lambda body: body.__name__)
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_cut_module_equals_masked_model(exactness, body, recipe):
+    if recipe == "paper" and body not in (residual, flatten):
+        pytest.skip("one recipe is enough where only heads differ")
+    source = classifier(body)
+    exactness.randomise(source)
+    modular = ModularModel(source, recipe=recipe)
+    modular.run_eagerly = True
+    images = exactness.random_images(source, 6, seed=1)
+    for index, retention in enumerate((0.3, 0.6, 0.9)):
+        exactness.randomise_classes(modular, retention, seed=index)
+        assert modular.kernel_masks[index].min() == 0 or retention == 0.9
+        gap, spread = exactness.output_gap(modular, images, index)
+        assert gap < TOLERANCE
+        assert spread > LEAST_SPREAD
