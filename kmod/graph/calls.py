@@ -27,8 +27,8 @@ class Call:
 
     Attributes:
         name: Layer name, made unique over nested models (`block_conv`) and
-            beside the layers that modules add, no slash in it. All
-                calls of a shared layer have the same name.
+            beside the layers that modules add, no slash in it. All calls of a
+            shared layer have the same name.
         operation: The `keras.layers.Layer` or Keras operation called.
         args: Positional arguments with a `TensorRef` for each tensor.
         kwargs: Keyword arguments, likewise.

@@ -113,8 +113,8 @@ def test_models_are_not_changed():
 
 def test_names_that_collide_are_numbered():
     parts = {
-        "x": build_model(1, changed="stem", names=("y_z", "head")),
-        "x_y": build_model(2, changed="stem", names=("z", "head")),
+        "x": build_model(1, changed="y_z", names=("y_z", "head")),
+        "x_y": build_model(2, changed="z", names=("z", "head")),
     }
     names = layer_names(merged(**parts))
     assert {"x_y_z", "x_y_z_2"} <= names

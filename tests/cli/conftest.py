@@ -1,0 +1,86 @@
+import keras
+import pytest
+
+from kmod.data.digits import load_digits
+from kmod.masks.modular_model import ModularModel
+from kmod.store.decompose import decompose
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_digits()
+
+
+@pytest.fixture(scope="session")
+def source(digits):
+    """A small model that knows the ten digits a little."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Rescaling(1 / 255, name="rescaling"),
+            keras.layers.Conv2D(6, 3, activation="relu", name="conv_1"),
+            keras.layers.Conv2D(12, 3, activation="relu", name="conv_2"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(10, activation="softmax", name="classes"),
+        ],
+        name="small",
+    )
+    loss = "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    train = digits.train
+    model.fit(train.images, train.labels, 32, epochs=4, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def source_path(source, tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "source.keras"
+    source.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def weak_path(source, tmp_path_factory):
+    """The source model, but blind to the digit 8."""
+    weak = keras.models.clone_model(source)
+    weak.set_weights(source.get_weights())
+    kernel, bias = weak.get_layer("classes").get_weights()
+    bias[8] -= 20
+    weak.get_layer("classes").set_weights([kernel, bias])
+    path = tmp_path_factory.mktemp("weak") / "weak.keras"
+    weak.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(source, digits, tmp_path_factory):
+    """A store of the source's unmasked modules."""
+    modular = ModularModel(source, digits.class_names)
+    return decompose(modular, tmp_path_factory.mktemp("modules") / "store")
+
+
+@pytest.fixture(scope="session")
+def composed_path(store, tmp_path_factory):
+    """Directory of a composed model of the classes 7, 1 and 8."""
+    from kmod.composition.composer import compose_plan
+    from kmod.composition.plan import plan
+    from kmod.composition.saving import save_composition
+    from kmod.spec.writer import write_spec
+
+    folder = tmp_path_factory.mktemp("composed")
+    spec = write_spec(
+        {
+            "version": 1,
+            "name": "three",
+            "stores": {"digits": {"path": store.path}},
+            "classes": [
+                {"name": name, "module": {"store": "digits", "class": name}}
+                for name in ("7", "1", "8")
+            ],
+        },
+        folder / "spec.yaml",
+    )
+    planned = plan(spec)
+    save_composition(compose_plan(planned), planned, folder / "three")
+    return folder / "three"

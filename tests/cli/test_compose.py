@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kmod.cli.main import main
+from kmod.composition.saving import load_composition
+from kmod.spec.loader import load_spec
+
+SPEC = """\
+version: 1
+name: two
+stores: {digits: {path: PATH}}
+classes:
+  - {name: one, module: {store: digits, class: 1}}
+  - {name: eight, module: {store: digits, class: 8}}
+"""
+
+
+@pytest.fixture
+def spec_path(store):
+    path = store.path.parent / "spec.yaml"
+    path.write_text(SPEC.replace("PATH", store.path.name))
+    return path
+
+
+def test_compose(spec_path, tmp_path, capsys):
+    out = tmp_path / "two"
+    assert main(["compose", str(spec_path), "--out", str(out)]) == 0
+    text, messages = capsys.readouterr()
+    lines = text.splitlines()
+    assert lines[1].split()[:4] == ["one", "digits:", "1", "100.0%"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "one",
+        "eight",
+        "all",
+        "composed",
+    ]
+    assert messages == f"Saved to '{out}'.\n"
+    assert load_composition(out).class_names == ("one", "eight")
+    assert load_spec(out / "spec.yaml").class_names == ("one", "eight")
+
+
+def test_json_and_format(spec_path, store, tmp_path, capsys):
+    out = tmp_path / "two"
+    argv = ["compose", str(spec_path), "--out", str(out)]
+    assert main([*argv, "--format", "keras", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["class_names"] == ["one", "eight"]
+    total = sum(store.info(name).parameters for name in ("1", "8"))
+    assert figures["total"]["parameters"] == total
+    assert figures["composed"]["parameters"] < total  # Equal layers, once.
+    assert not (out / "saved_model").exists()
+
+
+def test_dry_run_needs_no_keras(spec_path):
+    code = (
+        "import sys\n"
+        "from kmod.cli.main import main\n"
+        f"code = main(['compose', {str(spec_path)!r}, '--dry-run'])\n"
+        "slow = {'keras', 'tensorflow'} & set(sys.modules)\n"
+        "sys.exit(str((code, slow)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert done.stderr == "(0, set())\n"
+    assert "composed" not in done.stdout
+    assert done.stdout.split()[-3:] != []
+
+
+def test_existing_directory(spec_path, tmp_path, capsys):
+    (tmp_path / "file.txt").write_text("precious")
+    argv = ["compose", str(spec_path), "--out", str(tmp_path)]
+    assert main([*argv, "--format", "keras"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "must be new or empty" in err
+    assert main([*argv, "--format", "keras", "--overwrite"]) == 2
+    assert "without one" in capsys.readouterr().err
+    assert (tmp_path / "file.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "exit_code", "message"),
+    [
+        ("two", "2two!", 2, "spec.yaml:2:7: `name` is not valid"),
+        ("class: 8", "class: 11", 3, "Received: class '11'"),
+        ("path: store", "path: nowhere", 3, "A module store is a directory"),
+        (
+            "path: store",
+            f"path: store, digest: 'sha256:{'0' * 64}'",
+            4,
+            "must have the digest",
+        ),
+    ],
+)
+def test_exit_codes(spec_path, capsys, old, new, exit_code, message):
+    text = spec_path.read_text()
+    assert old in text
+    spec_path.write_text(text.replace(old, new))
+    assert main(["compose", str(spec_path), "--dry-run"]) == exit_code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+
+
+def test_out_or_dry_run_is_required(spec_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["compose", str(spec_path)])
+    assert caught.value.code == 2
+    assert "--out --dry-run is required" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.cli import models
+from kmod.cli.main import main
+from kmod.composition.saving import load_composition
+from kmod.data.subsets import class_subset
+from kmod.evaluation.metrics import evaluate
+
+
+def test_keras_file(source, source_path, digits, capsys):
+    argv = ["evaluate", str(source_path), "--data", "digits:test"]
+    assert main([*argv, "--json"]) == 0
+    expected = evaluate(source, digits.test, digits.class_names)
+    assert json.loads(capsys.readouterr().out) == expected.as_dict()
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == [
+        "0",
+        f"{expected.precision[0]:.4f}",
+        f"{expected.recall[0]:.4f}",
+        f"{expected.f1[0]:.4f}",
+        str(expected.support[0]),
+    ]
+    assert lines[-1] == f"accuracy {expected.accuracy:.4f}"
+
+
+def test_composed_model_sees_its_own_classes(composed_path, digits, capsys):
+    argv = ["evaluate", str(composed_path), "--data", "digits:test", "--json"]
+    assert main(argv) == 0
+    figures = json.loads(capsys.readouterr().out)
+    model = load_composition(composed_path)
+    images = class_subset(digits.test, [7, 1, 8])
+    assert figures["accuracy"] == evaluate(model, images).accuracy > 0.6
+    assert list(figures["classes"]) == ["7", "1", "8"]
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "exit_code", "message"),
+    [
+        ("nowhere.keras", "digits:test", 3, "which does not exist"),
+        ("nowhere.keras", "digits:tset", 2, "Data are named NAME:SPLIT"),
+        (".", "digits:test", 3, "A composed model is a directory"),
+    ],
+)
+def test_exit_codes(
+    tmp_path, monkeypatch, capsys, model, data, exit_code, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", model, "--data", data]) == exit_code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+
+
+def build_model(shape=(8, 8, 1), num_classes=10, class_names=None):
+    image = keras.Input(shape)
+    flat = keras.layers.Flatten()(image)
+    model = keras.Model(image, keras.layers.Dense(num_classes)(flat))
+    if class_names is not None:
+        model.class_names = class_names
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param(
+            {"shape": (9, 8, 1)}, r"images of shape \(9, 8, 1\)", id="shape"
+        ),
+        pytest.param(
+            {"num_classes": 3}, r"10 in 'digits'. Received", id="number"
+        ),
+        pytest.param(
+            {"num_classes": 2, "class_names": ("1", "cat")},
+            r"Received: \['cat'\]",
+            id="names",
+        ),
+    ],
+)
+def test_images_must_fit(digits, changes, message):
+    with pytest.raises(models.ArtifactError, match=message):
+        models.images_for(build_model(**changes), digits, "test")
+
+
+def test_images_of_a_model_with_names(digits):
+    model = build_model(num_classes=2, class_names=("3", "1"))
+    images, names = models.images_for(model, digits, "test")
+    assert names == ("3", "1")
+    counts = np.bincount(digits.test.labels)
+    assert np.bincount(images.labels).tolist() == [counts[3], counts[1]]
+
+
+def test_range_must_fit(digits):
+    models.check_range((0, 255), digits, "It")
+    with pytest.raises(
+        models.ArtifactError, match="It takes values from 0 to 1"
+    ):
+        models.check_range((0, 1), digits, "It")

@@ -1,0 +1,77 @@
+import json
+
+import keras
+import pytest
+
+from kmod.cli.main import main
+from kmod.composition.manifest import read_composition_manifest
+from kmod.composition.saving import load_composition
+from kmod.evaluation.metrics import evaluate
+from kmod.spec.loader import load_spec
+
+
+def patch_argv(weak, store, out, *more, data="digits:validation"):
+    paths = ["--donor", str(store.path), "--out", str(out)]
+    return ["patch", str(weak), *paths, "--data", data, *more]
+
+
+def test_patch_finds_the_weak_class(weak_path, store, digits, tmp_path, capsys):
+    out = tmp_path / "patched"
+    assert main(patch_argv(weak_path, store, out, "--json")) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["target_class"] == "8"
+    assert figures["before"]["f1"] == 0
+    assert figures["after"]["f1"] > 0.5
+    patched = load_composition(out)
+    after = evaluate(patched, digits.test, patched.class_names)
+    assert figures["after"]["f1"] == pytest.approx(after.f1[8])
+    others = figures["other_classes_accuracy"]["after"]
+    assert others == pytest.approx(after.accuracy_on_others(8))
+    assert read_composition_manifest(out).metrics == {"test": figures}
+
+
+def test_directory_composes_again(weak_path, store, tmp_path, capsys):
+    out = tmp_path / "patched"
+    argv = patch_argv(weak_path, store, out, "--target-class", "8")
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("class 8, on test images\n")
+    assert text.splitlines()[2].split()[:2] == ["precision", "0.0000"]
+    spec = load_spec(out / "spec.yaml")
+    assert spec.base.path == out / "weak.keras"
+    assert spec.patches[0].coefficients.module > 0
+    argv = ["compose", str(out / "spec.yaml"), "--out", str(tmp_path / "x")]
+    assert main([*argv, "--format", "keras"]) == 0
+    keras.models.load_model(tmp_path / "x" / "model.keras", safe_mode=True)
+
+
+def test_patch_without_gain_exits_5(source_path, store, tmp_path, capsys):
+    out = tmp_path / "patched"
+    argv = patch_argv(source_path, store, out, "--target-class", "0")
+    assert main(argv) == 5
+    text, message = capsys.readouterr()
+    assert text == ""
+    assert "must raise the F1" in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "data", "exit_code", "message"),
+    [
+        (["--target-class", "x"], "digits:validation", 2, "`target_class`"),
+        ([], "digits:test", 2, "because the test images measure it"),
+        (["--donor", "x"], "digits:validation", 2, "with one donor"),
+        ([], "digits", 2, "Data are named NAME:SPLIT"),
+    ],
+)
+def test_wrong_usage(
+    weak_path, store, tmp_path, capsys, more, data, exit_code, message
+):
+    argv = patch_argv(weak_path, store, tmp_path / "out", *more, data=data)
+    assert main(argv) == exit_code
+    assert message in capsys.readouterr().err
+
+
+def test_existing_output_is_refused_first(weak_path, store, tmp_path, capsys):
+    assert main(patch_argv(weak_path, store, tmp_path)) == 2
+    assert "`--out` must be a new directory" in capsys.readouterr().err
