@@ -66,8 +66,8 @@ def test_dry_run_needs_no_keras(spec_path):
         [sys.executable, "-c", code], capture_output=True, text=True
     )
     assert done.stderr == "(0, set())\n"
+    assert "all modules" in done.stdout
     assert "composed" not in done.stdout
-    assert done.stdout.split()[-3:] != []
 
 
 def test_existing_directory(spec_path, tmp_path, capsys):

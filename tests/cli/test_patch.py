@@ -35,7 +35,7 @@ def test_directory_composes_again(weak_path, store, tmp_path, capsys):
     argv = patch_argv(weak_path, store, out, "--target-class", "8")
     assert main(argv) == 0
     text = capsys.readouterr().out
-    assert text.startswith("class 8, on test images\n")
+    assert text.startswith("class 8, on test images ")
     assert text.splitlines()[2].split()[:2] == ["precision", "0.0000"]
     spec = load_spec(out / "spec.yaml")
     assert spec.base.path == out / "weak.keras"

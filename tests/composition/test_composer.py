@@ -1,11 +1,15 @@
+import os
+
 import keras
 import numpy as np
 import pytest
 
 from kmod.composition.composer import compose
+from kmod.composition.patched_model import build_patched
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.modules.cut import log_odds_model
+from kmod.spec.model import Coefficients
 
 ALL = tuple((name, "a", name) for name in ("cat", "dog", "T-shirt/top", "no"))
 MIXED = (("dog", "b", "cat"), ("cat", "a", "cat"), ("bag", "a", "no"))
@@ -75,7 +79,7 @@ def test_input_and_output_are_named(write_spec):
     assert isinstance(model.layers[-2], keras.layers.Concatenate)
 
 
-def test_damaged_module(stores, write_spec, tmp_path):
+def test_damaged_module(stores, write_spec):
     path = write_spec()
     file = stores["a"].path / "cat" / "assets.extra" / "module.keras"
     content = file.read_bytes()
@@ -96,3 +100,28 @@ def test_base_must_have_the_classes_of_the_spec(write_spec, weak):
     weak.save(path.parent / "weak.keras")
     with pytest.raises(ArtifactError, match="names 2 classes of its base"):
         compose(path)
+
+
+def test_patch_without_coefficients_asks_the_module_alone(
+    weak, donor, digits, tmp_path
+):
+    weak.save(tmp_path / "weak.keras")
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: p\n"
+        f"stores: {{d: {{path: {os.path.relpath(donor.path, tmp_path)}}}}}\n"
+        "base: {path: weak.keras, classes: [a, b, c]}\n"
+        "patches: [{class: b, module: {store: d, class: 8}}]\n"
+    )
+    model = compose(path)
+    images = digits.test.images[:20].astype("float32")
+    alone = Coefficients(module=1.0, weak=0.0, bias=0.0)
+    expected = build_patched(weak, 1, donor["8"], alone)
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        expected.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-6,
+    )
+    assert model.class_names == ("a", "b", "c")

@@ -66,7 +66,7 @@ def concatenation_over_space(x):
 
 def flatten(x):
     x = layers.Flatten()(layers.MaxPooling2D(4)(unit(x)))
-    return layers.Dense(8, activation="relu")(x)
+    return layers.Dense(8, activation="swish")(x)
 
 
 def permuted_flatten(x):
@@ -279,19 +279,21 @@ def classifier(body):
     return keras.Model(image, layers.Dense(3, activation="softmax")(features))
 
 
+def slow(retention):
+    return pytest.param(retention, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("body", TOPOLOGIES, ids=lambda body: body.__name__)
-@pytest.mark.parametrize("recipe", ["default", "paper"])
-def test_cut_module_equals_masked_model(exactness, body, recipe):
-    if recipe == "paper" and body not in (residual, flatten):
-        pytest.skip("one recipe is enough where only heads differ")
+@pytest.mark.parametrize("retention", [0.3, slow(0.6), slow(0.9)])
+def test_cut_module_equals_masked_model(exactness, body, retention):
+    keras.utils.set_random_seed(0)
     source = classifier(body)
     exactness.randomise(source)
-    modular = ModularModel(source, recipe=recipe)
+    modular = ModularModel(source)
     modular.run_eagerly = True
+    exactness.randomise_classes(modular, retention)
+    assert modular.retention_rate < 1
     images = exactness.random_images(source, 6, seed=1)
-    for index, retention in enumerate((0.3, 0.6, 0.9)):
-        exactness.randomise_classes(modular, retention, seed=index)
-        assert modular.kernel_masks[index].min() == 0 or retention == 0.9
-        gap, spread = exactness.output_gap(modular, images, index)
-        assert gap < TOLERANCE
-        assert spread > LEAST_SPREAD
+    gap, spread = exactness.output_gap(modular, images, 1)
+    assert gap < TOLERANCE
+    assert spread > LEAST_SPREAD

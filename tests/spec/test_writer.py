@@ -1,9 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from kmod.errors import SpecError
 from kmod.spec.loader import load_spec
+from kmod.spec.writer import spec_data
 from kmod.spec.writer import write_spec
 
 
@@ -88,3 +90,41 @@ def test_invalid_spec_is_not_written(tmp_path):
     with pytest.raises(SpecError, match="lacks the required `name`"):
         write_spec({"version": 1, "stores": {"a": {"path": "b"}}}, path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param(
+            {
+                "license": "MIT",
+                "classes": [
+                    {"name": "a", "module": {"store": "s", "class": "no"}},
+                    {"name": "b", "module": {"store": "s", "class": "010"}},
+                ],
+                "scores": {"calibration": "none"},
+            },
+            id="classes",
+        ),
+        pytest.param(
+            {
+                "base": {"path": "../weak.keras", "classes": ["a", "b"]},
+                "patches": [
+                    {
+                        "class": "b",
+                        "module": {"store": "s", "class": "no"},
+                        "coefficients": {"module": 1, "weak": 0.5, "bias": -2},
+                    }
+                ],
+            },
+            id="patch",
+        ),
+    ],
+)
+def test_spec_data_is_the_same_spec_from_elsewhere(tmp_path, parts):
+    stores = {"s": {"path": "store", "digest": "sha256:" + "0" * 64}}
+    head = {"version": 1, "name": "n", "stores": stores}
+    spec = write_spec(head | parts, tmp_path / "here" / "spec.yaml")
+    path = tmp_path / "else" / "where" / "spec.yaml"
+    again = write_spec(spec_data(spec), path)
+    assert again == dataclasses.replace(spec, path=path)
