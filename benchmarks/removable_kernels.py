@@ -76,14 +76,13 @@ def randomise(model: keras.Model, seed: int = 0) -> None:
 
     BatchNormalization takes the statistics of random images, so that
     activations stay in scale however deep the model is; then they are
-    disturbed, so that no tensor has zero mean and unit variance. Kernels grow
-    by what ReLU takes away.
+    disturbed, so that no tensor has zero mean and unit variance.
     """
     generator = np.random.default_rng(seed)
     for weight in model.trainable_weights:
-        noise = generator.normal(0, 0.2, weight.shape).astype("float32")
-        is_vector = len(weight.shape) == 1
-        weight.assign(weight + noise if is_vector else 1.4 * weight)
+        if len(weight.shape) == 1:
+            noise = generator.normal(0, 0.2, weight.shape)
+            weight.assign(weight + noise.astype("float32"))
     norms = [
         layer
         for layer in model._flatten_layers()
@@ -101,7 +100,7 @@ def randomise(model: keras.Model, seed: int = 0) -> None:
 def _disturb(layer, generator):
     mean, variance = layer.moving_mean, layer.moving_variance
     shift = generator.normal(0, 0.3, mean.shape).astype("float32")
-    factor = generator.uniform(0.8, 2.5, mean.shape).astype("float32")
+    factor = generator.uniform(0.5, 2, mean.shape).astype("float32")
     mean.assign(mean + shift * keras.ops.sqrt(variance))
     variance.assign(variance * factor)
 
@@ -111,8 +110,9 @@ def randomise_classes(
 ) -> None:
     """Gives every class masks, scales, shifts, head and calibration at random.
 
-    Scales make up for the variance that masks take away in front of a layer,
-    so that answers still depend on the image when most kernels are gone.
+    Scales and shifts bring the channels that masks leave back to a sane size:
+    in a deep model without that, answers stop to depend on the image, or
+    depend on its last bit.
     """
     generator = np.random.default_rng(seed)
 
@@ -121,28 +121,41 @@ def randomise_classes(
         weight.assign(values.astype("float32"))
 
     modular.kernel_masks = random_masks(modular, retention, generator)
-    draw(modular.scale, _usual_scale(modular, retention), 0.1)
-    draw(modular.shift, 0, 0.2)
     draw(modular.calibration, 1, 0.2)
     for weight in modular.heads.weights:
         draw(weight, 0, 1)
+    _settle(modular, generator)
 
 
-def _usual_scale(modular, retention):
-    scale = np.full(modular.scale.shape, retention**-0.5)
-    trace = modular.graph.trace
-    depthwise = {
-        ref.index
-        for call in trace.calls
-        if isinstance(call.operation, keras.layers.DepthwiseConv2D)
-        for ref in call.outputs
+def _settle(modular, generator):
+    network = modular.network
+    adapters = network.adapters
+    tables = [np.zeros(modular.scale.shape, "float32") for _ in range(2)]
+    network.adapters = {
+        index: functools.partial(_settle_layer, adapter, tables, generator)
+        for index, adapter in adapters.items()
     }
-    for call in trace.calls:
-        if call.name in modular.placement.adapted:
-            if call.inputs[0].index in depthwise:
-                first = modular.placement.adapted[call.name]
-                scale[:, first : first + call.outputs[0].shape[-1]] = 1
-    return scale
+    images = random_images(modular.flat_source, 8)
+    network(images, modular.masks(), *tables)
+    network.adapters = adapters
+    modular.scale.assign(tables[0])
+    modular.shift.assign(tables[1])
+
+
+def _settle_layer(adapter, tables, generator, values, *args):
+    """Applies a `ScaleShift` after choosing its columns by what comes in."""
+    scales, shifts = tables
+    columns, (*_, is_by_row) = adapter.columns, args
+    channels = np.moveaxis(values, adapter.axis, -1)
+    rows = len(scales) if is_by_row else 1
+    channels = channels.reshape(len(channels) // rows, rows, -1, len(columns))
+    mean, spread = channels.mean((0, 2)), channels.std((0, 2))
+    size = len(scales), len(columns)
+    scales[:, columns] = generator.uniform(0.7, 1.4, size)
+    scales[:, columns] /= np.maximum(spread, 0.1)
+    shifts[:, columns] = generator.normal(0, 0.3, size)
+    shifts[:, columns] -= mean * scales[:, columns]
+    return adapter(values, scales, shifts, *args[-2:])
 
 
 def random_masks(

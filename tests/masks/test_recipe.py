@@ -44,10 +44,14 @@ def test_unknown_name():
     ("changes", "message"),
     [
         pytest.param(
-            {"retention_target": 0.0}, "above 0 .* retention_target=0", id="zero"
+            {"retention_target": 0.0},
+            "above 0 .* retention_target=0",
+            id="zero",
         ),
         pytest.param(
-            {"retention_target": 1.5}, "at most 1.*retention_target=1.5", id="1.5"
+            {"retention_target": 1.5},
+            "at most 1.*retention_target=1.5",
+            id="1.5",
         ),
         pytest.param(
             {"warm_up": 0.6}, "`warm_up` must lie below.*warm_up=0.6", id="late"

@@ -1,3 +1,4 @@
+import keras
 import pytest
 
 from kmod.masks.schedule import retention_at
@@ -14,9 +15,11 @@ from kmod.masks.schedule import retention_at
     ],
 )
 def test_retention_falls_fast_then_slowly(progress, expected):
+    progress = keras.ops.convert_to_tensor(progress)
     rate = float(retention_at(progress, 1.0, 0.25, 0.2, 0.6))
     assert rate == pytest.approx(expected)
 
 
 def test_it_starts_where_an_earlier_training_ended():
-    assert float(retention_at(0.0, 0.5, 0.25, 0.1, 0.6)) == 0.5
+    start = keras.ops.zeros(())
+    assert float(retention_at(start, 0.5, 0.25, 0.1, 0.6)) == 0.5

@@ -41,9 +41,7 @@ def steps(x, **options):
         ),
         pytest.param(Batches(), {}, 9, id="py-dataset"),
         pytest.param([1, 2, 3], {}, 3, id="list-of-batches"),
-        pytest.param(
-            iter([]), {"steps_per_epoch": 5}, 5, id="steps-per-epoch"
-        ),
+        pytest.param(iter([]), {"steps_per_epoch": 5}, 5, id="steps-per-epoch"),
     ],
 )
 def test_steps_of_an_epoch(x, options, expected):
@@ -54,7 +52,9 @@ def test_steps_of_an_epoch(x, options, expected):
     ("x", "kind"),
     [
         pytest.param(
-            tf.data.Dataset.from_tensors(1).repeat(), "_RepeatDataset", id="endless"
+            tf.data.Dataset.from_tensors(1).repeat(),
+            "_RepeatDataset",
+            id="endless",
         ),
         pytest.param(
             tf.data.Dataset.range(4).filter(lambda x: x > 1),
