@@ -174,7 +174,7 @@ class ModularModel(keras.Model):
         return min(rows, self.num_classes)
 
     def get_compile_config(self):
-        return {}
+        return {"recipe": self.recipe.name}  # Empty, it would not be read.
 
     def compile_from_config(self, config):
         """Compiles a loaded model with its recipe's defaults."""

@@ -55,7 +55,7 @@ class ModularAdam(keras.optimizers.Adam):
     def restart(self, total_steps: int, learning_rate: float | None = None):
         """Forgets all moments and starts the decay of rates anew."""
         for variable in (*self._momentums, *self._velocities):
-            self.assign(variable, ops.zeros_like(variable))
+            self.assign(variable, ops.zeros(variable.shape, variable.dtype))
         self.iterations.assign(0)
         self.total_steps.assign(total_steps)
         if learning_rate is not None:

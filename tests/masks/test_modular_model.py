@@ -1,0 +1,293 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from kmod.errors import UnsupportedModelError
+from kmod.errors import UsageError
+from kmod.masks.losses import ModuleLoss
+from kmod.masks.losses import SigmoidCrossEntropy
+from kmod.masks.modular_model import ModularModel
+from kmod.masks.optimizer import ModularAdam
+
+NAMES = ["top", "middle", "bottom"]
+
+
+@pytest.fixture
+def modular(small_cnn, quick):
+    model = ModularModel(small_cnn, NAMES, quick(retention_target=0.5))
+    model.compile()
+    return model
+
+
+def fit(model, data, epochs=3, **options):
+    options = {"batch_size": 12, "verbose": 0, "shuffle": False, **options}
+    return model.fit(*data, epochs=epochs, **options)
+
+
+def test_fit_reaches_the_target(modular, data):
+    history = fit(modular, data, epochs=6).history
+    assert modular.retention_rate == pytest.approx(0.5, abs=1 / 12)
+    assert modular.kernel_masks.mean() == pytest.approx(modular.retention_rate)
+    assert history["retention_rate"][0] > 0.9
+    assert history["retention_rate"][-1] == pytest.approx(0.5, abs=1 / 12)
+    assert history["loss"][-1] < history["loss"][0]
+    assert "accuracy" in history
+
+
+def test_modules_learn_the_classes(modular, data):
+    fit(modular, data, epochs=12)
+    assert modular.evaluate(*data, verbose=0)[1] > 0.9
+    assert (modular.class_scores(data[0]).argmax(1) == data[1]).mean() > 0.9
+
+
+def test_source_weights_stay(modular, small_cnn, data):
+    frozen = modular.flat_source.get_weights()
+    heads, scale = modular.heads.get_weights(), np.array(modular.scale.value)
+    fit(modular, data)
+    assert all(map(np.array_equal, frozen, modular.flat_source.get_weights()))
+    assert all(map(np.array_equal, frozen, small_cnn.get_weights()))
+    assert not np.array_equal(heads[0], modular.heads.get_weights()[0])
+    assert not np.array_equal(scale, modular.scale.value)
+    assert {weight.name for weight in modular.trainable_weights} == {
+        "mask_scores",
+        "kernel",
+        "bias",
+        "scale",
+        "shift",
+    }
+
+
+def test_second_fit_goes_on(modular, data):
+    fit(modular, data)
+    reached = modular.retention_rate
+    rates = fit(modular, data).history["retention_rate"]
+    assert reached == pytest.approx(0.5, abs=1 / 12)
+    assert max(rates) <= reached + 1e-6
+    assert int(modular.optimizer.iterations) == 12
+
+
+@pytest.mark.parametrize("rows", [0, 2, 3])
+def test_rows_per_image(small_cnn, quick, data, rows):
+    recipe = quick(rows_per_image=rows, distillation=0.0)
+    modular = ModularModel(small_cnn, recipe=recipe)
+    inputs = {"images": data[0][:6], "labels": data[1][:6]}
+    scores = np.array(modular(inputs))
+    assert scores.shape == (6, 3)
+    seen = scores > -1e8
+    assert (seen.sum(axis=1) == (rows or 3)).all()
+    assert seen[np.arange(6), data[1][:6]].all()
+    expected = np.array(modular(data[0][:6]))
+    np.testing.assert_allclose(scores[seen], expected[seen], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(
+            lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(12),
+            id="dataset",
+        ),
+        pytest.param(
+            lambda x, y: tf.data.Dataset.from_tensor_slices((x, y[:, None]))
+            .batch(12)
+            .prefetch(1),
+            id="labels-with-an-axis",
+        ),
+    ],
+)
+def test_fit_takes_datasets(modular, data, make):
+    history = modular.fit(make(*data), epochs=1, verbose=0).history
+    assert int(modular.masks.step) == int(modular.masks.total_steps) == 4
+    assert np.isfinite(history["loss"][0])
+
+
+def test_fit_measures_validation_data(modular, data):
+    history = fit(modular, data, epochs=1, validation_split=0.25).history
+    assert int(modular.masks.total_steps) == 3
+    assert "val_loss" in history and "val_accuracy" in history
+
+
+def test_fit_refuses_data_of_unknown_length(modular, data):
+    endless = tf.data.Dataset.from_tensors(data).repeat()
+    with pytest.raises(UsageError, match="Give `steps_per_epoch`"):
+        modular.fit(endless)
+    modular.fit(endless, steps_per_epoch=2, verbose=0)
+    assert int(modular.masks.step) == 2
+
+
+def test_class_scores(modular, data):
+    images = data[0][:5]
+    modular.set_calibration([1, 2, 3], [0, 0.5, -0.5])
+    raw = modular.predict(images, verbose=0)
+    log_odds = raw * [1, 2, 3] + [0, 0.5, -0.5]
+    np.testing.assert_allclose(modular.class_log_odds(images), log_odds, 1e-5)
+    expected = 1 / (1 + np.exp(-log_odds))
+    np.testing.assert_allclose(modular.class_scores(images), expected, 1e-4)
+    np.testing.assert_allclose(
+        modular.class_scores(images, class_indices=[2, 0]),
+        expected[:, [2, 0]],
+        1e-4,
+    )
+
+
+def test_unmasked_modules_rank_as_the_source(small_cnn, data):
+    modular = ModularModel(small_cnn)
+    ranks = small_cnn.predict(data[0], verbose=0).argsort(axis=1)
+    scores = modular.predict(data[0], verbose=0)
+    np.testing.assert_array_equal(scores.argsort(axis=1), ranks)
+
+
+def test_compile_takes_the_recipes_defaults(small_cnn):
+    modular, paper = ModularModel(small_cnn), ModularModel(
+        small_cnn, recipe="paper"
+    )
+    modular.compile()
+    paper.compile()
+    assert isinstance(modular.optimizer, ModularAdam)
+    assert isinstance(modular.loss, ModuleLoss)
+    assert modular.loss.negative_weight == 1  # Two others, two drawn.
+    assert modular.optimizer.importance_decay == modular.recipe.importance_decay
+    assert isinstance(paper.loss, SigmoidCrossEntropy)
+    assert paper.optimizer.importance_decay is None
+
+
+def test_compile_takes_other_choices(small_cnn, data):
+    modular = ModularModel(small_cnn)
+    modular.compile("sgd", "sparse_categorical_crossentropy", metrics=[])
+    assert isinstance(modular.optimizer, keras.optimizers.SGD)
+    history = fit(modular, data, epochs=1).history
+    assert set(history) == {"loss", "retention_rate"}
+
+
+def test_paper_recipe_trains_masks_by_gradient(small_cnn, quick, data):
+    recipe = quick(retention_target=None, penalty=5.0, rows_per_image=0)
+    modular = ModularModel(small_cnn, recipe=recipe)
+    modular.compile()
+    fit(modular, data, epochs=16)
+    assert modular.retention_rate < 1
+
+
+def test_frozen_masks_do_not_train(small_cnn, quick, data):
+    recipe = quick(retention_target=None, penalty=1.0)
+    modular = ModularModel(small_cnn, recipe=recipe)
+    modular.masks.frozen = True
+    modular.compile()
+    fit(modular, data)
+    np.testing.assert_array_equal(modular.masks.mask_scores, np.ones((3, 12)))
+    assert modular.retention_rate == pytest.approx(1)
+
+
+def test_setting_masks(modular):
+    masks = np.ones((3, 12), int)
+    masks[0, [1, 5, 9]] = masks[2, 4:7] = 0
+    modular.kernel_masks = masks
+    np.testing.assert_array_equal(modular.kernel_masks, masks)
+    assert modular.kernel_masks.dtype == "int64"
+    assert modular.retention_rate == pytest.approx(30 / 36)
+
+
+def test_setting_masks_checks_them(modular):
+    with pytest.raises(UsageError, match=r"0/1 arrays of shape \(3, 12\)"):
+        modular.kernel_masks = np.ones(12)
+    assert modular.retention_rate == pytest.approx(1)
+
+
+def test_kernels_is_the_table_of_the_source(modular):
+    assert modular.kernels.layers == ("first", "second", "hidden")
+    assert modular.kernels.rows()[5] == (5, "second", 1, 5)
+
+
+def test_save_and_load(modular, data, tmp_path):
+    fit(modular, data)
+    modular.set_calibration([1, 2, 3], 0.5)
+    modular.save(tmp_path / "modular.keras")
+    copy = keras.models.load_model(tmp_path / "modular.keras")
+    assert isinstance(copy, ModularModel)
+    assert copy.class_names == tuple(NAMES)
+    np.testing.assert_array_equal(copy.kernel_masks, modular.kernel_masks)
+    np.testing.assert_array_equal(
+        copy.class_scores(data[0]), modular.class_scores(data[0])
+    )
+    fit(copy, data, epochs=1)
+    assert copy.retention_rate <= modular.retention_rate + 1e-6
+
+
+def test_config_holds_every_argument(small_cnn, quick):
+    model = ModularModel(
+        small_cnn, NAMES, quick(), "second", 7, "mixed_bfloat16", name="own"
+    )
+    config = model.get_config()
+    arguments = set(inspect.signature(ModularModel).parameters) - {"kwargs"}
+    assert arguments <= config.keys()
+    copy = ModularModel.from_config(config)
+    again = copy.get_config()
+    again.pop("source"), config.pop("source")
+    assert again == config
+    assert copy.recipe == model.recipe
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(small_cnn, quick, data, policy):
+    modular = ModularModel(
+        small_cnn, recipe=quick(retention_target=0.5), dtype=policy
+    )
+    modular.compile()
+    history = fit(modular, data).history
+    assert np.isfinite(history["loss"]).all()
+    assert {w.dtype for w in modular.trainable_weights} == {"float32"}
+    assert modular.retention_rate == pytest.approx(0.5, abs=1 / 12)
+
+
+def test_dropout_and_statistics_stay_out_of_training(quick, data):
+    source = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.Dropout(0.9),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    modular = ModularModel(source, recipe=quick(rows_per_image=0))
+    inputs = {"images": data[0], "labels": data[1]}
+    np.testing.assert_allclose(
+        modular(inputs, training=True), modular(data[0]), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["a", "b"], id="too-few"),
+        pytest.param(["a", "b", "b"], id="twice"),
+        pytest.param(["a", "b", ""], id="empty"),
+        pytest.param([0, 1, 2], id="no-strings"),
+    ],
+)
+def test_class_names_are_checked(small_cnn, names):
+    with pytest.raises(UsageError, match="`class_names` must be 3 different"):
+        ModularModel(small_cnn, names)
+
+
+def test_class_names_are_numbers_by_default(small_cnn):
+    assert ModularModel(small_cnn).class_names == ("0", "1", "2")
+
+
+def test_target_must_be_within_reach(small_cnn, quick, data):
+    recipe = quick(retention_target=0.5)
+    modular = ModularModel(small_cnn, recipe=recipe, mask_from="hidden")
+    modular.compile()
+    with pytest.raises(
+        UsageError, match="at least .* 0.667 with mask_from='hidden'"
+    ):
+        fit(modular, data)
+
+
+def test_sources_that_can_not_be_read_are_refused():
+    with pytest.raises(UnsupportedModelError, match="must be built"):
+        ModularModel(keras.Sequential([layers.Dense(2)]))
