@@ -51,7 +51,6 @@ class KernelMasks(keras.layers.Layer):
         self.step = self._weight("step", (), "zeros")
         self.total_steps = self._weight("total_steps", (), "ones")
         self.start_retention = self._weight("start_retention", (), "ones")
-        self.retention_rate = keras.metrics.Mean(name="retention_rate")
         self.built = True
 
     def _weight(self, name, shape, initializer, trainable=False):
@@ -74,7 +73,6 @@ class KernelMasks(keras.layers.Layer):
         if not training:
             return self.mask.value
         self.step.assign(self.step + 1)
-        self.retention_rate.update_state(self._retention_of(self.mask.value))
         scores = self.mask_scores.value
         if self.frozen:
             self.add_loss(0 * ops.sum(scores))  # A gradient, of zero.

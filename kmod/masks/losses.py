@@ -1,6 +1,7 @@
 """Losses on module scores."""
 
 import keras
+import numpy as np
 from keras import ops
 
 UNSEEN = -1e9  # Stands where a module did not see an image.
@@ -110,7 +111,7 @@ def distillation_loss(scores, logits, classes, temperature: float):
         wanted = ops.take_along_axis(wanted, classes, axis=1)
         rows = classes.shape[1]
         others = (logits.shape[1] - 1) / (rows - 1)
-        stands_for = [1.0] + [others] * (rows - 1)
+        stands_for = np.array([1.0] + [others] * (rows - 1), "float32")
     scores = scores / temperature
     loss = ops.softplus(scores) - wanted * scores
     return temperature**2 * ops.mean(ops.sum(loss * stands_for, axis=-1))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 from keras import ops
+from keras import tree
 
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
@@ -124,6 +125,13 @@ class ModularModel(keras.Model):
         self.shift = add("shift", adapted, "zeros", adapted > 0)
         self.calibration = add("calibration", 2, "zeros", trainable=False)
         self.set_calibration(1, 0)
+        # Keras does not save what generators have drawn: a resumed training
+        # would draw the same rows again.
+        start = ops.convert_to_numpy(self.draws.state)
+        self.draws.state = self.add_weight(
+            name="draws", shape=start.shape, dtype=start.dtype, trainable=False
+        )
+        self.draws.state.assign(start)
 
     def compile(self, optimizer=None, loss=None, metrics=None, **kwargs):
         """Configures training; each default is the recipe's.
@@ -190,18 +198,23 @@ class ModularModel(keras.Model):
         the recipe's phases where it has any.
 
         Returns:
-            `keras.callbacks.History`; `retention_rate` is among its metrics.
+            `keras.callbacks.History`; `retention_rate` at the end of each
+            epoch is among its metrics.
         """
         _check_target(self.recipe, self.placement, self.mask_from)
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs
         bound.apply_defaults()
+        given = bound.arguments["callbacks"] or []
+        bound.arguments["callbacks"] = [_LogRetention(), *tree.flatten(given)]
         steps = count_steps(bound.arguments) * bound.arguments["epochs"]
         self.masks.start(steps)
-        if isinstance(self.optimizer, ModularAdam):
+        # Keras wraps the optimiser to scale the loss under mixed_float16.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if isinstance(optimizer, ModularAdam):
             self.optimizer.build(self.trainable_variables)
-            self.optimizer.restart(steps)
+            optimizer.restart(steps)
         return super().fit(*bound.args, **bound.kwargs)
 
     def train_step(self, *args):
@@ -326,6 +339,16 @@ class ModularModel(keras.Model):
         )
         recipe = Recipe.from_dict(config["recipe"])
         return cls(**{**config, "source": source, "recipe": recipe})
+
+
+class _LogRetention(keras.callbacks.Callback):
+    """Adds the retention rate to the logs, before other callbacks read them.
+
+    Metrics inside layers would do it, but not on JAX.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["retention_rate"] = self.model.retention_rate
 
 
 def _checked_names(class_names, num_classes):

@@ -19,7 +19,7 @@ NAMES = ["top", "middle", "bottom"]
 @pytest.fixture
 def modular(small_cnn, quick):
     model = ModularModel(small_cnn, NAMES, quick(retention_target=0.5))
-    model.compile()
+    model.compile(run_eagerly=True)  # Tracing takes longer than a few steps.
     return model
 
 
@@ -29,22 +29,25 @@ def fit(model, data, epochs=3, **options):
 
 
 def test_fit_reaches_the_target(modular, data):
+    modular.compile()
     history = fit(modular, data, epochs=6).history
     assert modular.retention_rate == pytest.approx(0.5, abs=1 / 12)
     assert modular.kernel_masks.mean() == pytest.approx(modular.retention_rate)
-    assert history["retention_rate"][0] > 0.9
+    assert history["retention_rate"][0] > 0.75
     assert history["retention_rate"][-1] == pytest.approx(0.5, abs=1 / 12)
     assert history["loss"][-1] < history["loss"][0]
     assert "accuracy" in history
 
 
 def test_modules_learn_the_classes(modular, data):
+    modular.compile()
     fit(modular, data, epochs=12)
     assert modular.evaluate(*data, verbose=0)[1] > 0.9
     assert (modular.class_scores(data[0]).argmax(1) == data[1]).mean() > 0.9
 
 
 def test_source_weights_stay(modular, small_cnn, data):
+    modular.compile()
     frozen = modular.flat_source.get_weights()
     heads, scale = modular.heads.get_weights(), np.array(modular.scale.value)
     fit(modular, data)
@@ -62,6 +65,7 @@ def test_source_weights_stay(modular, small_cnn, data):
 
 
 def test_second_fit_goes_on(modular, data):
+    modular.compile()
     fit(modular, data)
     reached = modular.retention_rate
     rates = fit(modular, data).history["retention_rate"]
@@ -108,7 +112,13 @@ def test_fit_takes_datasets(modular, data, make):
 def test_fit_measures_validation_data(modular, data):
     history = fit(modular, data, epochs=1, validation_split=0.25).history
     assert int(modular.masks.total_steps) == 3
-    assert "val_loss" in history and "val_accuracy" in history
+    assert set(history) == {
+        "accuracy",
+        "loss",
+        "retention_rate",
+        "val_accuracy",
+        "val_loss",
+    }
 
 
 def test_fit_refuses_data_of_unknown_length(modular, data):
@@ -175,7 +185,7 @@ def test_frozen_masks_do_not_train(small_cnn, quick, data):
     recipe = quick(retention_target=None, penalty=1.0)
     modular = ModularModel(small_cnn, recipe=recipe)
     modular.masks.frozen = True
-    modular.compile()
+    modular.compile(run_eagerly=True)
     fit(modular, data)
     np.testing.assert_array_equal(modular.masks.mask_scores, np.ones((3, 12)))
     assert modular.retention_rate == pytest.approx(1)
@@ -202,7 +212,7 @@ def test_kernels_is_the_table_of_the_source(modular):
 
 
 def test_save_and_load(modular, data, tmp_path):
-    fit(modular, data)
+    fit(modular, data, batch_size=24)
     modular.set_calibration([1, 2, 3], 0.5)
     modular.save(tmp_path / "modular.keras")
     copy = keras.models.load_model(tmp_path / "modular.keras")
@@ -230,6 +240,33 @@ def test_config_holds_every_argument(small_cnn, quick):
     assert copy.recipe == model.recipe
 
 
+class Crash(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_resumed_training_draws_the_rows_that_were_to_come(
+    small_cnn, quick, data, tmp_path
+):
+    def run(*callbacks):
+        model = ModularModel(small_cnn, recipe=quick(rows_per_image=2))
+        model.compile(run_eagerly=True)
+        options = {"batch_size": 24, "callbacks": list(callbacks)}
+        fit(model, data, epochs=4, **options)
+        return model
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(backup(), Crash())
+    resumed = run(backup())
+    for one, two in zip(resumed.weights, whole.weights, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(small_cnn, quick, data, policy):
     modular = ModularModel(
@@ -237,6 +274,10 @@ def test_mixed_precision(small_cnn, quick, data, policy):
     )
     modular.compile()
     history = fit(modular, data).history
+    optimizer = modular.optimizer
+    if policy == "mixed_float16":  # Keras wraps it to scale the loss.
+        optimizer = optimizer.inner_optimizer
+    assert int(optimizer.total_steps) == 12
     assert np.isfinite(history["loss"]).all()
     assert {w.dtype for w in modular.trainable_weights} == {"float32"}
     assert modular.retention_rate == pytest.approx(0.5, abs=1 / 12)
