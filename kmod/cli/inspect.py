@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.module_table import print_modules
 from kmod.errors import ArtifactError
 
 
@@ -174,33 +175,13 @@ def _show_store(figures):
         f"store of {source['name']} ({source['architecture']}), "
         f"{figures['digest']}"
     )
-    _show_modules(figures["modules"])
+    print_modules(figures["modules"])
 
 
 def _show_module(figures):
     console.print_data(f"module of {figures['source_digest']}")
-    _show_modules([figures])
+    print_modules([figures])
     console.print_table(["layer", "kernels kept"], figures["kernels"].items())
-
-
-def _show_modules(rows):
-    console.print_table(
-        ["class", "kernels kept", "parameters", "MACs", "gap"],
-        [
-            [
-                row["class"],
-                f"{row['retention_rate']:.1%}",
-                f"{row['parameters']:,}",
-                f"{row['macs']:,}",
-                _gap(row["max_output_gap"]),
-            ]
-            for row in rows
-        ],
-    )
-
-
-def _gap(value):
-    return "not compared" if value is None else f"{value:.1e}"
 
 
 def _read_composition(path):

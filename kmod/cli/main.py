@@ -6,6 +6,8 @@ Exit codes: 0 good, 1 unexpected error, 2 wrong usage or invalid spec,
 """
 
 import argparse
+import logging
+import os
 import traceback
 
 import kmod
@@ -49,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage leaves by `SystemExit`, as with argparse.
     """
+    _quiet_tensorflow()
     args = _build_parser().parse_args(argv)
     try:
         return args.run(args)
@@ -58,6 +61,12 @@ def main(argv: list[str] | None = None) -> int:
         exit_code, message = _explain(error)
         console.print_message(message, style="red")
         return exit_code
+
+
+def _quiet_tensorflow():
+    """Keeps TensorFlow's notes on devices and tracing out of the messages."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _build_parser() -> argparse.ArgumentParser:

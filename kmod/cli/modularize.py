@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.module_table import print_modules
 
 
 def add_parser(subparsers) -> None:
@@ -143,16 +144,4 @@ def _print(store, as_json):
             }
         )
         return
-    console.print_table(
-        ["class", "kernels kept", "parameters", "MACs", "gap"],
-        [
-            [
-                row["class"],
-                f"{row['retention_rate']:.1%}",
-                f"{row['parameters']:,}",
-                f"{row['macs']:,}",
-                f"{row['max_output_gap']:.1e}",
-            ]
-            for row in rows
-        ],
-    )
+    print_modules(rows)

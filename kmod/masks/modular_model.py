@@ -8,21 +8,23 @@ import numpy as np
 from keras import ops
 from keras import tree
 
-from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.kernels import KernelTable
+from kmod.masks.arguments import check_target
+from kmod.masks.arguments import checked_names
+from kmod.masks.defaults import loss_of
+from kmod.masks.defaults import optimizer_of
 from kmod.masks.heads import Heads
 from kmod.masks.kernel_masks import KernelMasks
 from kmod.masks.kernel_masks import to_groups
-from kmod.masks.losses import ModuleLoss
-from kmod.masks.losses import SigmoidCrossEntropy
 from kmod.masks.losses import distillation_loss
 from kmod.masks.masked_network import MaskedNetwork
 from kmod.masks.optimizer import ModularAdam
 from kmod.masks.placement import place
 from kmod.masks.recipe import Recipe
 from kmod.masks.recipe import recipe_of
+from kmod.masks.retention_logger import RetentionLogger
 from kmod.masks.rows import by_class
 from kmod.masks.rows import sample_rows
 from kmod.masks.steps import count_steps
@@ -88,7 +90,7 @@ class ModularModel(keras.Model):
         self.flat_source.trainable = False
         self.graph = channel_graph(self.flat_source)
         self.num_classes = self.graph.num_classes
-        self.class_names = _checked_names(class_names, self.num_classes)
+        self.class_names = checked_names(class_names, self.num_classes)
         self.recipe = recipe_of(recipe)
         self.mask_from = mask_from
         self.seed = seed
@@ -145,35 +147,10 @@ class ModularModel(keras.Model):
             **kwargs: Arguments of `keras.Model.compile`.
         """
         super().compile(
-            optimizer=optimizer or self._optimizer(),
-            loss=loss or self._loss(),
+            optimizer=optimizer or optimizer_of(self.recipe),
+            loss=loss or loss_of(self.recipe, self.num_classes, self._num_rows),
             metrics=["accuracy"] if metrics is None else metrics,
             **kwargs,
-        )
-
-    def _optimizer(self):
-        recipe = self.recipe
-        adapt = recipe.adapt_rate / recipe.head_rate
-        by_importance = recipe.retention_target is not None
-        return ModularAdam(
-            recipe.head_rate,
-            factors={
-                "scale": adapt,
-                "shift": adapt,
-                "mask_scores": recipe.mask_rate / recipe.head_rate,
-            },
-            importance_decay=(
-                recipe.importance_decay if by_importance else None
-            ),
-            final_rate=recipe.final_rate,
-            epsilon=1e-8,
-        )
-
-    def _loss(self):
-        if self.recipe.published_loss:
-            return SigmoidCrossEntropy()
-        return ModuleLoss(
-            negative_weight=(self.num_classes - 1) / (self._num_rows - 1)
         )
 
     @property
@@ -201,13 +178,13 @@ class ModularModel(keras.Model):
             `keras.callbacks.History`; `retention_rate` at the end of each
             epoch is among its metrics.
         """
-        _check_target(self.recipe, self.placement, self.mask_from)
+        check_target(self.recipe, self.placement, self.mask_from)
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs
         bound.apply_defaults()
         given = bound.arguments["callbacks"] or []
-        bound.arguments["callbacks"] = [_LogRetention(), *tree.flatten(given)]
+        bound.arguments["callbacks"] = [RetentionLogger(), *tree.flatten(given)]
         steps = count_steps(bound.arguments) * bound.arguments["epochs"]
         self.masks.start(steps)
         # Keras wraps the optimiser to scale the loss under mixed_float16.
@@ -339,40 +316,3 @@ class ModularModel(keras.Model):
         )
         recipe = Recipe.from_dict(config["recipe"])
         return cls(**{**config, "source": source, "recipe": recipe})
-
-
-class _LogRetention(keras.callbacks.Callback):
-    """Adds the retention rate to the logs, before other callbacks read them.
-
-    Metrics inside layers would do it, but not on JAX.
-    """
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs["retention_rate"] = self.model.retention_rate
-
-
-def _checked_names(class_names, num_classes):
-    if class_names is None:
-        return tuple(str(index) for index in range(num_classes))
-    names = tuple(class_names)
-    if (
-        len(set(names)) != num_classes
-        or len(names) != num_classes
-        or not all(isinstance(name, str) and name for name in names)
-    ):
-        raise UsageError(
-            f"`class_names` must be {num_classes} different names, one for "
-            f"each output of the source model. Received: {list(names)}"
-        )
-    return names
-
-
-def _check_target(recipe, placement, mask_from):
-    target, least = recipe.retention_target, placement.least_retention
-    if target is not None and target < least:
-        raise UsageError(
-            "`retention_target` must be at least the share of kernels that "
-            f"can not be removed, {least:.3f} with mask_from={mask_from!r}. "
-            f"Received: retention_target={target}. Mask from an earlier layer "
-            "on, or raise the target."
-        )

@@ -1,0 +1,48 @@
+"""Checks of what a modular model is given."""
+
+from collections.abc import Sequence
+
+from kmod.errors import UsageError
+from kmod.masks.placement import Placement
+from kmod.masks.recipe import Recipe
+
+
+def checked_names(
+    class_names: Sequence[str] | None, num_classes: int
+) -> tuple[str, ...]:
+    """Returns class names, numbers as text where none are given.
+
+    Raises:
+        UsageError: If they are not `num_classes` different names.
+    """
+    if class_names is None:
+        return tuple(str(index) for index in range(num_classes))
+    names = tuple(class_names)
+    if (
+        len(set(names)) != num_classes
+        or len(names) != num_classes
+        or not all(isinstance(name, str) and name for name in names)
+    ):
+        raise UsageError(
+            f"`class_names` must be {num_classes} different names, one for "
+            f"each output of the source model. Received: {list(names)}"
+        )
+    return names
+
+
+def check_target(
+    recipe: Recipe, placement: Placement, mask_from: str | None
+) -> None:
+    """Refuses a retention target that masks can not come down to.
+
+    Raises:
+        UsageError: If more than the target can not be removed.
+    """
+    target, least = recipe.retention_target, placement.least_retention
+    if target is not None and target < least:
+        raise UsageError(
+            "`retention_target` must be at least the share of kernels that "
+            f"can not be removed, {least:.3f} with mask_from={mask_from!r}. "
+            f"Received: retention_target={target}. Mask from an earlier layer "
+            "on, or raise the target."
+        )
