@@ -66,8 +66,8 @@ def _page(results):
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>kmod: {name}</title>\n<style>{STYLE}</style></head><body>\n"
         f"<h1>{name}: a classifier taken apart</h1>\n"
-        '<p class="lead">Accuracies are of test images, which no choice of this run has '
-        f"seen. Seed {results['seed']}.</p>\n"
+        '<p class="lead">Accuracies are of test images, which no choice of '
+        f"this run has seen. Seed {results['seed']}.</p>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
