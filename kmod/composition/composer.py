@@ -73,13 +73,14 @@ def _compose(planned):
 
 
 def _module(planned, entry):
-    return planned.stores[entry.module.store][entry.module.class_name]
+    (module,) = entry.modules
+    return planned.stores[module.ref.store][module.ref.class_name]
 
 
 def _scores(module, spec):
     """Returns the part of a module whose output is compared with others."""
     calibration = module.model.get_layer(CALIBRATION_LAYER)
-    is_stored = spec.calibration == "stored"
+    is_stored = spec.scores.calibration == "stored"
     return keras.Model(
         module.model.input,
         calibration.output if is_stored else calibration.input,

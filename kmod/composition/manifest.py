@@ -75,7 +75,11 @@ def manifest_of(
         class_names=planned.spec.class_names,
         input=planned.input,
         license=planned.spec.license,
-        sources=tuple(_source(planned, entry) for entry in planned.classes),
+        sources=tuple(
+            _source(planned, entry, module)
+            for entry in planned.classes
+            for module in entry.modules
+        ),
         sizes=sizes,
         metrics=metrics,
     )
@@ -144,15 +148,15 @@ def _validator():
     )
 
 
-def _source(planned, entry):
-    store = planned.stores[entry.module.store]
+def _source(planned, entry, module):
+    store = planned.stores[module.ref.store]
     return {
         "class": entry.name,
-        "module": entry.module.class_name,
+        "module": module.ref.class_name,
         "store": store.digest,
-        "source": entry.info.source_digest,
+        "source": module.info.source_digest,
         "license": store.manifest.license,
-        "retention_rate": entry.info.retention_rate,
-        "parameters": entry.info.parameters,
-        "macs": entry.info.macs,
+        "retention_rate": module.info.retention_rate,
+        "parameters": module.info.parameters,
+        "macs": module.info.macs,
     }

@@ -15,17 +15,15 @@ from kmod.store.module_store import load_store
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedClass:
-    """A class that a module answers for.
+class PlannedModule:
+    """A module of a composition.
 
     Attributes:
-        name: Name of the class in the composed model.
-        module: Where the module comes from.
-        info: What is known of the module.
+        ref: Where the module comes from.
+        info: What is known of it.
     """
 
-    name: str
-    module: ModuleRef
+    ref: ModuleRef
     info: ModuleInfo
 
     @property
@@ -36,14 +34,26 @@ class PlannedClass:
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {
-            "class": self.name,
-            "store": self.module.store,
-            "module": self.module.class_name,
+            "store": self.ref.store,
+            "module": self.ref.class_name,
             "retention_rate": self.info.retention_rate,
             "kernels": self.kernels,
             "parameters": self.info.parameters,
             "macs": self.info.macs,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedClass:
+    """A class that modules answer for.
+
+    Attributes:
+        name: Name of the class in the composed model.
+        modules: One module, or several of which any may recognise it.
+    """
+
+    name: str
+    modules: tuple[PlannedModule, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +80,11 @@ class CompositionPlan:
         once, so the composed model may be smaller. A weak model that is
         patched does not count.
         """
-        classes = [planned.as_dict() for planned in self.classes]
+        classes = [
+            {"class": planned.name, **module.as_dict()}
+            for planned in self.classes
+            for module in planned.modules
+        ]
         totals = {
             key: sum(planned[key] for planned in classes)
             for key in ("kernels", "parameters", "macs")
@@ -104,11 +118,19 @@ def plan(spec: Spec) -> CompositionPlan:
     wanted = _modules(spec)
     stores = {
         store: _open_store(store, spec)
-        for store in dict.fromkeys(ref.store for _, ref in wanted)
+        for store in dict.fromkeys(
+            ref.store for _, refs in wanted for ref in refs
+        )
     }
     classes = tuple(
-        PlannedClass(name, ref, stores[ref.store].info(ref.class_name))
-        for name, ref in wanted
+        PlannedClass(
+            name,
+            tuple(
+                PlannedModule(ref, stores[ref.store].info(ref.class_name))
+                for ref in refs
+            ),
+        )
+        for name, refs in wanted
     )
     if spec.base is not None and not spec.base.path.is_file():
         raise ArtifactError(
@@ -120,10 +142,10 @@ def plan(spec: Spec) -> CompositionPlan:
 
 
 def _modules(spec):
-    """Lists `(class name, module)` of every class that a module scores."""
+    """Lists `(class name, modules)` of every class that modules score."""
     if spec.base is not None:
-        return [(patch.class_name, patch.module) for patch in spec.patches]
-    return [(entry.name, entry.module) for entry in spec.classes]
+        return [(patch.class_name, (patch.module,)) for patch in spec.patches]
+    return [(entry.name, entry.modules) for entry in spec.classes]
 
 
 def _open_store(name, spec):

@@ -16,14 +16,17 @@ from kmod.spec.yaml_marks import KeyPath
 
 _TYPES = {
     "array": "a list",
+    "integer": "a whole number",
     "number": "a number",
     "object": "a mapping of keys to values",
     "string": "text",
 }
 _RULES = {
     "const": "must be {limit!r}, the only version that this kmod reads",
+    "exclusiveMaximum": "must be below {limit}",
+    "exclusiveMinimum": "must be above {limit}",
     "maximum": "must be at most {limit}",
-    "maxItems": "takes at most {limit} in this version",
+    "maxItems": "must have at most {limit} items",
     "maxLength": "must have at most {limit} characters",
     "minimum": "must be at least {limit}",
     "minItems": "must have at least {limit} items",
@@ -88,10 +91,8 @@ def _rule(error: jsonschema.ValidationError, path: KeyPath) -> str:
         missing = [key for key in limit if key not in error.instance]
         return f"{dotted(path)} lacks the required {_quoted(missing)}."
     if error.validator == "oneOf":
-        return (
-            f"{dotted(path)} must have either `classes` (and `scores`) or "
-            "`base` and `patches`."
-        )
+        forms = " or ".join(form["description"] for form in limit)
+        return f"{dotted(path)} must have either {forms}, not both."
     if error.validator == "type":
         return f"{dotted(path)} must be {_TYPES[limit]}."
     if error.validator == "enum":

@@ -1,22 +1,17 @@
 """Reads composition specs and checks them."""
 
+import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 
 from kmod.spec import rules
+from kmod.spec.build import build_spec
 from kmod.spec.explain import explain
 from kmod.spec.faults import Fault
 from kmod.spec.faults import InvalidSpecError
-from kmod.spec.model import BaseModel
-from kmod.spec.model import ClassEntry
-from kmod.spec.model import Coefficients
-from kmod.spec.model import ModuleRef
-from kmod.spec.model import PatchEntry
 from kmod.spec.model import Spec
-from kmod.spec.model import StoreRef
 from kmod.spec.schema import read_schema
 from kmod.spec.text import MAX_BYTES
 from kmod.spec.yaml_marks import Document
@@ -63,10 +58,10 @@ def parse_spec(content: bytes, path: str | Path) -> Spec:
     if faults := [*document.faults, *_find_faults(document)]:
         raise InvalidSpecError(path, faults)
     warnings = sorted(rules.find_warnings(document))
-    return _build(
-        document.data,
-        Path(path).resolve(),
-        tuple(warning.located(path) for warning in warnings),
+    return dataclasses.replace(
+        build_spec(document.data, Path(path).resolve()),
+        warnings=tuple(warning.located(path) for warning in warnings),
+        places=document.values,
     )
 
 
@@ -75,6 +70,7 @@ def _is_text(path: KeyPath) -> bool:
     return (
         path[-1:] in (("class",), ("store",))
         or (path[:1] == ("classes",) and path[-1] == "name")
+        or path == ("scores", "other", "name")
         or path[:2] == ("base", "classes")
     )
 
@@ -91,43 +87,3 @@ def _find_faults(document: Document) -> list[Fault]:
 @functools.cache
 def _validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(read_schema())
-
-
-def _build(data: dict[str, Any], path: Path, warnings: tuple[str, ...]) -> Spec:
-    base = data.get("base")
-    return Spec(
-        name=data["name"],
-        path=path,
-        stores={
-            store: StoreRef(_resolve(ref["path"], path), ref.get("digest"))
-            for store, ref in data["stores"].items()
-        },
-        license=data.get("license"),
-        classes=tuple(
-            ClassEntry(entry["name"], _module(entry))
-            for entry in data.get("classes", ())
-        ),
-        calibration=data.get("scores", {}).get("calibration", "stored"),
-        base=base
-        and BaseModel(_resolve(base["path"], path), tuple(base["classes"])),
-        patches=tuple(_patch(entry) for entry in data.get("patches", ())),
-        warnings=warnings,
-    )
-
-
-def _resolve(relative: str, spec_path: Path) -> Path:
-    return (spec_path.parent / relative).resolve()
-
-
-def _module(entry: dict[str, Any]) -> ModuleRef:
-    return ModuleRef(entry["module"]["store"], entry["module"]["class"])
-
-
-def _patch(entry: dict[str, Any]) -> PatchEntry:
-    coefficients = entry.get("coefficients")
-    return PatchEntry(
-        class_name=entry["class"],
-        module=_module(entry),
-        combine=entry.get("combine", "calibrated"),
-        coefficients=coefficients and Coefficients(**coefficients),
-    )

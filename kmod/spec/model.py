@@ -33,11 +33,98 @@ class ModuleRef:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassEntry:
-    """A class of the composed model and the module that scores it."""
+class DataRef:
+    """Images that a spec needs.
+
+    Where the data sets lie is not for a spec to say, but for who composes it.
+
+    Attributes:
+        name: Name of the data set, as `kmod.load_data` takes it.
+        split: Which part of it.
+    """
 
     name: str
-    module: ModuleRef
+    split: Literal["train", "validation", "test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """The images that the composed model takes.
+
+    Attributes:
+        shape: Height, width and channels of one image.
+        range: Smallest and largest value of a pixel.
+        size: How images are brought to the size that a module takes.
+    """
+
+    shape: tuple[int, int, int]
+    range: tuple[float, float]
+    size: Literal["resize", "pad"] = "resize"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassEntry:
+    """A class of the composed model and the modules that score it.
+
+    Attributes:
+        name: Name of the class.
+        modules: One module, or several of which any may recognise the class.
+    """
+
+    name: str
+    modules: tuple[ModuleRef, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherClass:
+    """An extra last class, for images that no module claims.
+
+    Attributes:
+        name: Name of the class.
+        threshold: An image belongs to it if no module's probability is at
+            least this high.
+    """
+
+    name: str
+    threshold: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """How the modules' scores become the answer of the composed model.
+
+    Attributes:
+        calibration: Which scores are compared: the probabilities each module
+            was calibrated to (`stored`), those it is calibrated to when the
+            model is composed (`fit`), or the raw ones (`none`).
+        data: Labelled images to calibrate on; only with `fit`.
+        images_per_class: How many of them are used, at most.
+        output: What the composed model answers with.
+        other: An extra class, or `None`.
+    """
+
+    calibration: Literal["stored", "none", "fit"] = "stored"
+    data: DataRef | None = None
+    images_per_class: int = 50
+    output: Literal["probabilities", "logits"] = "probabilities"
+    other: OtherClass | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A figure that the composed model must reach.
+
+    Attributes:
+        metric: Name of the figure.
+        min: The least it must be, 0 to 1.
+        data: Labelled images it is measured on.
+        class_name: Class whose figure it is; `None` for the accuracy of all.
+    """
+
+    metric: Literal["accuracy", "precision", "recall", "f1"]
+    min: float
+    data: DataRef
+    class_name: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +156,21 @@ class PatchEntry:
     Attributes:
         class_name: The target class.
         module: The module that knows it better.
-        combine: How the two scores become one.
-        coefficients: Fitted weights, or `None` if the spec has none.
+        combine: How the two scores become one: `calibrated` weighs their
+            log-odds; `minmax` puts the module's raw score, scaled by `range`,
+            and `raw` its probability in the place of the weak model's
+            probability.
+        coefficients: Fitted weights, only with `calibrated`; `None` if the
+            spec has none.
+        range: Smallest and largest raw score of the module on images of the
+            class; only with `minmax`.
     """
 
     class_name: str
     module: ModuleRef
-    combine: Literal["calibrated"] = "calibrated"
+    combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
     coefficients: Coefficients | None = None
+    range: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,27 +182,39 @@ class Spec:
         path: Absolute path of the file it was read from.
         stores: The stores it takes modules from, by id.
         license: SPDX expression, or `None` if the spec has none.
+        input: The images it takes, or `None` if those of the modules.
         classes: The classes of a new model; empty in a patch spec.
-        calibration: Which scores of the modules are compared.
+        scores: How the modules' scores become an answer.
         base: The weak model of a patch spec, else `None`.
         patches: The patched classes; empty without `base`.
+        checks: What the composed model must reach.
         warnings: What looks like a mistake but does no harm, one line each,
             beginning with `file:line:column:`.
+        places: Line and column of every value in the file, by path, such as
+            `("classes", 0, "name")`; empty if there is no file yet.
     """
 
     name: str
     path: Path
     stores: Mapping[str, StoreRef]
     license: str | None = None
+    input: InputSpec | None = None
     classes: tuple[ClassEntry, ...] = ()
-    calibration: Literal["stored", "none"] = "stored"
+    scores: Scores = Scores()
     base: BaseModel | None = None
     patches: tuple[PatchEntry, ...] = ()
+    checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
+    places: Mapping[tuple[str | int, ...], tuple[int, int]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Class names of the composed model, in the order of its outputs."""
         if self.base is not None:
             return self.base.classes
-        return tuple(entry.name for entry in self.classes)
+        names = [entry.name for entry in self.classes]
+        if self.scores.other is not None:
+            names.append(self.scores.other.name)
+        return tuple(names)

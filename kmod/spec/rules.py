@@ -41,6 +41,7 @@ def _class_names_differ(document: Document) -> Iterator[tuple[KeyPath, str]]:
     first_paths = {}
     names = (
         *document.find_texts("classes", ..., "name"),
+        *document.find_texts("scores", "other", "name"),
         *document.find_texts("base", "classes", ...),
     )
     for path, name in names:
@@ -84,6 +85,7 @@ def _store_ids(document: Document) -> list[str]:
 def _used_stores(document: Document) -> list[tuple[KeyPath, str]]:
     return [
         *document.find_texts("classes", ..., "module", "store"),
+        *document.find_texts("classes", ..., "any_of", ..., "store"),
         *document.find_texts("patches", ..., "module", "store"),
     ]
 

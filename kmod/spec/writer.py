@@ -58,22 +58,38 @@ def spec_data(spec: Spec) -> dict[str, Any]:
     Paths in it are absolute `pathlib` paths, so `write_spec` makes them valid
     wherever it writes the spec.
     """
-    data = {"version": 1, "name": spec.name}
-    if spec.license is not None:
-        data["license"] = spec.license
-    data["stores"] = {
-        name: _without_none({"path": ref.path, "digest": ref.digest})
-        for name, ref in spec.stores.items()
+    data = {
+        "version": 1,
+        "name": spec.name,
+        "license": spec.license,
+        "stores": {
+            name: _without_none({"path": ref.path, "digest": ref.digest})
+            for name, ref in spec.stores.items()
+        },
+        "input": spec.input and dataclasses.asdict(spec.input),
     }
     if spec.base is None:
-        data["classes"] = [
-            {"name": entry.name, "module": _module_data(entry.module)}
-            for entry in spec.classes
-        ]
-        data["scores"] = {"calibration": spec.calibration}
+        data["classes"] = [_class_data(entry) for entry in spec.classes]
+        data["scores"] = _scores_data(spec.scores)
     else:
         data["base"] = {"path": spec.base.path, "classes": spec.base.classes}
         data["patches"] = [_patch_data(patch) for patch in spec.patches]
+    if spec.checks:
+        data["checks"] = [_check_data(check) for check in spec.checks]
+    return _without_none(data)
+
+
+def _class_data(entry):
+    modules = [_module_data(module) for module in entry.modules]
+    if len(modules) == 1:
+        return {"name": entry.name, "module": modules[0]}
+    return {"name": entry.name, "any_of": modules}
+
+
+def _scores_data(scores):
+    data = _without_none(dataclasses.asdict(scores))
+    if scores.calibration != "fit":
+        del data["images_per_class"]
     return data
 
 
@@ -85,6 +101,18 @@ def _patch_data(patch):
             "module": _module_data(patch.module),
             "combine": patch.combine,
             "coefficients": coefficients and dataclasses.asdict(coefficients),
+            "range": patch.range,
+        }
+    )
+
+
+def _check_data(check):
+    return _without_none(
+        {
+            "metric": check.metric,
+            "min": check.min,
+            "data": dataclasses.asdict(check.data),
+            "class": check.class_name,
         }
     )
 

@@ -15,11 +15,13 @@ from kmod.spec.faults import shorten
 from kmod.spec.text import decode
 
 MAX_DEPTH = 32
+MAX_VALUES = 25_000
 
 KeyPath = tuple[str | int, ...]
 Place = tuple[int, int]  # Line and column, counted from 1.
 
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DEPTH_MESSAGE = f"a spec has at most {MAX_DEPTH} levels. Received: more."
 _PLAIN_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")
 )
@@ -68,8 +70,8 @@ def parse(
     """Parses untrusted YAML into plain data with places.
 
     Args:
-        content: One UTF-8 document of at most 1 MiB and 32 levels, without
-            anchors, aliases, merge keys and tags.
+        content: One UTF-8 document of at most 1 MiB, 32 levels and 25,000
+            values, without anchors, aliases, merge keys and tags.
         filename: Name to show in errors.
         is_text: Tells of a path whether its scalar is text as it is written,
             so that `no` and `010` stay what they are.
@@ -85,8 +87,21 @@ def parse(
     try:
         reader.read_document()
     except yaml.MarkedYAMLError as error:
+        # libyaml looks far ahead for a limit of its own.
+        if "nesting depth" in error.problem:
+            reader.fail(_too_deep(text), _DEPTH_MESSAGE)
         reader.fail(error.problem_mark, _problem(error, text))
     return reader.document
+
+
+def _too_deep(text):
+    """Finds the mark where a text exceeds the depth, without libyaml."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            return event.start_mark
 
 
 def _problem(error: yaml.MarkedYAMLError, text: str) -> str:
@@ -132,11 +147,16 @@ class _Reader:
     def _node(self, event, path):
         self._refuse_features(event)
         self.document.values[path] = _place(event.start_mark)
+        if len(self.document.values) > MAX_VALUES:
+            self.fail(
+                event.start_mark,
+                f"a spec has at most {MAX_VALUES} values, enough for 5000 "
+                "classes. Received: more.",
+            )
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, path)
         if len(path) >= MAX_DEPTH:
-            message = f"a spec has at most {MAX_DEPTH} levels. Received: more."
-            self.fail(event.start_mark, message)
+            self.fail(event.start_mark, _DEPTH_MESSAGE)
         if isinstance(event, yaml.SequenceStartEvent):
             return [
                 self._node(item, (*path, index))

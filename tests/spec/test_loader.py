@@ -78,7 +78,7 @@ def faults_of(write):
 
 def test_classes_spec_becomes_data(write, tmp_path):
     spec = load_spec(write(CLASSES))
-    assert (spec.name, spec.license, spec.calibration) == (
+    assert (spec.name, spec.license, spec.scores.calibration) == (
         "pets",
         "MIT",
         "none",
@@ -88,8 +88,8 @@ def test_classes_spec_becomes_data(write, tmp_path):
         "cifar": StoreRef(tmp_path.parent / "modules" / "cifar", DIGEST)
     }
     assert spec.classes == (
-        ClassEntry("cat", ModuleRef("cifar", "cat")),
-        ClassEntry("hound", ModuleRef("cifar", "dog")),
+        ClassEntry("cat", (ModuleRef("cifar", "cat"),)),
+        ClassEntry("hound", (ModuleRef("cifar", "dog"),)),
     )
     assert spec.class_names == ("cat", "hound")
     assert (spec.base, spec.patches, spec.warnings) == (None, (), ())
@@ -115,7 +115,7 @@ def test_optional_keys_have_defaults(write):
     patch = load_spec(write(text)).patches[0]
     assert (patch.combine, patch.coefficients) == ("calibrated", None)
     spec = load_spec(write(CLASSES[: CLASSES.index("scores")]))
-    assert spec.calibration == "stored"
+    assert spec.scores.calibration == "stored"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_optional_keys_have_defaults(write):
 def test_class_names_stay_as_written(write, name):
     text = CLASSES.replace("cat", name)
     spec = load_spec(write(text))
-    assert spec.classes[0] == ClassEntry(name, ModuleRef("cifar", name))
+    assert spec.classes[0] == ClassEntry(name, (ModuleRef("cifar", name),))
     spec = load_spec(write(PATCH.replace("cat", name)))
     assert spec.base.classes[0] == spec.patches[0].class_name == name
 
@@ -344,14 +344,14 @@ def test_alias_bomb_is_refused_at_once(faults_of):
             "calibration: none",
             "calibration: storde",
             "13:16: `scores.calibration` is not valid. Did you mean 'stored'? "
-            "Accepted: 'stored', 'none'. Received: 'storde'.",
+            "Accepted: 'stored', 'none', 'fit'. Received: 'storde'.",
             id="calibration",
         ),
         pytest.param(
             "scores:",
             "base: {path: a, classes: [a, b]}\nscores:",
             "1:1: the spec must have either `classes` (and `scores`) or `base` "
-            "and `patches`.",
+            "and `patches`, not both.",
             id="classes-and-base",
         ),
     ],
@@ -414,8 +414,9 @@ def test_fault_is_reported_at_its_place(faults_of, old, new, fault):
         ),
         pytest.param(
             "combine: calibrated",
-            "combine: raw",
-            "11:14: `patches[0].combine` is not valid. Accepted: 'calibrated'.",
+            "combine: row",
+            "11:14: `patches[0].combine` is not valid. Did you mean 'raw'? "
+            "Accepted: 'calibrated', 'minmax', 'raw'.",
             id="combine",
         ),
         pytest.param(
@@ -423,13 +424,6 @@ def test_fault_is_reported_at_its_place(faults_of, old, new, fault):
             "scores: {calibration: none}\npatches:",
             "the spec must have either `classes` (and `scores`) or",
             id="scores-in-patch-spec",
-        ),
-        pytest.param(
-            "patches:\n",
-            "patches:\n  - {class: dog, module: {store: cifar, class: dog}}\n",
-            "9:3: `patches` takes at most 1 in this version. "
-            "Received: a list of 2.",
-            id="two-patches",
         ),
         pytest.param(
             "[cat, dog]",
@@ -511,13 +505,13 @@ def test_number_of_messages_is_bounded(faults_of):
 
 def test_many_classes_load_in_bounded_time(write):
     entry = "  - {{name: c{0}, module: {{store: cifar, class: c{0}}}}}\n"
-    entries = "".join(entry.format(i) for i in range(10_000))
+    entries = "".join(entry.format(i) for i in range(4_900))
     start = time.monotonic()
     spec = load_spec(
         write(CLASSES.replace("classes:\n", f"classes:\n{entries}"))
     )
-    assert len(spec.classes) == 10_002
-    assert time.monotonic() - start < 30
+    assert len(spec.classes) == 4_902
+    assert time.monotonic() - start < 5
 
 
 def test_missing_file_is_not_a_spec_error(tmp_path):

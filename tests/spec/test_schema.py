@@ -6,7 +6,7 @@ from kmod.spec.schema import read_schema
 
 # Keywords of draft-07, so that older editors understand the schema, too.
 ANNOTATIONS = {"$schema", "$defs", "$ref", "title", "description", "examples"}
-NESTING = {"properties", "items", "propertyNames", "not", "anyOf"}
+NESTING = {"properties", "items", "propertyNames", "not", "anyOf", "if", "then"}
 EXPLAINED = {
     "additionalProperties",
     "enum",
@@ -26,7 +26,7 @@ def sub_schemas(node):
         yield name, schema
         for keyword in ("properties", "$defs"):
             stack.extend(schema.get(keyword, {}).items())
-        for keyword in ("items", "propertyNames", "not"):
+        for keyword in ("items", "propertyNames", "not", "if", "then"):
             if keyword in schema:
                 stack.append((keyword, schema[keyword]))
         for keyword in ("oneOf", "anyOf"):
@@ -50,6 +50,8 @@ def test_every_mapping_is_closed():
 
 def described_keys():
     for name, schema in sub_schemas(read_schema()):
+        if name == "if":
+            continue
         for key, part in schema.get("properties", {}).items():
             yield pytest.param(part, id=f"{name}.{key}")
 

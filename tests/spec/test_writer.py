@@ -28,7 +28,7 @@ def test_written_spec_is_read_again(tmp_path):
     written = write_spec(classes_spec(), path)
     assert load_spec(path) == written
     assert written.class_names == ("\U0001f408", "010")
-    assert written.classes[0].module.class_name == "no"
+    assert written.classes[0].modules[0].class_name == "no"
 
 
 def test_keys_keep_their_order(tmp_path):
