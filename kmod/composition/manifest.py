@@ -154,9 +154,9 @@ def _source(planned, entry, module):
         "class": entry.name,
         "module": module.ref.class_name,
         "store": store.digest,
-        "source": module.info.source_digest,
+        "source": store.manifest.source.digest,
         "license": store.manifest.license,
-        "retention_rate": module.info.retention_rate,
-        "parameters": module.info.parameters,
-        "macs": module.info.macs,
+        "retention_rate": module.facts.retention_rate,
+        "parameters": module.facts.parameters,
+        "macs": module.facts.macs,
     }

@@ -1,17 +1,28 @@
 """Plans a composition from manifests alone, without building anything."""
 
 import dataclasses
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
+from kmod.composition.adaptation import Adaptation
+from kmod.composition.adaptation import describe
+from kmod.composition.adaptation import plan_adaptation
+from kmod.composition.findings import Findings
+from kmod.composition.licences import check_licences
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
-from kmod.modules.class_module import ModuleInfo
+from kmod.spec.explain import accepted
+from kmod.spec.explain import did_you_mean
+from kmod.spec.faults import shorten
 from kmod.spec.model import ModuleRef
 from kmod.spec.model import Spec
 from kmod.store.manifest import InputContract
+from kmod.store.manifest import ModuleFacts
 from kmod.store.module_store import ModuleStore
 from kmod.store.module_store import load_store
+
+FIGURES = ("kernels", "parameters", "macs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,26 +31,20 @@ class PlannedModule:
 
     Attributes:
         ref: Where the module comes from.
-        info: What is known of it.
+        facts: Its figures.
+        content: Its content digest: which model it is.
     """
 
     ref: ModuleRef
-    info: ModuleInfo
-
-    @property
-    def kernels(self) -> int:
-        """Number of kernels of the module."""
-        return sum(len(kept) for kept in self.info.kept_kernels.values())
+    facts: ModuleFacts
+    content: str
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {
             "store": self.ref.store,
             "module": self.ref.class_name,
-            "retention_rate": self.info.retention_rate,
-            "kernels": self.kernels,
-            "parameters": self.info.parameters,
-            "macs": self.info.macs,
+            **dataclasses.asdict(self.facts),
         }
 
 
@@ -63,39 +68,57 @@ class CompositionPlan:
     Attributes:
         spec: The spec.
         stores: The stores that modules are taken from, by id.
-        input: What images all the modules take.
+        input: What images the composed model takes.
+        adaptations: For each of these stores, how such images become those
+            that its modules take.
         classes: The classes that modules answer for, in the order of the
-            outputs; of a patch spec only the patched one.
+            outputs; of a patch spec only the patched ones.
+        warnings: What may be a mistake, one line each, beginning with
+            `file:line:column:`.
     """
 
     spec: Spec
     stores: Mapping[str, ModuleStore]
     input: InputContract
+    adaptations: Mapping[str, Adaptation]
     classes: tuple[PlannedClass, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[PlannedModule, ...]:
+        """All modules, in the order of their classes."""
+        return tuple(m for planned in self.classes for m in planned.modules)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON.
 
-        Totals are sums over the modules: what they have in common is built
-        once, so the composed model may be smaller. A weak model that is
-        patched does not count.
+        The sums are over all modules (`total`) and over the different ones
+        (`distinct`). What these have in common is built once, so the composed
+        model may be smaller still. Neither a weak model that is patched nor
+        adapters count.
         """
-        classes = [
-            {"class": planned.name, **module.as_dict()}
-            for planned in self.classes
-            for module in planned.modules
-        ]
-        totals = {
-            key: sum(planned[key] for planned in classes)
-            for key in ("kernels", "parameters", "macs")
-        }
+        distinct = {module.content: module for module in self.modules}
         return {
             "name": self.spec.name,
             "class_names": list(self.spec.class_names),
+            "license": self.spec.license,
             "input": dataclasses.asdict(self.input),
-            "stores": {name: s.digest for name, s in self.stores.items()},
-            "classes": classes,
-            "total": totals,
+            "stores": {
+                name: {
+                    "path": str(store.path),
+                    "digest": store.digest,
+                    "license": store.manifest.license,
+                    "adapter": self.adaptations[name].as_dict(),
+                }
+                for name, store in self.stores.items()
+            },
+            "classes": [
+                {"class": planned.name, **module.as_dict()}
+                for planned in self.classes
+                for module in planned.modules
+            ],
+            "total": _sums(self.modules),
+            "distinct": _sums(distinct.values()),
         }
 
 
@@ -111,69 +134,138 @@ def plan(spec: Spec) -> CompositionPlan:
         The `CompositionPlan`.
 
     Raises:
-        ArtifactError: If a store, module or weak model is missing, or if the
-            modules take different images.
-        IntegrityError: If a store is not the one whose digest the spec names.
+        ArtifactError: If a store, module or weak model is missing, if images
+            can not be adapted to the modules, or if a licence does not permit
+            the spec's. The message has a line for every such fault, beginning
+            with `file:line:column:`.
+        IntegrityError: The same, if one of them is that a store is not as it
+            was written, or not the one whose digest the spec names.
     """
-    wanted = _modules(spec)
-    stores = {
-        store: _open_store(store, spec)
-        for store in dict.fromkeys(
-            ref.store for _, refs in wanted for ref in refs
+    findings = Findings(spec)
+    wanted = _wanted(spec)
+    stores = _open_stores(spec, wanted, findings)
+    classes = _find_modules(stores, wanted, findings)
+    contract, adaptations = _plan_images(spec, stores, findings)
+    check_licences(
+        spec, {n: s.manifest.license for n, s in stores.items()}, findings
+    )
+    if spec.base is not None and not spec.base.path.is_file():
+        findings.add(
+            ("base", "path"),
+            "the base is a `.keras` file. Received: "
+            f"'{spec.base.path}', which does not exist.",
         )
-    }
-    classes = tuple(
+    findings.check()
+    return CompositionPlan(
+        spec, stores, contract, adaptations, classes, findings.warnings
+    )
+
+
+def _sums(modules: Iterable[PlannedModule]) -> dict[str, int]:
+    facts = [module.facts for module in modules]
+    return {key: sum(getattr(fact, key) for fact in facts) for key in FIGURES}
+
+
+def _wanted(spec):
+    """Lists `(class name, {path in the spec: module})` of every class."""
+    if spec.base is not None:
+        return [
+            (patch.class_name, {("patches", index, "module"): patch.module})
+            for index, patch in enumerate(spec.patches)
+        ]
+    wanted = []
+    for index, entry in enumerate(spec.classes):
+        path = "classes", index
+        if len(entry.modules) == 1:
+            refs = {(*path, "module"): entry.modules[0]}
+        else:
+            refs = {
+                (*path, "any_of", number): ref
+                for number, ref in enumerate(entry.modules)
+            }
+        wanted.append((entry.name, refs))
+    return wanted
+
+
+def _open_stores(spec, wanted, findings):
+    used = dict.fromkeys(
+        ref.store for _, refs in wanted for ref in refs.values()
+    )
+    stores = {}
+    for name in used:
+        ref = spec.stores[name]
+        try:
+            # The files of a module are checked when it is loaded.
+            store = stores[name] = load_store(ref.path, verify=False)
+        except ArtifactError as error:
+            findings.add(("stores", name, "path"), error)
+            continue
+        if ref.digest not in (None, store.digest):
+            findings.add(
+                ("stores", name, "digest"),
+                IntegrityError(
+                    f"store {shorten(name)} must have this digest. Received: "
+                    f"{store.digest} in '{ref.path}'. Use the store that the "
+                    "spec was written for, or correct the digest."
+                ),
+            )
+    return stores
+
+
+def _find_modules(stores, wanted, findings):
+    return tuple(
         PlannedClass(
             name,
             tuple(
-                PlannedModule(ref, stores[ref.store].info(ref.class_name))
-                for ref in refs
+                module
+                for path, ref in refs.items()
+                if ref.store in stores
+                and (module := _find_module(stores, ref, path, findings))
             ),
         )
         for name, refs in wanted
     )
-    if spec.base is not None and not spec.base.path.is_file():
-        raise ArtifactError(
-            "The `base` of a spec is a `.keras` file. Received: "
-            f"'{spec.base.path}', which does not exist. Correct `base.path`; "
-            "it is relative to the spec's folder."
+
+
+def _find_module(stores, ref, path, findings):
+    store = stores[ref.store]
+    if ref.class_name not in store:
+        findings.add(
+            (*path, "class"),
+            f"store {shorten(ref.store)} has no module of class "
+            f"{shorten(ref.class_name)}."
+            f"{did_you_mean(ref.class_name, store.class_names)} "
+            f"{accepted(store.class_names)}",
         )
-    return CompositionPlan(spec, stores, _common_input(stores), classes)
+        return None
+    try:
+        facts = store.facts(ref.class_name)
+    except ArtifactError as error:
+        findings.add((*path, "class"), error)
+        return None
+    return PlannedModule(ref, facts, store.content(ref.class_name))
 
 
-def _modules(spec):
-    """Lists `(class name, modules)` of every class that modules score."""
-    if spec.base is not None:
-        return [(patch.class_name, (patch.module,)) for patch in spec.patches]
-    return [(entry.name, entry.modules) for entry in spec.classes]
-
-
-def _open_store(name, spec):
-    ref = spec.stores[name]
-    # The files of a module are checked when it is loaded.
-    store = load_store(ref.path, verify=False)
-    if ref.digest not in (None, store.digest):
-        raise IntegrityError(
-            f"Store {name!r} must have the digest that the spec names, "
-            f"{ref.digest}. Received: {store.digest} in '{ref.path}'. Use the "
-            "store that the spec was written for, or correct the digest."
-        )
-    return store
-
-
-def _common_input(stores):
+def _plan_images(spec, stores, findings):
     contracts = {name: store.manifest.input for name, store in stores.items()}
-    first = next(iter(contracts.values()))
-    if any(contract != first for contract in contracts.values()):
-        received = "; ".join(
-            f"{name!r} takes {contract.dtype} images of shape "
-            f"{contract.shape} with values from {contract.range[0]:g} to "
-            f"{contract.range[1]:g}"
-            for name, contract in contracts.items()
-        )
-        raise ArtifactError(
-            "All modules of a composition must take the same images. "
-            f"Received: {received}. Take the modules from source models of "
-            "one input."
-        )
-    return first
+    if spec.input is not None:
+        wanted = InputContract(spec.input.shape, "float32", spec.input.range)
+    else:
+        wanted = next(iter(contracts.values()), None)
+    adaptations = {}
+    for name, contract in contracts.items():
+        if spec.input is None and contract != wanted:
+            findings.add(
+                ("stores", name),
+                "without `input`, all modules must take the same images. "
+                f"Received: store {shorten(name)} for {describe(contract)}, "
+                f"others for {describe(wanted)}. Say in `input` what images "
+                "the composed model shall take.",
+            )
+            continue
+        size = "resize" if spec.input is None else spec.input.size
+        try:
+            adaptations[name] = plan_adaptation(wanted, contract, size)
+        except ArtifactError as error:
+            findings.add(("stores", name), error)
+    return wanted, adaptations

@@ -58,6 +58,23 @@ class InputContract:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModuleFacts:
+    """The figures of a module that a composition is planned with.
+
+    Attributes:
+        retention_rate: Kept kernels ÷ all kernels of the source, 0 to 1.
+        kernels: Number of kernels of the module.
+        parameters: Number of its weights.
+        macs: Its multiply-accumulates for one image.
+    """
+
+    retention_rate: float
+    kernels: int
+    parameters: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ModuleRecord:
     """One module as its store lists it.
 
@@ -68,6 +85,8 @@ class ModuleRecord:
         content: Content digest of the module: which model it is.
         manifest: Digest of the module's manifest file, which in turn holds the
             digests of all its files.
+        facts: Figures from that manifest, so that planning with many modules
+            need not read it; `None` in stores that were written without.
     """
 
     class_name: str
@@ -75,6 +94,7 @@ class ModuleRecord:
     directory: str
     content: str
     manifest: str
+    facts: ModuleFacts | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +146,7 @@ class StoreManifest:
         data = to_plain(self)
         del data["created_by"]
         for module in data["modules"]:
-            del module["manifest"]
+            del module["manifest"], module["facts"]
         return data_digest(data)
 
 
@@ -201,6 +221,11 @@ def _from_plain(data):
             dtype=contract["dtype"],
             range=tuple(contract["range"]),
         ),
-        modules=tuple(ModuleRecord(**item) for item in data.pop("modules")),
+        modules=tuple(_record(item) for item in data.pop("modules")),
         **data,
     )
+
+
+def _record(data):
+    facts = data.get("facts")
+    return ModuleRecord(**{**data, "facts": facts and ModuleFacts(**facts)})

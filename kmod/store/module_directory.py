@@ -15,6 +15,7 @@ from kmod.store.keras_archive import load_keras_archive
 from kmod.store.manifest import InputContract
 from kmod.store.manifest import ModuleRecord
 from kmod.store.module_manifest import MODULE_FILE
+from kmod.store.module_manifest import module_facts
 from kmod.store.module_manifest import read_module_manifest
 from kmod.store.module_manifest import write_module_manifest
 from kmod.store.savedmodel import export_saved_model
@@ -56,6 +57,7 @@ def write_module(
         directory=directory.name,
         content=content,
         manifest=write_module_manifest(directory, module.info, content),
+        facts=module_facts(module.info),
     )
 
 

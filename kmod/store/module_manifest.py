@@ -8,6 +8,7 @@ from typing import Any
 from kmod.files import file_digest
 from kmod.modules.class_module import ModuleInfo
 from kmod.store.integrity import read_files
+from kmod.store.manifest import ModuleFacts
 from kmod.store.manifest import ModuleRecord
 from kmod.store.manifest_file import read_manifest
 from kmod.store.manifest_file import write_manifest
@@ -30,6 +31,16 @@ class ModuleManifest:
     info: ModuleInfo
     content: str
     files: Mapping[str, Mapping[str, Any]]
+
+
+def module_facts(info: ModuleInfo) -> ModuleFacts:
+    """Returns the figures that the store's manifest repeats of a module."""
+    return ModuleFacts(
+        retention_rate=info.retention_rate,
+        kernels=sum(len(kept) for kept in info.kept_kernels.values()),
+        parameters=info.parameters,
+        macs=info.macs,
+    )
 
 
 def write_module_manifest(

@@ -20,11 +20,14 @@ from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.store.integrity import check_files
 from kmod.store.manifest import STORE_FILE
+from kmod.store.manifest import ModuleFacts
 from kmod.store.manifest import StoreManifest
 from kmod.store.manifest import read_store_manifest
 from kmod.store.manifest import write_store_manifest
 from kmod.store.module_manifest import MODULE_FILE
+from kmod.store.module_manifest import module_facts
 from kmod.store.module_manifest import read_module_manifest
+from kmod.store.plain_yaml import broken
 
 
 class ModuleStore:
@@ -68,6 +71,15 @@ class ModuleStore:
         record = self._record(class_name)
         return read_module_manifest(self.path / record.directory, record).info
 
+    def facts(self, class_name: str) -> ModuleFacts:
+        """Returns a module's figures, from the store's manifest if there."""
+        facts = self._record(class_name).facts
+        return facts or module_facts(self.info(class_name))
+
+    def content(self, class_name: str) -> str:
+        """Returns the content digest of a module: which model it is."""
+        return self._record(class_name).content
+
     def verify(self) -> None:
         """Checks every file of the store against the manifests.
 
@@ -87,6 +99,12 @@ class ModuleStore:
             directory = self.path / record.directory
             manifest = read_module_manifest(directory, record)
             check_files(directory, manifest.files, MODULE_FILE)
+            if record.facts not in (None, module_facts(manifest.info)):
+                raise broken(
+                    self.path / STORE_FILE,
+                    f"its figures of class {record.class_name!r} are not "
+                    "those of the module",
+                )
 
     def _record(self, class_name):
         if class_name in self._records:

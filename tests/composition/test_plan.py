@@ -1,5 +1,7 @@
 import dataclasses
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -7,6 +9,11 @@ from kmod.composition.plan import plan
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.spec.loader import load_spec
+from kmod.spec.model import ClassEntry
+from kmod.spec.model import InputSpec
+from kmod.spec.model import ModuleRef
+from kmod.spec.model import StoreRef
+from kmod.store.manifest import InputContract
 from kmod.store.manifest import read_store_manifest
 from kmod.store.manifest import write_store_manifest
 
@@ -20,7 +27,15 @@ def test_figures_come_from_the_manifests(stores, write_spec):
     planned = plan_of(write_spec(classes)).as_dict()
     assert planned["class_names"] == ["kitten", "no"]
     assert planned["input"]["shape"] == (8, 8, 1)
-    assert planned["stores"] == {n: s.digest for n, s in stores.items()}
+    assert planned["stores"] == {
+        name: {
+            "path": str(store.path),
+            "digest": store.digest,
+            "license": None,
+            "adapter": {},
+        }
+        for name, store in stores.items()
+    }
     infos = stores["a"].info("cat"), stores["b"].info("no")
     for key in ("parameters", "macs"):
         figures = [getattr(info, key) for info in infos]
@@ -29,6 +44,41 @@ def test_figures_come_from_the_manifests(stores, write_spec):
     kept = infos[0].kept_kernels
     assert planned["classes"][0]["kernels"] == sum(map(len, kept.values()))
     assert planned["classes"][0]["module"] == "cat"
+
+
+def test_a_module_counts_once_among_the_distinct(stores, write_spec):
+    path = write_spec([("x", "a", "cat"), ("y", "a", "cat"), ("z", "b", "no")])
+    planned = plan_of(path).as_dict()
+    cat, no = stores["a"].facts("cat"), stores["b"].facts("no")
+    assert planned["total"]["macs"] == 2 * cat.macs + no.macs
+    assert planned["distinct"]["macs"] == cat.macs + no.macs
+
+
+def test_a_class_may_have_several_modules(stores, write_spec):
+    pets = ModuleRef("a", "cat"), ModuleRef("a", "dog")
+    classes = ClassEntry("pet", pets), ClassEntry("no", (ModuleRef("b", "no"),))
+    spec = load_spec(write_spec())
+    planned = plan(dataclasses.replace(spec, classes=classes))
+    found = [[m.ref.class_name for m in c.modules] for c in planned.classes]
+    assert found == [["cat", "dog"], ["no"]]
+    rows = [row["class"] for row in planned.as_dict()["classes"]]
+    assert rows == ["pet", "pet", "no"]
+
+
+def test_figures_of_older_stores_come_from_their_modules(
+    stores, write_spec, tmp_path
+):
+    old = shutil.copytree(stores["a"].path, tmp_path / "old")
+    manifest = read_store_manifest(old)
+    records = [dataclasses.replace(r, facts=None) for r in manifest.modules]
+    write_store_manifest(
+        old, dataclasses.replace(manifest, modules=tuple(records))
+    )
+    spec = load_spec(write_spec())
+    ref = dataclasses.replace(spec.stores["a"], path=old)
+    planned = plan(dataclasses.replace(spec, stores={"a": ref}))
+    assert planned.stores["a"].digest == stores["a"].digest
+    assert planned.classes == plan(spec).classes
 
 
 def test_unused_stores_are_not_opened(stores, write_spec):
@@ -55,11 +105,14 @@ def test_digest(stores, write_spec):
     good = {"a": {"path": f"../{name}", "digest": stores["a"].digest}}
     assert plan_of(write_spec(stores=good)).stores["a"].path.name == name
     bad = {"a": {"path": f"../{name}", "digest": stores["b"].digest}}
-    with pytest.raises(IntegrityError, match="'a' must have the digest"):
+    message = "spec.yaml:6:13: store 'a' must have this digest"
+    with pytest.raises(IntegrityError, match=message):
         plan_of(write_spec(stores=bad))
 
 
-def test_modules_must_take_the_same_images(stores, write_spec, tmp_path):
+@pytest.fixture
+def other_range(stores, write_spec, tmp_path):
+    """A spec of two stores that take images of different range."""
     other = shutil.copytree(stores["b"].path, tmp_path / "other")
     manifest = read_store_manifest(other)
     contract = dataclasses.replace(manifest.input, range=(0.0, 1.0))
@@ -68,10 +121,98 @@ def test_modules_must_take_the_same_images(stores, write_spec, tmp_path):
     classes = [("cat", "a", "cat"), ("dog", "b", "dog")]
     spec = load_spec(write_spec(classes))
     ref = dataclasses.replace(spec.stores["b"], path=other)
-    spec = dataclasses.replace(spec, stores={**spec.stores, "b": ref})
-    message = "from 0 to 255; 'b' takes .* from 0 to 1. Take the modules"
-    with pytest.raises(ArtifactError, match=message):
+    return dataclasses.replace(spec, stores={**spec.stores, "b": ref})
+
+
+def test_modules_must_take_the_same_images(other_range):
+    message = "store 'b' for .* from 0 to 1, others for .* from 0 to 255"
+    with pytest.raises(ArtifactError, match=f"spec.yaml:7:5: .*{message}"):
+        plan(other_range)
+
+
+def test_images_are_adapted_to_what_modules_take(other_range):
+    images = InputSpec((8, 8, 1), (0.0, 255.0))
+    planned = plan(dataclasses.replace(other_range, input=images))
+    assert planned.input == InputContract((8, 8, 1), "float32", (0, 255))
+    assert not planned.adaptations["a"].is_needed
+    assert planned.adaptations["b"].rescale == (1 / 255, 0)
+
+
+def test_images_that_can_not_be_adapted(other_range):
+    images = InputSpec((8, 8, 2), (0.0, 255.0))
+    with pytest.raises(ArtifactError, match="channels are the same") as caught:
+        plan(dataclasses.replace(other_range, input=images))
+    assert len(caught.value.faults) == 2
+
+
+def with_licences(stores, spec, tmp_path, **licences):
+    """Copies the stores, gives them licences and the spec these stores."""
+    refs = {}
+    for name, licence in licences.items():
+        path = shutil.copytree(stores[name].path, tmp_path / f"{name}-copy")
+        manifest = read_store_manifest(path)
+        write_store_manifest(
+            path, dataclasses.replace(manifest, license=licence)
+        )
+        refs[name] = StoreRef(path)
+    return dataclasses.replace(spec, stores=refs)
+
+
+def test_licences_of_the_stores_must_permit_the_result(
+    stores, write_spec, tmp_path
+):
+    classes = [("cat", "a", "cat"), ("dog", "b", "dog")]
+    spec = load_spec(write_spec(classes, license="MIT"))
+    copies = {"a": "GPL-3.0-only", "b": "BSD-3-Clause"}
+    spec = with_licences(stores, spec, tmp_path, **copies)
+    message = "store 'a' does not permit this licence: GPL-3.0-only permits"
+    with pytest.raises(ArtifactError, match=message) as caught:
         plan(spec)
+    (fault,) = caught.value.faults
+    assert (fault.line, fault.column) == spec.places["license",]
+
+
+@pytest.mark.parametrize(
+    ("licences", "result", "warning"),
+    [
+        ({"a": "MIT"}, "Apache-2.0", None),
+        ({"a": None}, None, None),
+        ({"a": None}, "MIT", "store 'a' names no licence"),
+        ({"a": "MIT"}, None, "names no `license`. Its modules have MIT."),
+        ({"a": "Mine"}, "MIT", "whether store 'a' of Mine permits MIT is not"),
+        ({"a": "GPL 3"}, "MIT", "is no SPDX expression: unexpected '3'"),
+    ],
+)
+def test_licences_that_are_not_known_are_warned_of(
+    stores, write_spec, tmp_path, licences, result, warning
+):
+    spec = load_spec(write_spec(license=result))
+    planned = plan(with_licences(stores, spec, tmp_path, **licences))
+    assert len(planned.warnings) == (warning is not None)
+    if warning is not None:
+        assert warning in planned.warnings[0]
+        assert "spec.yaml:" in planned.warnings[0]
+
+
+def test_all_faults_are_reported_at_once(stores, write_spec):
+    """In file order, and as broken if one of them is a digest."""
+    wrong = {"path": f"../{stores['b'].path.name}"}
+    path = write_spec(
+        [("cat", "a", "cta"), ("dog", "b", "dog"), ("x", "c", "x")],
+        stores={
+            "a": {"path": f"../{stores['a'].path.name}"},
+            "b": {**wrong, "digest": stores["a"].digest},
+            "c": {"path": "../nowhere"},
+        },
+    )
+    with pytest.raises(IntegrityError) as caught:
+        plan_of(path)
+    assert caught.value.exit_code == 4
+    lines = str(caught.value).splitlines()
+    assert ["must have this digest" in line for line in lines].index(True) == 0
+    assert "A module store is a directory" in lines[1]
+    assert "has no module of class 'cta'. Did you mean 'cat'?" in lines[2]
+    assert len(lines) == 3
 
 
 def test_missing_base(write_spec):
@@ -83,3 +224,17 @@ def test_missing_base(write_spec):
     )
     with pytest.raises(ArtifactError, match="nowhere.keras', which does not"):
         plan_of(path)
+
+
+def test_planning_imports_no_framework(write_spec):
+    code = (
+        "import sys\n"
+        "from kmod.composition.plan import plan\n"
+        "from kmod.spec.loader import load_spec\n"
+        f"plan(load_spec({str(write_spec())!r}))\n"
+        "sys.exit(str({'keras', 'tensorflow', 'jax'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert done.stderr == "set()\n"
