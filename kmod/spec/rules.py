@@ -9,10 +9,17 @@ from collections.abc import Iterator
 
 from kmod.spec.explain import accepted
 from kmod.spec.explain import did_you_mean
+from kmod.spec.explain import dotted
 from kmod.spec.faults import Fault
 from kmod.spec.faults import shorten
+from kmod.spec.spdx import FAMILY_OF
+from kmod.spec.spdx import LicenseSyntaxError
+from kmod.spec.spdx import parse_license
 from kmod.spec.yaml_marks import Document
 from kmod.spec.yaml_marks import KeyPath
+from kmod.spec.yaml_marks import Place
+
+COMBINATIONS = ("calibrated", "minmax", "raw")
 
 
 def find_faults(document: Document) -> list[Fault]:
@@ -26,25 +33,16 @@ def find_faults(document: Document) -> list[Fault]:
 
 def find_warnings(document: Document) -> list[Fault]:
     """Finds what looks like a mistake but does no harm."""
-    used = {store for _, store in _used_stores(document)}
     return [
-        Fault(
-            *document.keys["stores", store],
-            f"warning: no module is taken from store {shorten(store)}.",
-        )
-        for store in _store_ids(document)
-        if store not in used
+        Fault(*place, f"warning: {message}")
+        for rule in WARNING_RULES
+        for place, message in rule(document)
     ]
 
 
 def _class_names_differ(document: Document) -> Iterator[tuple[KeyPath, str]]:
     first_paths = {}
-    names = (
-        *document.find_texts("classes", ..., "name"),
-        *document.find_texts("scores", "other", "name"),
-        *document.find_texts("base", "classes", ...),
-    )
-    for path, name in names:
+    for path, name in _class_names(document):
         # Two spellings of one accented letter look the same.
         spelling = unicodedata.normalize("NFC", name)
         first = first_paths.setdefault(spelling, path)
@@ -52,7 +50,8 @@ def _class_names_differ(document: Document) -> Iterator[tuple[KeyPath, str]]:
             line, _ = document.values[first]
             yield path, (
                 f"class names must differ. Received: {shorten(name)}, which "
-                f"line {line} has already."
+                f"line {line} has already. One class may have several modules "
+                "in `any_of`."
             )
 
 
@@ -77,6 +76,154 @@ def _target_is_known(document: Document) -> Iterator[tuple[KeyPath, str]]:
             )
 
 
+def _classes_are_patched_once(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
+    seen = {}
+    for path, name in document.find_texts("patches", ..., "class"):
+        first = seen.setdefault(name, path)
+        if first != path:
+            yield path, (
+                f"a class is patched once. Received: {shorten(name)}, which "
+                f"line {document.values[first][0]} patches already."
+            )
+
+
+def _modules_of_a_class_differ(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
+    for path, modules in document.find(list, "classes", ..., "any_of"):
+        for index, module in enumerate(modules):
+            if module in modules[:index]:
+                yield (*path, index), (
+                    "the modules of `any_of` must differ. Received: the same "
+                    f"as item {modules.index(module)}."
+                )
+
+
+def _ranges_rise(document: Document) -> Iterator[tuple[KeyPath, str]]:
+    ranges = (
+        *document.find(list, "input", "range"),
+        *document.find(list, "patches", ..., "range"),
+    )
+    for path, limits in ranges:
+        if all(map(_is_number, limits)) and limits != sorted(set(limits)):
+            yield path, (
+                f"{dotted(path)} must be two numbers, the smaller one first. "
+                f"Received: {limits}."
+            )
+
+
+def _calibration_has_its_keys(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
+    for path, scores in document.find(dict, "scores"):
+        calibration = scores.get("calibration", "stored")
+        if calibration in ("stored", "none"):
+            for key in ("data", "images_per_class"):
+                if key in scores:
+                    yield (*path, key), (
+                        f"`{key}` belongs to `calibration: fit`. Received: "
+                        f"calibration {calibration}. Remove it, or write fit."
+                    )
+        if calibration == "none" and "other" in scores:
+            yield (*path, "other"), (
+                "`other` compares probabilities with its threshold, so it "
+                "needs a calibration. Accepted: stored, fit. Received: "
+                "calibration none."
+            )
+
+
+def _combination_has_its_keys(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
+    for path, patch in document.find(dict, "patches", ...):
+        combine = patch.get("combine", "calibrated")
+        for key, owner in (("range", "minmax"), ("coefficients", "calibrated")):
+            is_other = combine in COMBINATIONS and combine != owner
+            if key in patch and is_other:
+                yield (*path, key), (
+                    f"`{key}` belongs to `combine: {owner}`. Received: "
+                    f"combine {combine}. Remove it, or write {owner}."
+                )
+
+
+def _checked_classes_are_known(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
+    known = [name for _, name in _class_names(document)]
+    for path, name in document.find_texts("checks", ..., "class"):
+        if known and name not in known:
+            yield path, (
+                "a check is of one of the spec's classes. Received: "
+                f"{shorten(name)}.{did_you_mean(name, known)} "
+                f"{accepted(known)}"
+            )
+
+
+def _license_is_an_expression(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
+    for path, text in document.find_texts("license"):
+        try:
+            parse_license(text)
+        except LicenseSyntaxError as error:
+            near = did_you_mean(text.replace(" ", "-"), FAMILY_OF)
+            yield path, (
+                "`license` must be an SPDX expression, such as Apache-2.0 or "
+                f"MIT OR GPL-3.0-only. Received: {shorten(text)}, {error}."
+                f"{near}"
+            )
+
+
+def _stores_are_used(document: Document) -> Iterator[tuple[Place, str]]:
+    used = {store for _, store in _used_stores(document)}
+    for store in _store_ids(document):
+        if store not in used:
+            yield document.keys["stores", store], (
+                f"no module is taken from store {shorten(store)}."
+            )
+
+
+def _classes_have_modules_of_their_own(
+    document: Document,
+) -> Iterator[tuple[Place, str]]:
+    seen = {}
+    modules = (
+        *document.find(dict, "classes", ..., "module"),
+        *document.find(dict, "classes", ..., "any_of", ...),
+    )
+    for path, module in modules:
+        first = seen.setdefault((module["store"], module["class"]), path)
+        if first[1] != path[1]:
+            yield document.values[path], (
+                "two classes have this module, which can not tell them "
+                f"apart. The other one is in line {document.values[first][0]}."
+            )
+
+
+def _license_is_known(document: Document) -> Iterator[tuple[Place, str]]:
+    for path, text in document.find_texts("license"):
+        for identifier in sorted(frozenset().union(*parse_license(text))):
+            if identifier not in FAMILY_OF:
+                yield document.values[path], (
+                    f"the licence {shorten(identifier)} is not known here."
+                    f"{did_you_mean(identifier, FAMILY_OF)}"
+                )
+
+
+def _class_names(document: Document) -> list[tuple[KeyPath, str]]:
+    return [
+        *document.find_texts("classes", ..., "name"),
+        *document.find_texts("scores", "other", "name"),
+        *document.find_texts("base", "classes", ...),
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _store_ids(document: Document) -> list[str]:
     stores = [path for path in document.keys if path[:-1] == ("stores",)]
     return [path[-1] for path in stores]
@@ -90,4 +237,21 @@ def _used_stores(document: Document) -> list[tuple[KeyPath, str]]:
     ]
 
 
-FAULT_RULES = (_class_names_differ, _stores_are_known, _target_is_known)
+FAULT_RULES = (
+    _license_is_an_expression,
+    _class_names_differ,
+    _stores_are_known,
+    _modules_of_a_class_differ,
+    _target_is_known,
+    _classes_are_patched_once,
+    _ranges_rise,
+    _calibration_has_its_keys,
+    _combination_has_its_keys,
+    _checked_classes_are_known,
+)
+# They look at specs without faults.
+WARNING_RULES = (
+    _license_is_known,
+    _stores_are_used,
+    _classes_have_modules_of_their_own,
+)

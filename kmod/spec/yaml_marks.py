@@ -48,9 +48,14 @@ class Document:
     faults: list[Fault] = dataclasses.field(default_factory=list)
 
     def find_texts(self, *pattern) -> Iterator[tuple[KeyPath, str]]:
-        """Yields path and text of every string whose path fits.
+        """Yields path and text of every string whose path fits; see `find`."""
+        return self.find(str, *pattern)
+
+    def find(self, kind: type, *pattern) -> Iterator[tuple[KeyPath, Any]]:
+        """Yields path and value of every value whose path fits.
 
         Args:
+            kind: What the value must be: `str`, `list` or `dict`.
             *pattern: The keys of the path; `...` fits every key and index.
         """
         found = [((), self.data)]
@@ -61,7 +66,7 @@ class Document:
                 for key, child in _children(parent)
                 if step in (..., key)
             ]
-        return (item for item in found if isinstance(item[1], str))
+        return (item for item in found if isinstance(item[1], kind))
 
 
 def parse(

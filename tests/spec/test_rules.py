@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from kmod.errors import SpecError
 from kmod.spec.loader import parse_spec
@@ -21,6 +22,42 @@ stores: {cifar: {path: a}}
 base: {path: weak.keras, classes: [cat, dog]}
 patches:
   - {class: cat, module: {store: cifar, class: cat}}
+"""
+
+FULL = """\
+version: 1
+name: all
+license: MIT
+stores: {cifar: {path: a}}
+input: {shape: [8, 8, 1], range: [0, 1], size: pad}
+classes:
+  - {name: cat, module: {store: cifar, class: cat}}
+  - name: vehicle
+    any_of:
+      - {store: cifar, class: car}
+      - {store: cifar, class: bus}
+scores:
+  calibration: fit
+  data: {name: digits, split: validation}
+  images_per_class: 7
+  other: {name: other, threshold: 0.5}
+checks:
+  - {metric: f1, min: 0.5, data: {name: digits, split: test}, class: cat}
+"""
+
+MINMAX = """\
+version: 1
+name: patched
+stores: {cifar: {path: a}}
+base: {path: weak.keras, classes: [cat, dog]}
+patches:
+  - class: cat
+    module: {store: cifar, class: cat}
+    combine: minmax
+    range: [-1, 2]
+  - class: dog
+    module: {store: cifar, class: dog}
+    coefficients: {module: 1, weak: 2, bias: 3}
 """
 
 
@@ -77,12 +114,181 @@ def parse(text):
             "'dog'.",
             id="unknown-target-class",
         ),
+        pytest.param(
+            MINMAX,
+            "class: dog\n    module",
+            "class: cat\n    module",
+            "spec.yaml:10:12: a class is patched once. Received: 'cat', which "
+            "line 6 patches already.",
+            id="patched-twice",
+        ),
+        pytest.param(
+            FULL,
+            "class: bus",
+            "class: car",
+            "spec.yaml:11:9: the modules of `any_of` must differ. Received: "
+            "the same as item 0.",
+            id="module-twice",
+        ),
+        pytest.param(
+            FULL,
+            "name: other",
+            "name: vehicle",
+            "spec.yaml:16:17: class names must differ. Received: 'vehicle', "
+            "which line 8 has already. One class may have several modules",
+            id="other-class-twice",
+        ),
+        pytest.param(
+            FULL,
+            "range: [0, 1]",
+            "range: [1, 0]",
+            "spec.yaml:5:34: `input.range` must be two numbers, the smaller "
+            "one first. Received: [1, 0].",
+            id="range-of-images-falls",
+        ),
+        pytest.param(
+            MINMAX,
+            "[-1, 2]",
+            "[2, 2]",
+            "spec.yaml:9:12: `patches[0].range` must be two numbers",
+            id="range-of-scores-is-empty",
+        ),
+        pytest.param(
+            FULL,
+            "    any_of",
+            "    module: {store: cifar, class: bus}\n    any_of",
+            "spec.yaml:8:5: `classes[1]` must have either `module` or "
+            "`any_of`, not both. Received: the keys 'name, module, any_of'.",
+            id="module-and-any-of",
+        ),
+        pytest.param(
+            FULL,
+            "cat, module: {store: cifar, class: cat}}",
+            "cat}",
+            "spec.yaml:7:5: `classes[0]` must have either `module` or "
+            "`any_of`, not both. Received: the keys 'name'.",
+            id="neither-module-nor-any-of",
+        ),
+        pytest.param(
+            FULL,
+            "  data: {name: digits, split: validation}\n",
+            "",
+            "spec.yaml:13:3: `scores` lacks the required `data`. Received: ",
+            id="fit-without-data",
+        ),
+        pytest.param(
+            FULL,
+            "fit\n  data: {name: digits, split: validation}\n",
+            "stored\n",
+            "spec.yaml:14:21: `images_per_class` belongs to `calibration: "
+            "fit`. Received: calibration stored. Remove it, or write fit.",
+            id="number-of-images-without-fit",
+        ),
+        pytest.param(
+            FULL.replace("  images_per_class: 7\n", ""),
+            "fit",
+            "stored",
+            "spec.yaml:14:9: `data` belongs to `calibration: fit`. Received: ",
+            id="data-without-fit",
+        ),
+        pytest.param(
+            FULL[: FULL.index("checks")],
+            FULL[FULL.index("fit") : FULL.index("  other")],
+            "none\n",
+            "spec.yaml:14:10: `other` compares probabilities with its "
+            "threshold, so it needs a calibration. Accepted: stored, fit.",
+            id="other-of-raw-scores",
+        ),
+        pytest.param(
+            FULL,
+            "threshold: 0.5",
+            "threshold: 1",
+            "spec.yaml:16:35: `scores.other.threshold` must be below 1. ",
+            id="threshold",
+        ),
+        pytest.param(
+            MINMAX,
+            "    range: [-1, 2]\n",
+            "",
+            "spec.yaml:6:5: `patches[0]` lacks the required `range`.",
+            id="minmax-without-range",
+        ),
+        pytest.param(
+            MINMAX,
+            "combine: minmax",
+            "combine: raw",
+            "spec.yaml:9:12: `range` belongs to `combine: minmax`. Received: "
+            "combine raw. Remove it, or write minmax.",
+            id="range-without-minmax",
+        ),
+        pytest.param(
+            MINMAX,
+            "    coefficients",
+            "    combine: raw\n    coefficients",
+            "spec.yaml:13:19: `coefficients` belongs to `combine: calibrated`.",
+            id="coefficients-of-raw",
+        ),
+        pytest.param(
+            FULL,
+            "class: cat}\n",
+            "class: cta}\n",
+            "spec.yaml:18:70: a check is of one of the spec's classes. "
+            "Received: 'cta'. Did you mean 'cat'? Accepted: 'cat', 'vehicle', "
+            "'other'.",
+            id="check-of-unknown-class",
+        ),
+        pytest.param(
+            FULL,
+            ", class: cat}\n",
+            "}\n",
+            "spec.yaml:18:5: `checks[0]` lacks the required `class`.",
+            id="f1-of-no-class",
+        ),
+        pytest.param(
+            FULL,
+            "min: 0.5",
+            "min: 50",
+            "spec.yaml:18:23: `checks[0].min` must be at most 1.",
+            id="per-cent",
+        ),
+        pytest.param(
+            FULL,
+            "split: test",
+            "split: tset",
+            "spec.yaml:18:56: `checks[0].data.split` is not valid. Did you "
+            "mean 'test'? Accepted: 'train', 'validation', 'test'.",
+            id="split",
+        ),
+        pytest.param(
+            FULL,
+            "[8, 8, 1]",
+            "[8, true, 1]",
+            "spec.yaml:5:20: `input.shape[1]` must be a whole number. "
+            "Received: 'true'.",
+            id="truth-value-for-number",
+        ),
+        pytest.param(
+            FULL,
+            "[8, 8, 1]",
+            "[8, 8]",
+            "spec.yaml:5:16: `input.shape` must have at least 3 items.",
+            id="shape",
+        ),
+        pytest.param(
+            FULL,
+            "license: MIT",
+            "license: Apache 2.0",
+            "spec.yaml:3:10: `license` must be an SPDX expression, such as "
+            "Apache-2.0 or MIT OR GPL-3.0-only. Received: 'Apache 2.0', "
+            "unexpected '2.0'. Did you mean 'Apache-2.0'?",
+            id="license",
+        ),
     ],
 )
 def test_fault(text, old, new, fault):
     assert old in text
     with pytest.raises(SpecError) as caught:
-        parse(text.replace(old, new))
+        parse(text.replace(old, new, 1))
     assert str(caught.value).startswith(fault)
     assert "\n" not in str(caught.value)
 
@@ -100,5 +306,52 @@ def test_unused_store_is_a_warning():
     )
 
 
-def test_used_stores_give_no_warning():
-    assert parse(CLASSES).warnings == parse(PATCH).warnings == ()
+def test_module_of_two_classes_is_a_warning():
+    text = CLASSES.replace("store: stl, class: dog", "store: cifar, class: cat")
+    assert parse(text).warnings[1] == (
+        "spec.yaml:8:25: warning: two classes have this module, which can not "
+        "tell them apart. The other one is in line 7."
+    )
+
+
+def test_unknown_licence_is_a_warning():
+    assert parse(FULL.replace("MIT", "MTI")).warnings == (
+        "spec.yaml:3:10: warning: the licence 'MTI' is not known here. Did "
+        "you mean 'MIT'?",
+    )
+
+
+@pytest.mark.parametrize("text", [CLASSES, PATCH, FULL, MINMAX])
+def test_good_specs_give_no_warning(text):
+    assert parse(text).warnings == ()
+
+
+def places(value, path=()):
+    """Yields the path of every value in nested data."""
+    yield path
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in items:
+            yield from places(child, (*path, key))
+
+
+@pytest.mark.parametrize("text", [FULL, MINMAX])
+@pytest.mark.parametrize(
+    "value",
+    [None, True, -1, 1e300, "", "x", [], [1], [[]], {}, {"a": 1}],
+    ids=repr,
+)
+def test_any_value_at_any_place_is_read_or_refused(text, value):
+    for path in places(yaml.safe_load(text)):
+        data = yaml.safe_load(text)
+        parent = data
+        for key in path[:-1]:
+            parent = parent[key]
+        if path:
+            parent[path[-1]] = value
+        else:
+            data = value
+        try:
+            parse(yaml.safe_dump(data))
+        except SpecError:
+            pass

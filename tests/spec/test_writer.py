@@ -119,6 +119,65 @@ def test_invalid_spec_is_not_written(tmp_path):
             },
             id="patch",
         ),
+        pytest.param(
+            {
+                "input": {
+                    "shape": [8, 8, 3],
+                    "range": [-1, 1],
+                    "size": "pad",
+                },
+                "classes": [
+                    {"name": "a", "module": {"store": "s", "class": "no"}},
+                    {
+                        "name": "b",
+                        "any_of": [
+                            {"store": "s", "class": "010"},
+                            {"store": "s", "class": "null"},
+                        ],
+                    },
+                ],
+                "scores": {
+                    "calibration": "fit",
+                    "data": {"name": "digits", "split": "validation"},
+                    "images_per_class": 7,
+                    "output": "logits",
+                    "other": {"name": "no", "threshold": 0.25},
+                },
+                "checks": [
+                    {
+                        "metric": "accuracy",
+                        "min": 0.5,
+                        "data": {"name": "digits", "split": "test"},
+                    },
+                    {
+                        "metric": "recall",
+                        "min": 0.5,
+                        "data": {"name": "digits", "split": "test"},
+                        "class": "no",
+                    },
+                ],
+            },
+            id="every-key-of-classes",
+        ),
+        pytest.param(
+            {
+                "base": {"path": "../weak.keras", "classes": ["a", "b"]},
+                "patches": [
+                    {
+                        "class": "b",
+                        "module": {"store": "s", "class": "no"},
+                        "combine": "minmax",
+                        "range": [-1.5, 2],
+                    },
+                    {
+                        "class": "a",
+                        "module": {"store": "s", "class": "010"},
+                        "combine": "raw",
+                    },
+                ],
+            },
+            id="two-patches",
+        ),
     ],
 )
 def test_spec_data_is_the_same_spec_from_elsewhere(tmp_path, parts):
