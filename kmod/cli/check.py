@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import itertools
-from pathlib import Path
 from typing import Any
 
 from kmod.cli import console
@@ -38,14 +36,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(path: str) -> dict[str, Any]:
+    from kmod.cli.faults import print_faults
     from kmod.spec.faults import InvalidSpecError
     from kmod.spec.loader import load_spec
 
     found = {"spec": path, "exit_code": 0, "classes": [], "faults": []}
+    found["warnings"] = []
     try:
         spec = load_spec(path)
     except InvalidSpecError as error:
-        _show_faults(path, error)
+        print_faults(error)
         found["exit_code"] = error.exit_code
         found["faults"] = [dataclasses.asdict(f) for f in error.faults]
     except OSError as error:
@@ -53,23 +53,7 @@ def _check(path: str) -> dict[str, Any]:
         found["exit_code"] = _MISSING
     else:
         found["classes"] = list(spec.class_names)
+        found["warnings"] = list(spec.warnings)
         for warning in spec.warnings:
             console.print_message(warning)
     return found
-
-
-def _show_faults(path: str, error) -> None:
-    if not console.is_interactive():
-        console.print_message(str(error))
-        return
-    text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
-    source = text.split("\n")
-    messages = str(error).splitlines()
-    shown = error.faults[: len(messages)]
-    for message, fault in itertools.zip_longest(messages, shown):
-        console.print_message(message, style="bold")
-        if fault is not None:
-            console.print_message(
-                console.point_at(source[fault.line - 1], fault.column),
-                style="dim",
-            )

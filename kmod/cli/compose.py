@@ -6,6 +6,8 @@ from kmod.cli import console
 
 _FORMATS = ("savedmodel", "keras")
 _COLUMNS = ("class", "from", "kernels kept", "kernels", "parameters", "MACs")
+_STORE_COLUMNS = ("store", "licence", "adapter", "path")
+_CHECK_COLUMNS = ("check", "class", "data", "measured", "least")
 
 
 def add_parser(subparsers) -> None:
@@ -13,7 +15,8 @@ def add_parser(subparsers) -> None:
         "compose",
         help="build a classifier from modules, as a spec declares it",
         description="Builds the model of SPEC and saves it with its spec and "
-        "a manifest. --dry-run only reads manifests and prints the plan.",
+        "a manifest, if it passes the spec's checks. --dry-run only reads "
+        "manifests and prints the plan.",
     )
     parser.add_argument("spec", metavar="SPEC", help="YAML file")
     target = parser.add_mutually_exclusive_group(required=True)
@@ -30,6 +33,16 @@ def add_parser(subparsers) -> None:
         help="forms to save (default: all)",
     )
     parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="prepared TensorFlow Datasets, for the data that SPEC names",
+    )
+    parser.add_argument(
+        "--locked",
+        action="store_true",
+        help="fail if anything differs from what `kmod lock` wrote",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a composed model at DIR",
@@ -41,13 +54,12 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.composition.plan import plan
-    from kmod.spec.loader import load_spec
+    from kmod.cli.plans import load_plan
+    from kmod.composition.lock import check_lock
 
-    spec = load_spec(args.spec)
-    for warning in spec.warnings:
-        console.print_message(warning)
-    planned = plan(spec)
+    planned = load_plan(args.spec)
+    if args.locked:
+        check_lock(planned)
     figures = planned.as_dict()
     if not args.dry_run:
         figures["composed"] = _build(planned, args)
@@ -59,21 +71,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(planned, args):
+    from kmod.composition.checks import run_checks
     from kmod.composition.composer import compose_plan
     from kmod.composition.saving import save_composition
     from kmod.evaluation.sizes import model_sizes
 
     with console.status("composing"):
-        model = compose_plan(planned)
+        model = compose_plan(planned, args.data_dir)
+        checks = run_checks(model, planned, args.data_dir)
+        checks = [result.as_dict() for result in checks]
         save_composition(
             model,
             planned,
             args.out,
             formats=args.formats,
+            metrics={"checks": checks} if checks else None,
             overwrite=args.overwrite,
         )
     sizes = model_sizes(model)
-    return {"parameters": sizes.parameters, "macs": sizes.macs}
+    return {
+        "parameters": sizes.parameters,
+        "macs": sizes.macs,
+        "checks": checks,
+    }
 
 
 def _print(figures, out):
@@ -87,9 +107,13 @@ def _print(figures, out):
         for row in figures["classes"]
     ]
     rows.append(["all modules", "", "", *_counts(figures["total"])])
+    rows.append(["different ones", "", "", *_counts(figures["distinct"])])
     if "composed" in figures:
         rows.append(["composed", "", "", "", *_counts(figures["composed"])])
     console.print_table(_COLUMNS, rows)
+    console.print_table(_STORE_COLUMNS, _stores(figures))
+    if "composed" in figures and figures["composed"]["checks"]:
+        console.print_table(_CHECK_COLUMNS, _checks(figures["composed"]))
     if out is not None:
         console.print_message(f"Saved to '{out}'.")
 
@@ -97,3 +121,28 @@ def _print(figures, out):
 def _counts(row):
     keys = ("kernels", "parameters", "macs")
     return [f"{row[key]:,}" for key in keys if key in row]
+
+
+def _stores(figures):
+    return [
+        [
+            name,
+            store["license"] or "none",
+            ", ".join(store["adapter"]) or "none",
+            store["path"],
+        ]
+        for name, store in figures["stores"].items()
+    ]
+
+
+def _checks(composed):
+    return [
+        [
+            row["metric"],
+            row["class"] or "all",
+            row["data"],
+            f"{row['value']:.4f}",
+            f"{row['min']:g}",
+        ]
+        for row in composed["checks"]
+    ]

@@ -17,11 +17,13 @@ from kmod.cli import console
 from kmod.cli import demo
 from kmod.cli import evaluate
 from kmod.cli import inspect
+from kmod.cli import lock
 from kmod.cli import modularize
 from kmod.cli import patch
 from kmod.cli import schema
+from kmod.cli.faults import print_faults
 from kmod.errors import KmodError
-from kmod.errors import SpecError
+from kmod.spec.faults import LocatedError
 
 # One file per command, in the order of the work. A command imports what is
 # slow to import inside its `run`, so that `kmod --help` stays fast.
@@ -30,6 +32,7 @@ COMMANDS = (
     modularize,
     inspect,
     check,
+    lock,
     compose,
     patch,
     evaluate,
@@ -58,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if args.debug:
             traceback.print_exc()
+        if isinstance(error, LocatedError):
+            print_faults(error)
+            return error.exit_code
         exit_code, message = _explain(error)
         console.print_message(message, style="red")
         return exit_code
@@ -96,8 +102,6 @@ def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message of an error."""
     if isinstance(error, KeyboardInterrupt):
         return _INTERRUPTED, "kmod: interrupted."
-    if isinstance(error, SpecError):  # Begins with the place in the file.
-        return error.exit_code, str(error)
     if isinstance(error, KmodError):
         return error.exit_code, f"kmod: {error}"
     if isinstance(error, OSError) and error.filename is not None:

@@ -73,6 +73,7 @@ def test_json(specs, capsys):
         "exit_code": 0,
         "classes": ["cat", "dog"],
         "faults": [],
+        "warnings": [],
     }
     assert (bad["spec"], bad["exit_code"], bad["classes"]) == (
         "bad.yaml",

@@ -35,7 +35,10 @@ def test_compose(spec_path, tmp_path, capsys):
         "one",
         "eight",
         "all",
+        "different",
         "composed",
+        "store",
+        "digits",
     ]
     assert messages == f"Saved to '{out}'.\n"
     assert load_composition(out).class_names == ("one", "eight")
@@ -86,13 +89,13 @@ def test_existing_directory(spec_path, tmp_path, capsys):
     ("old", "new", "exit_code", "message"),
     [
         ("two", "2two!", 2, "spec.yaml:2:7: `name` is not valid"),
-        ("class: 8", "class: 11", 3, "Received: class '11'"),
+        ("class: 8", "class: 11", 3, "spec.yaml:6:50: store 'digits' has no"),
         ("path: store", "path: nowhere", 3, "A module store is a directory"),
         (
             "path: store",
             f"path: store, digest: 'sha256:{'0' * 64}'",
             4,
-            "must have the digest",
+            "must have this digest",
         ),
     ],
 )
@@ -111,3 +114,66 @@ def test_out_or_dry_run_is_required(spec_path, capsys):
         main(["compose", str(spec_path)])
     assert caught.value.code == 2
     assert "--out --dry-run is required" in capsys.readouterr().err
+
+
+def test_dry_run_as_json(spec_path, store, capsys):
+    assert main(["compose", str(spec_path), "--dry-run", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert [row["class"] for row in figures["classes"]] == ["one", "eight"]
+    assert figures["stores"]["digits"]["digest"] == store.digest
+    assert figures["stores"]["digits"]["adapter"] == {}
+    assert "composed" not in figures
+
+
+def test_dry_run_shows_adapters(spec_path, capsys):
+    images = "input: {shape: [16, 16, 3], range: [0, 1]}\nclasses:"
+    spec_path.write_text(spec_path.read_text().replace("classes:", images))
+    assert main(["compose", str(spec_path), "--dry-run"]) == 0
+    assert "to_grey, pool, rescale" in capsys.readouterr().out
+
+
+def test_every_fault_of_the_sources_is_a_line(spec_path, capsys):
+    text = spec_path.read_text().replace("class: 8", "class: 88")
+    text = text.replace("class: 1}", "class: l}")
+    text = text.replace("name: two\n", "name: two\nlicense: MIT\n")
+    spec_path.write_text(text)
+    assert main(["compose", str(spec_path), "--dry-run"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    places = [line.removeprefix(f"{spec_path}:") for line in err.splitlines()]
+    assert [place[:5] for place in places] == ["6:48:", "7:50:"]
+
+
+CHECKED = """\
+checks:
+  - {metric: accuracy, min: LEAST, data: {name: digits, split: test}}
+  - {metric: recall, min: 0, data: {name: digits, split: test}, class: 8}
+"""
+
+
+def checked(spec_path, least):
+    text = spec_path.read_text().replace("name: one", "name: 1")
+    text = text.replace("name: eight", "name: 8")
+    spec_path.write_text(text + CHECKED.replace("LEAST", least))
+
+
+def test_checks_are_measured_and_kept(spec_path, tmp_path, capsys):
+    checked(spec_path, "0.5")
+    out = tmp_path / "two"
+    argv = ["compose", str(spec_path), "--out", str(out), "--format", "keras"]
+    assert main([*argv, "--json"]) == 0
+    accuracy, recall = json.loads(capsys.readouterr().out)["composed"]["checks"]
+    assert (accuracy["metric"], recall["class"]) == ("accuracy", "8")
+    assert accuracy["value"] >= 0.5
+    assert main([*argv, "--overwrite"]) == 0
+    assert "digits:test" in capsys.readouterr().out
+
+
+def test_failed_check_saves_nothing(spec_path, tmp_path, capsys):
+    checked(spec_path, "1")
+    out = tmp_path / "two"
+    assert main(["compose", str(spec_path), "--out", str(out)]) == 5
+    text, err = capsys.readouterr()
+    assert text == ""
+    assert "accuracy on digits:test is" in err
+    assert not out.exists()

@@ -9,6 +9,8 @@ import kmod
 from kmod import errors
 from kmod.cli import main as main_module
 from kmod.cli.main import main
+from kmod.spec.faults import Fault
+from kmod.spec.faults import InvalidSpecError
 
 SLOW_PACKAGES = ("tensorflow", "keras", "numpy", "jax", "sklearn")
 
@@ -30,7 +32,10 @@ def raising(error):
     [
         pytest.param(errors.UsageError("x"), 2, "kmod: x\n", id="usage"),
         pytest.param(
-            errors.SpecError("a.yaml:1:1: x"), 2, "a.yaml:1:1: x\n", id="spec"
+            InvalidSpecError("a.yaml", [Fault(1, 1, "x")]),
+            2,
+            "a.yaml:1:1: x\n",
+            id="spec",
         ),
         pytest.param(
             errors.UnsupportedModelError("x"), 3, "kmod: x\n", id="unsupported"
