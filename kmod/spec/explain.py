@@ -1,6 +1,7 @@
 """Says in plain words what breaks the JSON Schema, and where."""
 
 import difflib
+import functools
 import math
 from collections.abc import Collection
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import yaml
 
 from kmod.spec.faults import Fault
 from kmod.spec.faults import shorten
+from kmod.spec.paths import path_reason
 from kmod.spec.yaml_marks import Document
 from kmod.spec.yaml_marks import KeyPath
 
+MAX_NUMBER = 1_000_000
 _TYPES = {
     "array": "a list",
     "integer": "a whole number",
@@ -49,8 +52,8 @@ def explain(
     """
     path = tuple(error.absolute_path)
     value = error.instance
-    if error.validator == "oneOf" and not isinstance(value, dict):
-        return  # That it is no mapping is reported as such.
+    if _is_said_otherwise(error):
+        return
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
         for key in value.keys() - known.keys():
@@ -75,14 +78,43 @@ def dotted(path: KeyPath) -> str:
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """Offers the known word that is nearest, if one is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = _nearest(word, tuple(known))
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def accepted(words: Collection[str]) -> str:
     """Lists the words that are accepted, the first few of very many."""
     shown = ", ".join(shorten(word) for word in list(words)[:20])
     return f"Accepted: {shown}{', …' if len(words) > 20 else ''}."
+
+
+@functools.lru_cache  # A long spec may have one slip a thousand times.
+def _nearest(word, known):
+    return next(iter(difflib.get_close_matches(word, known, n=1)), None)
+
+
+def _is_said_otherwise(error):
+    """Tells whether another fault of the same mapping says it better.
+
+    That is so if what lacks a key is no mapping at all, or if an unknown key
+    looks like the missing one.
+    """
+    if error.validator not in ("oneOf", "required"):
+        return False
+    if not isinstance(error.instance, dict):
+        return True
+    missing = set(_keys(error.schema[error.validator])) - error.instance.keys()
+    known = error.schema.get("properties", {})
+    return any(
+        _nearest(key, tuple(known)) in missing
+        for key in error.instance.keys() - known.keys()
+    )
+
+
+def _keys(required):
+    """Yields the keys that `required`, or the forms of `oneOf`, ask for."""
+    for item in required:
+        yield from [item] if isinstance(item, str) else item["required"]
 
 
 def _rule(error: jsonschema.ValidationError, path: KeyPath) -> str:
@@ -123,15 +155,20 @@ def _value_at(path: KeyPath, value: Any) -> Any:
 
 
 def _hint(error: jsonschema.ValidationError, text: str | None) -> str:
-    """Names the YAML trap that turned a value into another type."""
+    """Names the trap: of paths, or of YAML that took one type for another."""
+    if error.validator == "pattern" and error.absolute_path[-1] == "path":
+        return path_reason(error.instance)
     if error.validator not in ("type", "const", "enum") or text is None:
         return ""
     value = error.instance
     if isinstance(value, bool):
-        return (
+        hint = (
             " YAML reads a bare yes, no, on, off, true or false as a truth "
-            f'value. If it is text, quote it: "{text}".'
+            "value."
         )
+        if error.validator_value in ("array", "integer", "number"):
+            return hint
+        return f'{hint} If it is text, quote it: "{text}".'
     if error.validator_value == "string":
         return f' YAML does not read this as text. Quote it: "{text}".'
     return _number_hint(value) if isinstance(value, str) else ""
@@ -139,11 +176,11 @@ def _hint(error: jsonschema.ValidationError, text: str | None) -> str:
 
 def _number_hint(text: str) -> str:
     try:
-        number = float(text)
+        number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:
         return ""
-    if not math.isfinite(number):
-        return ""
+    if not math.isfinite(number) or abs(number) > MAX_NUMBER:
+        return f" Numbers lie between -{MAX_NUMBER} and {MAX_NUMBER}."
     plain = yaml.safe_dump(int(number) if number.is_integer() else number)
     return (
         f" YAML reads this as text. Write {plain.split()[0]}, without quotes."

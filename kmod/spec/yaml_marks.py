@@ -137,7 +137,8 @@ class _Reader:
         next(self._events)  # The start of the stream.
         start = next(self._events)
         if isinstance(start, yaml.StreamEndEvent):
-            self.fail(start.start_mark, "the file is empty. Write a spec.")
+            message = "the file is empty. Begin with `version: 1`."
+            self.fail(start.start_mark, message)
         self.document.data = self._node(next(self._events), ())
         next(self._events)  # The end of the document.
         end = next(self._events)

@@ -1,0 +1,116 @@
+"""The specs of `bad/`, each with the messages it must give, and larger ones.
+
+Beside `NAME.yaml` lies `NAME.txt`, what `kmod check NAME.yaml` prints to
+stderr. The numbers are those of the list of what a spec can have wrong.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kmod.cli.main import main
+from kmod.spec.text import MAX_BYTES
+
+BAD = Path(__file__).parent / "bad"
+# Names are text as they are written, and some of it is only worth a warning.
+ACCEPTED = {
+    "04-byte-order-mark-in-front",
+    "23-names-that-look-like-values",
+    "28-unused-store",
+    "32-unicode-names",
+}
+HEAD = "version: 1\nname: pets\nstores: {cifar: {path: cifar}}\nclasses:\n"
+CLASS = "  - {{name: {0}, module: {{store: cifar, class: {0}}}}}\n"
+LARGE = {
+    "09-too-large": (
+        "# " + "x" * MAX_BYTES,
+        ":1:1: a spec has at most 1048576 bytes. Received: more.",
+    ),
+    "11-open-brackets": (
+        "[" * 10_000,
+        ":1:33: a spec has at most 32 levels. Received: more.",
+    ),
+    "31-many-classes": (
+        HEAD + "".join(CLASS.format(f"c{i}") for i in range(10_000)),
+        ":5003:35: a spec has at most 25000 values, enough for 5000 classes. "
+        "Received: more.",
+    ),
+    "31-many-faults": (
+        HEAD + "".join(CLASS.format("cat") for _ in range(4_000)),
+        ": 3949 more faults are not shown.",
+    ),
+}
+SECONDS = 1
+
+
+def names():
+    return sorted(path.stem for path in BAD.glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def in_folder(monkeypatch):
+    monkeypatch.chdir(BAD)
+
+
+@pytest.mark.parametrize("name", names())
+def test_messages(name, capsys):
+    start = time.monotonic()
+    code = main(["check", f"{name}.yaml"])
+    assert time.monotonic() - start < SECONDS
+    out, err = capsys.readouterr()
+    assert err == (BAD / f"{name}.txt").read_text(encoding="utf-8")
+    assert code == (0 if name in ACCEPTED else 2)
+    assert bool(out) == (name in ACCEPTED)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_spec_is_answered_at_once(name, tmp_path, capsys):
+    text, message = LARGE[name]
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text)
+    start = time.monotonic()
+    assert main(["check", str(path)]) == 2
+    assert time.monotonic() - start < SECONDS
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == f"{path}{message}"
+    assert len(err.splitlines()) <= 51
+
+
+def test_every_number_of_the_list_is_there():
+    found = {int(name.split("-")[0]) for name in [*names(), *LARGE]}
+    assert found == set(range(1, 33))
+
+
+def test_every_message_belongs_to_a_spec():
+    assert sorted(path.stem for path in BAD.glob("*.txt")) == names()
+
+
+def test_no_framework_and_no_traceback():
+    """All of them in one new process, as a person runs the command."""
+    code = (
+        "import sys, glob\n"
+        "from kmod.cli.main import main\n"
+        "code = main(['check', *sorted(glob.glob('*.yaml'))])\n"
+        "slow = {'tensorflow', 'keras', 'numpy', 'jax'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {slow}')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert done.stderr.endswith("\n2 set()\n")
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == len(ACCEPTED)
+
+
+@pytest.mark.parametrize("name", ["13-alias-bomb", "19-unknown-key"])
+def test_command_answers_within_a_second(name):
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "kmod", "check", f"{name}.yaml"]
+    )
+    assert time.monotonic() - start < SECONDS
+    assert done.returncode == 2
