@@ -25,7 +25,9 @@ ALLOWED = {
     "store": {"graph", "masks", "evaluation", "modules", "data"},
     "composition": {
         "graph",
+        "training",
         "evaluation",
+        "report",
         "modules",
         "store",
         "spec",

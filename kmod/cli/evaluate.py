@@ -11,7 +11,8 @@ def add_parser(subparsers) -> None:
         "evaluate",
         help="measure a classifier, overall and class by class",
         description="Prints accuracy, precision, recall and F1 of MODEL. A "
-        "composed model is measured on the images of its own classes.",
+        "composed model is measured on the images of its own classes, which "
+        "are found by their names and adapted to what the model takes.",
     )
     parser.add_argument(
         "model",
@@ -34,7 +35,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.cli.models import check_range
+    from kmod.cli.models import composed_images
     from kmod.cli.models import images_for
     from kmod.cli.models import load_classifier
     from kmod.composition.manifest import read_composition_manifest
@@ -46,9 +47,12 @@ def run(args: argparse.Namespace) -> int:
     model = load_classifier(args.model)
     data = load_data(name, args.data_dir)
     if Path(args.model).is_dir():
-        contract = read_composition_manifest(args.model).input
-        check_range(contract.range, data, f"'{args.model}'")
-    images, class_names = images_for(model, data, split)
+        manifest = read_composition_manifest(args.model)
+        images = composed_images(manifest, data, split)
+        class_names = manifest.class_names
+    else:
+        images = images_for(model, data, split)
+        class_names = data.class_names
     evaluation = evaluate(model, images, class_names)
     if args.json:
         console.print_json(evaluation.as_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,10 @@ from kmod.errors import ArtifactError
 if TYPE_CHECKING:
     import keras
 
+    from kmod.composition.manifest import CompositionManifest
     from kmod.data.image_data import ImageData
     from kmod.data.image_data import LabelledImages
+    from kmod.store.manifest import InputContract
 
 
 def load_model(path: str | Path) -> keras.Model:
@@ -40,54 +41,55 @@ def load_classifier(path: str | Path) -> keras.Model:
 
 def images_for(
     model: keras.Model, data: ImageData, split: str
-) -> tuple[LabelledImages, tuple[str, ...]]:
-    """Picks the images of a model's classes, labelled in its order.
+) -> LabelledImages:
+    """Picks the images for a `.keras` file.
 
     Args:
-        model: Classifier. Without `class_names` it must have the classes of
-            the data set.
+        model: Classifier of the classes of the data set.
         data: Data set.
         split: `"train"`, `"validation"` or `"test"`.
-
-    Returns:
-        Tuple `(images, class names)`.
 
     Raises:
         ArtifactError: If images or classes do not fit the model.
     """
-    from kmod.data.subsets import class_subset
-
     images = getattr(data, split)
     _check_shape(model, images, data)
-    names = getattr(model, "class_names", None)
-    if names is None:
-        _check_number(model, data)
-        return images, data.class_names
-    _check_names(names, data)
-    indices = [data.class_names.index(name) for name in names]
-    return class_subset(images, indices), names
+    _check_number(model, data)
+    return images
 
 
-def check_range(
-    value_range: Sequence[float], data: ImageData, owner: str
-) -> None:
-    """Checks that images have the range of values that a model takes.
+def composed_images(
+    manifest: CompositionManifest, data: ImageData, split: str
+) -> LabelledImages:
+    """Adapts the images for a composed model and labels them in its classes.
+
+    Images of other classes are those of its `other` class, and are left out
+    if it has none.
 
     Args:
-        value_range: Smallest and largest value of a pixel that it takes.
+        manifest: The model's manifest.
         data: Data set.
-        owner: What takes them, in words.
+        split: `"train"`, `"validation"` or `"test"`.
 
     Raises:
-        ArtifactError: If the data set has another range.
+        ArtifactError: If the images can not be adapted, or none is of the
+            model's classes.
     """
-    if tuple(value_range) != tuple(data.value_range):
-        raise ArtifactError(
-            f"{owner} takes values from {value_range[0]:g} to "
-            f"{value_range[1]:g}. Received: data set {data.name!r} with values "
-            f"from {data.value_range[0]:g} to {data.value_range[1]:g}. Give a "
-            "data set of that range."
-        )
+    from kmod.composition.labelled_images import adapted_split
+    from kmod.composition.labelled_images import label_by_name
+
+    images = adapted_split(data, split, manifest.input)
+    names = manifest.class_names
+    other = None if manifest.other is None else names.index(manifest.other)
+    return label_by_name(images, data.class_names, names, other)
+
+
+def image_contract(data: ImageData) -> InputContract:
+    """Returns what a model takes that was made for a data set."""
+    from kmod.store.manifest import InputContract
+
+    shape = data.train.images.shape[1:]
+    return InputContract(shape, "float32", tuple(data.value_range))
 
 
 def _check_shape(model, images, data):
@@ -109,14 +111,4 @@ def _check_number(model, data):
             f"of the data set, {len(data.class_names)} in {data.name!r}. "
             f"Received: an output of shape {model.output_shape}. Give another "
             "data set, or the directory of a composed model."
-        )
-
-
-def _check_names(names, data):
-    unknown = sorted(set(names) - set(data.class_names))
-    if unknown:
-        raise ArtifactError(
-            f"The model's classes must be among those of data set "
-            f"{data.name!r}, {list(data.class_names)}. Received: {unknown}. "
-            "Give a data set that has them."
         )

@@ -44,6 +44,12 @@ def add_parser(subparsers) -> None:
         help="class to patch (default: the one of lowest F1)",
     )
     parser.add_argument(
+        "--combine",
+        choices=("calibrated", "minmax", "raw"),
+        default="calibrated",
+        help="how the two scores become one (default: calibrated)",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a composed model at DIR",
@@ -55,7 +61,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.cli.models import check_range
+    from kmod.cli.models import image_contract
     from kmod.cli.models import images_for
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
@@ -66,10 +72,11 @@ def run(args: argparse.Namespace) -> int:
     (donor,) = args.donors
     store = load_store(donor, verify=False)
     data = load_data(name, args.data_dir)
-    check_range(store.manifest.input.range, data, f"Store '{donor}'")
-    validation, weak.class_names = images_for(weak, data, split)
+    validation = images_for(weak, data, split)
+    weak.class_names = data.class_names
+    contract = image_contract(data)
     with console.status("patching"):
-        spec = _fit(weak, store, validation, args)
+        spec = _fit(weak, store, validation, contract, args)
         figures = _build(weak, spec, data, args)
     if args.json:
         console.print_json(figures)
@@ -102,27 +109,37 @@ def _check(args):
     return name, split
 
 
-def _fit(weak, store, validation, args):
-    """Chooses the class, fits the coefficients and returns the spec."""
-    from kmod.composition.patcher import patch_coefficients
+def _fit(weak, store, validation, contract, args):
+    """Chooses the class, fits the patch and returns the spec."""
+    from kmod.composition.adaptation import plan_adaptation
+    from kmod.composition.patcher import fit_patch
     from kmod.composition.patcher import patch_spec
     from kmod.composition.patcher import target_index
     from kmod.evaluation.metrics import evaluate
     from kmod.evaluation.weak_classes import weakest_class
+    from kmod.spec.model import InputSpec
 
     names = weak.class_names
     if args.target_class is None:
         target = names[weakest_class(evaluate(weak, validation, names))]
     else:
         target = names[target_index(args.target_class, len(names), names)]
-    coefficients = patch_coefficients(weak, target, store[target], validation)
+    fitted = fit_patch(
+        weak,
+        target,
+        store[target],
+        validation,
+        combine=args.combine,
+        adaptation=plan_adaptation(contract, store.manifest.input),
+    )
+    is_same = contract == store.manifest.input
     return patch_spec(
         args.weak,
         names,
-        target,
+        fitted,
         store.path,
-        coefficients,
         Path(args.out) / _SPEC_FILE,
+        None if is_same else InputSpec(contract.shape, contract.range),
     )
 
 

@@ -1,5 +1,7 @@
 """What every composed model ends with."""
 
+from typing import Literal
+
 import keras
 
 LOG_ODDS_LAYER = "log_odds"
@@ -7,7 +9,10 @@ PROBABILITIES_LAYER = "probabilities"
 
 
 def build_classifier(
-    image: keras.KerasTensor, log_odds: keras.KerasTensor, name: str
+    image: keras.KerasTensor,
+    log_odds: keras.KerasTensor,
+    name: str,
+    output: Literal["probabilities", "logits"] = "probabilities",
 ) -> keras.Model:
     """Builds the model from its input and the scores of its classes.
 
@@ -15,9 +20,30 @@ def build_classifier(
         image: The input.
         log_odds: Output of the layer `log_odds`, `(batch, num_classes)`.
         name: Name of the model.
+        output: Whether the model answers with probabilities, or with
+            `log_odds` as it is.
 
     Returns:
-        Functional model, images to float32 probabilities.
+        Functional model, images to float32 probabilities or logits.
     """
-    softmax = keras.layers.Softmax(name=PROBABILITIES_LAYER, dtype="float32")
-    return keras.Model(image, softmax(log_odds), name=name)
+    if output == "logits":
+        return keras.Model(image, log_odds, name=name)
+    return keras.Model(image, softmax(log_odds, PROBABILITIES_LAYER), name=name)
+
+
+def join(columns: list[keras.KerasTensor], name: str) -> keras.KerasTensor:
+    """Joins columns of scores to one float32 tensor `(batch, num_classes)`."""
+    return keras.layers.Concatenate(name=name, dtype="float32")(columns)
+
+
+def softmax(log_odds: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Turns log-odds into float32 probabilities."""
+    return keras.layers.Softmax(name=name, dtype="float32")(log_odds)
+
+
+def line(
+    x: keras.KerasTensor, scale: float, offset: float, name: str
+) -> keras.KerasTensor:
+    """Returns `scale * x + offset`, without any weight to train."""
+    layer = keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
+    return layer(x)

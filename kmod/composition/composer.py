@@ -4,43 +4,50 @@ from pathlib import Path
 
 import keras
 
-from kmod.composition.classifier import LOG_ODDS_LAYER
+from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
-from kmod.composition.keras_file import load_keras_file
+from kmod.composition.labelled_images import label_by_name
+from kmod.composition.labelled_images import load_images
+from kmod.composition.parts import build_parts
+from kmod.composition.parts import load_weak
+from kmod.composition.parts import part_names
+from kmod.composition.parts import patches_of
 from kmod.composition.patched_model import build_patched
 from kmod.composition.plan import CompositionPlan
 from kmod.composition.plan import plan
+from kmod.composition.scoring import add_other
+from kmod.composition.scoring import apply_lines
+from kmod.composition.scoring import fit_lines
+from kmod.composition.scoring import score_classes
 from kmod.composition.sharing import merge_models
-from kmod.errors import ArtifactError
-from kmod.files import slugs
-from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.spec.loader import load_spec
-from kmod.spec.model import Coefficients
 from kmod.spec.model import Spec
 
-# What a patch without fitted coefficients does: the module answers alone.
-MODULE_ALONE = Coefficients(module=1.0, weak=0.0, bias=0.0)
 
-
-def compose(spec: str | Path | Spec) -> keras.Model:
-    """Builds the model that a composition spec declares.
+def compose(
+    spec: str | Path | Spec, data_dir: str | Path | None = None
+) -> keras.Model:
+    """Builds the model that a composition spec declares, and checks it.
 
     Layers that the modules have in common are built once. The layer
     `log_odds` holds the scores in front of the softmax.
 
     Args:
         spec: The spec, or the path of its YAML file.
+        data_dir: Directory of the prepared data sets that the spec's checks
+            and calibration name.
 
     Returns:
         Functional model of built-in layers, images to `(batch, num_classes)`
-        probabilities in the spec's order of classes. Its attribute
-        `class_names` is not saved with a `.keras` file;
+        in the spec's order of classes; of equal answers the first one counts.
+        Its attribute `class_names` is not saved with a `.keras` file;
         `save_composition` keeps it.
 
     Raises:
         SpecError: If the spec is not valid.
         ArtifactError: If what it names is missing or does not fit together.
         IntegrityError: If a store or module is not as it was written.
+        CheckError: If one of the spec's checks fails.
 
     Example:
 
@@ -49,58 +56,45 @@ def compose(spec: str | Path | Spec) -> keras.Model:
     """
     if not isinstance(spec, Spec):
         spec = load_spec(spec)
-    return compose_plan(plan(spec))
-
-
-def compose_plan(planned: CompositionPlan) -> keras.Model:
-    """Builds the model of a plan; see `compose`."""
-    spec = planned.spec
-    model = _patch(planned) if spec.base is not None else _compose(planned)
-    model.class_names = spec.class_names
+    planned = plan(spec)
+    model = compose_plan(planned, data_dir)
+    run_checks(model, planned, data_dir)
     return model
 
 
-def _compose(planned):
-    prefixes = slugs(entry.name for entry in planned.classes)
-    models = {
-        prefixes[entry.name]: _scores(_module(planned, entry), planned.spec)
-        for entry in planned.classes
-    }
-    image, scores = merge_models(models)
-    concatenate = keras.layers.Concatenate(name=LOG_ODDS_LAYER, dtype="float32")
-    log_odds = concatenate(list(scores.values()))
-    return build_classifier(image, log_odds, planned.spec.name)
-
-
-def _module(planned, entry):
-    (module,) = entry.modules
-    return planned.stores[module.ref.store][module.ref.class_name]
-
-
-def _scores(module, spec):
-    """Returns the part of a module whose output is compared with others."""
-    calibration = module.model.get_layer(CALIBRATION_LAYER)
-    is_stored = spec.scores.calibration == "stored"
-    return keras.Model(
-        module.model.input,
-        calibration.output if is_stored else calibration.input,
-    )
-
-
-def _patch(planned):
-    spec, (entry,) = planned.spec, planned.classes
-    weak = load_keras_file(spec.base.path)
-    if weak.output_shape != (None, len(spec.base.classes)):
-        raise ArtifactError(
-            f"The spec names {len(spec.base.classes)} classes of its base, so "
-            "that must answer as many scores. Received: an output of shape "
-            f"{weak.output_shape} from '{spec.base.path}'. Correct "
-            "`base.classes`."
+def compose_plan(
+    planned: CompositionPlan, data_dir: str | Path | None = None
+) -> keras.Model:
+    """Builds the model of a plan, without its checks; see `compose`."""
+    if planned.spec.base is not None:
+        model = build_patched(
+            load_weak(planned), patches_of(planned), planned.spec.name
         )
-    return build_patched(
-        weak,
-        spec.base.classes.index(entry.name),
-        _module(planned, entry),
-        spec.patches[0].coefficients or MODULE_ALONE,
-        name=spec.name,
+    else:
+        model = _compose(planned, data_dir)
+    model.class_names = planned.spec.class_names
+    return model
+
+
+def _compose(planned, data_dir):
+    image, outputs = merge_models(build_parts(planned))
+    scores = planned.spec.scores
+    has_other, is_fit = scores.other is not None, scores.calibration == "fit"
+    log_odds = score_classes(
+        [[outputs[part] for part in parts] for parts in part_names(planned)],
+        is_last=not (has_other or is_fit),
     )
+    if is_fit:
+        lines = _fit(planned, keras.Model(image, log_odds), data_dir)
+        log_odds = apply_lines(log_odds, lines, is_last=not has_other)
+    if has_other:
+        log_odds = add_other(log_odds, scores.other)
+    return build_classifier(image, log_odds, planned.spec.name, scores.output)
+
+
+def _fit(planned, model, data_dir):
+    scores = planned.spec.scores
+    names = tuple(entry.name for entry in planned.classes)
+    images, data_classes = load_images(scores.data, planned.input, data_dir)
+    images = label_by_name(images, data_classes, names, other=len(names))
+    return fit_lines(model, images, scores.images_per_class, names)

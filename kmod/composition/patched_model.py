@@ -1,12 +1,19 @@
-"""Builds a weak model whose answer for one class takes in a module's."""
+"""Builds a weak model whose answers for some classes take in modules'."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Literal
 
 import keras
-import numpy as np
 
+from kmod.composition.adaptation import Adaptation
+from kmod.composition.adapters import adapt_model
 from kmod.composition.classifier import LOG_ODDS_LAYER
+from kmod.composition.classifier import PROBABILITIES_LAYER
 from kmod.composition.classifier import build_classifier
+from kmod.composition.classifier import join
+from kmod.composition.classifier import line
+from kmod.composition.classifier import softmax
 from kmod.composition.sharing import merge_models
 from kmod.errors import ArtifactError
 from kmod.graph import channel_graph
@@ -15,146 +22,219 @@ from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
 from kmod.spec.model import Coefficients
 
+# What a patch without fitted coefficients does: the module answers alone.
+MODULE_ALONE = Coefficients(module=1.0, weak=0.0, bias=0.0)
+WEAK = "weak"
 
-@dataclasses.dataclass(frozen=True)
-class _Evidence:
-    """What a patch decides by, as one graph.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Patch:
+    """A module that takes part in the answer for one class.
 
     Attributes:
-        image: The input.
-        logits: `(batch, num_classes)`, of the weak model.
-        others: `(batch, num_classes - 1)`, log-probabilities of the weak
-            model among the classes that are not the target.
-        log_odds: `(batch, 1)`, of the module.
+        target: Index of the target class in the weak model's output.
+        module: The module that knows the class better.
+        combine: How the two scores become one; see `build_patched`.
+        coefficients: Weights of the rule `calibrated`.
+        range: Smallest and largest raw score, of the rule `minmax`.
+        adaptation: How the weak model's images become the module's.
     """
 
-    image: keras.KerasTensor
-    logits: keras.KerasTensor
-    others: keras.KerasTensor
-    log_odds: keras.KerasTensor
+    target: int
+    module: ClassModule
+    combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
+    coefficients: Coefficients = MODULE_ALONE
+    range: tuple[float, float] | None = None
+    adaptation: Adaptation = Adaptation()
+
+    @property
+    def part(self) -> str:
+        """Name of the module's layers in the patched model."""
+        return f"module_{self.target}"
 
 
 def build_patched(
-    weak: keras.Model,
-    target_index: int,
-    module: ClassModule,
-    coefficients: Coefficients,
-    name: str | None = None,
+    weak: keras.Model, patches: Sequence[Patch], name: str | None = None
 ) -> keras.Model:
     """Builds a patched model of built-in layers.
 
-    With `p` the weak model's probabilities and `t` the target class, the
-    scores in front of the final softmax are
+    With `p` the weak model's probabilities and `T` the targets of the rule
+    `calibrated`, the scores in front of a softmax are
 
-    - `log(p_j / (1 - p_t))` for every other class `j`: how the weak model
-      ranks them stays as it was;
-    - `module * s + weak * log(p_t / (1 - p_t)) + bias` for the target, where
+    - `log(p_j / sum of p over all but T)` for every class `j` not in `T`: how
+      the weak model ranks them stays as it was;
+    - `module * s + weak * log(p_t / (1 - p_t)) + bias` for `t` in `T`, where
       `s` is the module's log-odds.
 
-    Both are linear in the logits, the log-softmax of the other logits and
-    `s`, so one Dense layer of fixed weights computes them.
+    The other rules then replace the target's probability and leave the rest
+    as it is, so that the answers no longer add up to 1: `raw` by the module's
+    probability, `minmax` by its raw score `o` as `(o - min) / (max - min)`.
+    The class with the highest answer counts.
 
     Args:
         weak: The weak model. It is copied, never changed.
-        target_index: Index of the target class in its output.
-        module: The module that knows the target class better.
-        coefficients: Weights `module`, `weak` and `bias`.
+        patches: The patches, each of another class.
         name: Name of the new model. Defaults to the weak model's, patched.
 
     Returns:
-        Functional model, images to `(batch, num_classes)` probabilities, the
-        classes in the weak model's order.
+        Functional model, images to `(batch, num_classes)`, the classes in the
+        weak model's order.
 
     Raises:
         ArtifactError: If weak model and module take different images.
         UnsupportedModelError: If the weak model's graph can not be read.
+
+    Reference:
+
+    - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), for `minmax`.
+    - [Qi et al., 2023](https://arxiv.org/abs/2311.04438), for `raw`.
     """
-    evidence = _evidence(weak, target_index, module)
-    inputs = [evidence.logits, evidence.others, evidence.log_odds]
-    values = keras.layers.Concatenate(name="evidence", dtype="float32")(inputs)
-    num_classes = evidence.logits.shape[-1]
-    scores = _fixed_dense(
-        values,
-        _combination(num_classes, target_index, coefficients),
-        LOG_ODDS_LAYER,
-        bias=coefficients.bias * np.eye(num_classes)[target_index],
-    )
+    image, outputs = merge_models(patch_parts(weak, patches))
     name = name or f"{weak.name}_patched"
-    return build_classifier(evidence.image, scores, name)
+    by_rule = {
+        is_calibrated: {
+            patch.target: patch
+            for patch in patches
+            if (patch.combine == "calibrated") == is_calibrated
+        }
+        for is_calibrated in (True, False)
+    }
+    log_odds = _log_odds(by_rule[True], outputs)
+    if not by_rule[False]:
+        return build_classifier(image, log_odds, name)
+    columns = {
+        target: _replacement(patch, outputs[patch.part])
+        for target, patch in by_rule[False].items()
+    }
+    whole = softmax(log_odds, "patch_probabilities")
+    answers = _with_columns(whole, columns, PROBABILITIES_LAYER)
+    return keras.Model(image, answers, name=name)
 
 
 def evidence_model(
-    weak: keras.Model, target_index: int, module: ClassModule
+    weak: keras.Model,
+    module: ClassModule,
+    adaptation: Adaptation = Adaptation(),
 ) -> keras.Model:
-    """Builds what coefficients are fitted on.
+    """Builds what a patch is fitted on.
 
     Args:
         weak: The weak model.
-        target_index: Index of the target class in its output.
         module: The module.
+        adaptation: How the weak model's images become the module's.
 
     Returns:
         Functional model, images to a dict of `logits` `(batch, num_classes)`
-        of the weak model and `log_odds` `(batch, 1)` of the module.
+        of the weak model, and of `log_odds` and `raw` `(batch, 1)`, the
+        module's scores after and before its calibration.
     """
-    evidence = _evidence(weak, target_index, module)
+    patches = [
+        Patch(target, module, rule, adaptation=adaptation)
+        for target, rule in enumerate(("calibrated", "minmax"))
+    ]
+    image, outputs = merge_models(patch_parts(weak, patches))
+    log_odds, raw = (outputs[patch.part] for patch in patches)
     return keras.Model(
-        evidence.image,
-        {"logits": evidence.logits, "log_odds": evidence.log_odds},
+        image, {"logits": outputs[WEAK], "log_odds": log_odds, "raw": raw}
     )
 
 
-def _evidence(weak, target_index, module):
+def patch_parts(
+    weak: keras.Model, patches: Sequence[Patch]
+) -> dict[str, keras.Model]:
+    """Builds what a patched model is merged from.
+
+    Args:
+        weak: The weak model.
+        patches: The patches.
+
+    Returns:
+        Functional models on the weak model's images: its logits as `weak`,
+        and for every patch the score that its rule asks for.
+    """
     weak = rebuild(channel_graph(weak))
-    _check_images(weak, module)
-    calibration = module.model.get_layer(CALIBRATION_LAYER)
-    scorer = keras.Model(module.model.input, calibration.output)
-    image, outputs = merge_models({"weak": weak, "module": scorer})
-    logits = outputs["weak"]
-    others = np.delete(np.eye(logits.shape[-1]), target_index, axis=1)
-    others = _fixed_dense(logits, others, "other_logits")
-    log_softmax = keras.layers.Activation(
-        "log_softmax", name="other_log_probabilities", dtype="float32"
-    )
-    return _Evidence(image, logits, log_softmax(others), outputs["module"])
+    scorers = {}
+    for patch in patches:
+        scorer = adapt_model(_scorer(patch), patch.adaptation, weak.inputs[0])
+        _check_images(weak, scorer, patch)
+        scorers[patch.part] = scorer
+    return {WEAK: weak, **scorers}
 
 
-def _check_images(weak, module):
+def _scorer(patch):
+    model = patch.module.model
+    calibration = model.get_layer(CALIBRATION_LAYER)
+    outputs = {
+        "calibrated": calibration.output,
+        "minmax": calibration.input,
+        "raw": model.output,
+    }
+    return keras.Model(model.input, outputs[patch.combine])
+
+
+def _check_images(weak, scorer, patch):
     wanted, received = (
         (model.inputs[0].dtype, tuple(model.inputs[0].shape[1:]))
-        for model in (weak, module.model)
+        for model in (weak, scorer)
     )
     if wanted != received:
         raise ArtifactError(
             "A module must take the weak model's images, of "
             f"{wanted[0]} and shape {wanted[1]}. Received: the module of class "
-            f"{module.info.class_name!r} for images of {received[0]} and shape "
-            f"{received[1]}. Take a module of a source model with the same "
-            "input."
+            f"{patch.module.info.class_name!r} for images of {received[0]} "
+            f"and shape {received[1]}. Give an adaptation, with `input` in a "
+            "spec or `adaptation` in Python."
         )
 
 
-def _combination(num_classes, target, coefficients):
-    """Kernel from logits, other log-probabilities and log-odds to scores."""
-    others = np.delete(np.arange(num_classes), target)
-    kernel = np.zeros((2 * num_classes, num_classes))
-    kernel[num_classes + np.arange(num_classes - 1), others] = 1
-    # log(1 - p_t) = log(p_j) - other_log_probability_j for any other class j.
-    kernel[target, target] = coefficients.weak
-    kernel[others[0], target] = -coefficients.weak
-    kernel[num_classes, target] = coefficients.weak
-    kernel[-1, target] = coefficients.module
-    return kernel
+def _log_odds(patches, outputs):
+    """Returns the scores in front of the softmax, `(batch, num_classes)`."""
+    logits = outputs[WEAK]
+    columns = {
+        target: _target_score(patch, logits, outputs[patch.part])
+        for target, patch in patches.items()
+    }
+    rest = _all_but(logits, columns)
+    if columns and rest:
+        logits = logits - _log_sum(logits, rest)
+    return _with_columns(logits, columns, LOG_ODDS_LAYER)
 
 
-def _fixed_dense(inputs, kernel, name, bias=None):
-    layer = keras.layers.Dense(
-        kernel.shape[1],
-        use_bias=bias is not None,
-        name=name,
-        trainable=False,
-        dtype="float32",
-    )
-    outputs = layer(inputs)
-    layer.set_weights([kernel] if bias is None else [kernel, bias])
-    return outputs
+def _target_score(patch, logits, log_odds):
+    given, target = patch.coefficients, patch.target
+    score = line(log_odds, given.module, given.bias, f"patch_{target}_module")
+    if given.weak == 0:
+        return score
+    others = _log_sum(logits, _all_but(logits, {target}))
+    weak = logits[:, target : target + 1] - others
+    return score + line(weak, given.weak, 0.0, f"patch_{target}_weak")
+
+
+def _replacement(patch, score):
+    if patch.combine == "raw":
+        return score
+    low, high = patch.range
+    scale = 1 / (high - low)
+    return line(score, scale, -low * scale, f"patch_{patch.target}_scaled")
+
+
+def _all_but(logits, targets):
+    return [index for index in range(logits.shape[1]) if index not in targets]
+
+
+def _log_sum(logits, indices):
+    """Returns the logarithm of the summed powers of columns, `(batch, 1)`."""
+    columns = keras.ops.take(logits, indices, axis=-1)
+    return keras.ops.logsumexp(columns, axis=-1, keepdims=True)
+
+
+def _with_columns(values, columns, name):
+    """Replaces single columns of `(batch, num_classes)`."""
+    pieces, start = [], 0
+    for target in sorted(columns):
+        pieces += [values[:, start:target]] if target > start else []
+        pieces.append(columns[target])
+        start = target + 1
+    if start < values.shape[1]:
+        pieces.append(values[:, start:] if start else values)
+    return join(pieces, name)

@@ -1,16 +1,23 @@
 """Patches the class that a weak model gets wrong with a module."""
 
+import dataclasses
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import Literal
 
 import keras
+import numpy as np
 
+from kmod.composition.adaptation import Adaptation
 from kmod.composition.coefficients import Scores
 from kmod.composition.coefficients import figures_after
 from kmod.composition.coefficients import figures_before
+from kmod.composition.coefficients import figures_replaced
 from kmod.composition.coefficients import fit_coefficients
+from kmod.composition.coefficients import fit_range
+from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.composition.patched_model import evidence_model
 from kmod.data.batches import to_arrays
@@ -21,7 +28,7 @@ from kmod.files import slug
 from kmod.graph import channel_graph
 from kmod.modules.class_module import ClassModule
 from kmod.spec.model import BaseModel
-from kmod.spec.model import Coefficients
+from kmod.spec.model import InputSpec
 from kmod.spec.model import ModuleRef
 from kmod.spec.model import PatchEntry
 from kmod.spec.model import Spec
@@ -37,12 +44,15 @@ def patch(
     data: Any,
     *,
     class_names: Sequence[str] | None = None,
+    combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
+    adaptation: Adaptation = Adaptation(),
 ) -> keras.Model:
     """Lets a module answer, together with the weak model, for one class.
 
-    How much each of the two counts is fitted on validation data, so that the
-    other classes lose no accuracy there. Their order of likelihood stays as
-    the weak model has it.
+    By the rule `calibrated`, how much each of the two counts is fitted on
+    validation data, so that the other classes lose no accuracy there. Their
+    order of likelihood stays as the weak model has it. The other rules are
+    the published ones; see `build_patched`.
 
     Args:
         weak: The weak model, images to one score per class. It is not
@@ -54,13 +64,18 @@ def patch(
             those images it looks better than it is.
         class_names: The weak model's classes. Defaults to its attribute
             `class_names`.
+        combine: How the two scores become one.
+        adaptation: How the weak model's images become the module's, from
+            `plan_adaptation`. Defaults to not at all.
 
     Returns:
-        The patched model: images to `(batch, num_classes)` probabilities, in
-        the weak model's order of classes, of built-in layers only.
+        The patched model: images to `(batch, num_classes)`, in the weak
+        model's order of classes, of built-in layers only. Its answers are
+        probabilities by the rule `calibrated`.
 
     Raises:
-        CheckError: If the patch does not raise the target's F1 on `data`.
+        CheckError: If the patch does not raise the target's F1 on `data`, or
+            takes accuracy from the other classes there.
         ArtifactError: If weak model and module take different images.
         UsageError: If `target_class` or `data` do not fit the weak model.
         UnsupportedModelError: If the weak model's graph can not be read.
@@ -70,75 +85,85 @@ def patch(
     >>> patched = kmod.patch(weak, 3, store["cat"], (x_val, y_val))
     """
     class_names = class_names or getattr(weak, "class_names", None)
-    coefficients = patch_coefficients(
-        weak, target_class, module, data, class_names=class_names
+    fitted = fit_patch(
+        weak,
+        target_class,
+        module,
+        data,
+        class_names=class_names,
+        combine=combine,
+        adaptation=adaptation,
     )
-    target = target_index(target_class, _num_classes(weak), class_names)
-    patched = build_patched(weak, target, module, coefficients)
+    patched = build_patched(weak, [fitted])
     if class_names is not None:
         patched.class_names = tuple(class_names)
     return patched
 
 
-def patch_coefficients(
+def fit_patch(
     weak: keras.Model,
     target_class: int | str,
     module: ClassModule,
     data: Any,
     *,
     class_names: Sequence[str] | None = None,
-) -> Coefficients:
-    """Fits how a patch weighs the module against the weak model.
+    combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
+    adaptation: Adaptation = Adaptation(),
+) -> Patch:
+    """Fits what `patch` needs on validation data.
 
     Takes the arguments of `patch` and raises what it raises.
 
     Returns:
-        The `Coefficients`, for a spec or for `build_patched`.
+        The `Patch`, for `patch_spec` or for `build_patched`.
     """
     class_names = class_names or getattr(weak, "class_names", None)
     target = target_index(target_class, _num_classes(weak), class_names)
-    scores = _scores(evidence_model(weak, target, module), data, target)
-    coefficients = fit_coefficients(scores)
-    before = figures_before(scores)
-    after = figures_after(coefficients, scores)
-    if after.f1 <= before.f1:
-        raise CheckError(
-            "A patch must raise the F1 of its class on the validation data, "
-            "without loss of accuracy on the other classes. Received: F1 of "
-            f"class {target_class!r} {before.f1:.4f} before and "
-            f"{after.f1:.4f} after, the others' accuracy "
-            f"{before.other_accuracy:.4f} and {after.other_accuracy:.4f}. "
-            "Take a better donor, more validation images or another class."
-        )
-    return coefficients
+    scores = _scores(evidence_model(weak, module, adaptation), data, target)
+    fitted = Patch(target, module, combine, adaptation=adaptation)
+    if combine == "calibrated":
+        coefficients = fit_coefficients(scores)
+        fitted = dataclasses.replace(fitted, coefficients=coefficients)
+    elif combine == "minmax":
+        fitted = dataclasses.replace(fitted, range=fit_range(scores))
+    _check_gain(fitted, scores, target_class)
+    return fitted
 
 
 def patch_spec(
     weak_path: str | Path,
     class_names: Sequence[str],
-    target_class: str,
+    fitted: Patch,
     donor: str | Path,
-    coefficients: Coefficients,
     path: str | Path,
+    contract: InputSpec | None = None,
 ) -> Spec:
     """Returns the spec of a patch, which `compose` builds.
 
     Args:
         weak_path: The weak model's `.keras` file.
         class_names: The weak model's classes.
-        target_class: Name of the patched class, in weak model and donor.
+        fitted: What `fit_patch` returned.
         donor: Directory of the module store.
-        coefficients: What `patch_coefficients` returned.
         path: Where the spec shall be.
+        contract: The weak model's images, if they are not the donor's.
     """
     weak_path = Path(weak_path).resolve()
-    module = ModuleRef(STORE_ID, target_class)
+    is_calibrated = fitted.combine == "calibrated"
+    entry = PatchEntry(
+        class_names[fitted.target],
+        ModuleRef(STORE_ID, fitted.module.info.class_name),
+        fitted.combine,
+        coefficients=fitted.coefficients if is_calibrated else None,
+        range=fitted.range,
+    )
     return Spec(
         name=f"{slug(weak_path.stem)}-patched",
         path=Path(path).resolve(),
         stores={STORE_ID: StoreRef(Path(donor).resolve())},
+        input=contract,
         base=BaseModel(weak_path, tuple(class_names)),
-        patches=(PatchEntry(target_class, module, coefficients=coefficients),),
+        patches=(entry,),
     )
 
 
@@ -204,10 +229,35 @@ def _num_classes(weak):
     return channel_graph(weak).num_classes
 
 
+def _check_gain(fitted, scores, target_class):
+    before, after = figures_before(scores), _figures_after(fitted, scores)
+    is_harmless = after.other_accuracy >= before.other_accuracy
+    if not is_harmless or after.f1 <= before.f1:
+        raise CheckError(
+            "A patch must raise the F1 of its class on the validation data, "
+            "without loss of accuracy on the other classes. Received: F1 of "
+            f"class {target_class!r} {before.f1:.4f} before and "
+            f"{after.f1:.4f} after, the others' accuracy "
+            f"{before.other_accuracy:.4f} and {after.other_accuracy:.4f}. "
+            "Take a better donor, more validation images or another class."
+        )
+
+
+def _figures_after(fitted, scores):
+    if fitted.combine == "calibrated":
+        return figures_after(fitted.coefficients, scores)
+    if fitted.combine == "raw":
+        return figures_replaced(
+            np.exp(-np.logaddexp(0, -scores.log_odds)), scores
+        )
+    low, high = fitted.range
+    return figures_replaced((scores.raw - low) / (high - low), scores)
+
+
 def _scores(model, data, target):
     images, labels = to_arrays(data)
     outputs = model.predict(images, batch_size=256, verbose=0)
-    logits, log_odds = outputs["logits"], outputs["log_odds"][:, 0]
+    logits = outputs["logits"]
     found = set(labels.tolist())
     if target not in found or len(found) < 2 or max(found) >= logits.shape[1]:
         raise UsageError(
@@ -216,4 +266,5 @@ def _scores(model, data, target):
             f"target {target} and the labels {sorted(found)}. Take validation "
             "images of all classes."
         )
-    return Scores(logits, log_odds, labels, target)
+    log_odds, raw = outputs["log_odds"][:, 0], outputs["raw"][:, 0]
+    return Scores(logits, log_odds, raw, labels, target)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import keras
@@ -6,6 +7,7 @@ import pytest
 
 from kmod.cli import models
 from kmod.cli.main import main
+from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.data.subsets import class_subset
 from kmod.evaluation.metrics import evaluate
@@ -56,13 +58,10 @@ def test_exit_codes(
     assert message in err
 
 
-def build_model(shape=(8, 8, 1), num_classes=10, class_names=None):
+def build_model(shape=(8, 8, 1), num_classes=10):
     image = keras.Input(shape)
     flat = keras.layers.Flatten()(image)
-    model = keras.Model(image, keras.layers.Dense(num_classes)(flat))
-    if class_names is not None:
-        model.class_names = class_names
-    return model
+    return keras.Model(image, keras.layers.Dense(num_classes)(flat))
 
 
 @pytest.mark.parametrize(
@@ -74,11 +73,6 @@ def build_model(shape=(8, 8, 1), num_classes=10, class_names=None):
         pytest.param(
             {"num_classes": 3}, r"10 in 'digits'. Received", id="number"
         ),
-        pytest.param(
-            {"num_classes": 2, "class_names": ("1", "cat")},
-            r"Received: \['cat'\]",
-            id="names",
-        ),
     ],
 )
 def test_images_must_fit(digits, changes, message):
@@ -86,17 +80,20 @@ def test_images_must_fit(digits, changes, message):
         models.images_for(build_model(**changes), digits, "test")
 
 
-def test_images_of_a_model_with_names(digits):
-    model = build_model(num_classes=2, class_names=("3", "1"))
-    images, names = models.images_for(model, digits, "test")
-    assert names == ("3", "1")
+def test_images_of_a_composed_model(digits, composed_path):
+    manifest = read_composition_manifest(composed_path)
+    images = models.composed_images(manifest, digits, "test")
     counts = np.bincount(digits.test.labels)
-    assert np.bincount(images.labels).tolist() == [counts[3], counts[1]]
+    assert np.bincount(images.labels).tolist() == counts[[7, 1, 8]].tolist()
+    manifest = dataclasses.replace(manifest, other="8")
+    images = models.composed_images(manifest, digits, "test")
+    assert len(images) == len(digits.test)
+    assert np.sum(images.labels == 2) == len(digits.test) - counts[[7, 1]].sum()
 
 
-def test_range_must_fit(digits):
-    models.check_range((0, 255), digits, "It")
-    with pytest.raises(
-        models.ArtifactError, match="It takes values from 0 to 1"
-    ):
-        models.check_range((0, 1), digits, "It")
+def test_images_of_another_range_are_adapted(digits, composed_path):
+    manifest = read_composition_manifest(composed_path)
+    data = dataclasses.replace(digits, value_range=(0.0, 510.0))
+    halved = models.composed_images(manifest, data, "test").images
+    whole = models.composed_images(manifest, digits, "test").images
+    np.testing.assert_allclose(halved, whole / 2, atol=1e-4)

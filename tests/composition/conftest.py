@@ -77,6 +77,7 @@ def write_spec(stores, tmp_path):
             ],
             **changes,
         }
+        data["classes"] = data.pop("classes_", data["classes"])
         data = {key: value for key, value in data.items() if value}
         folder = stores["a"].path.parent / tmp_path.name
         folder.mkdir(exist_ok=True)

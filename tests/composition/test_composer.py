@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 
 from kmod.composition.composer import compose
+from kmod.composition.composer import compose_plan
+from kmod.composition.parts import build_parts
+from kmod.composition.patched_model import MODULE_ALONE
+from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
+from kmod.composition.plan import plan
+from kmod.data.digits import load_digits
 from kmod.errors import ArtifactError
+from kmod.errors import CheckError
 from kmod.errors import IntegrityError
 from kmod.modules.cut import log_odds_model
-from kmod.spec.model import Coefficients
+from kmod.spec.loader import load_spec
 
 ALL = tuple((name, "a", name) for name in ("cat", "dog", "T-shirt/top", "no"))
 MIXED = (("dog", "b", "cat"), ("cat", "a", "cat"), ("bag", "a", "no"))
@@ -116,8 +123,8 @@ def test_patch_without_coefficients_asks_the_module_alone(
     )
     model = compose(path)
     images = digits.test.images[:20].astype("float32")
-    alone = Coefficients(module=1.0, weak=0.0, bias=0.0)
-    expected = build_patched(weak, 1, donor["8"], alone)
+    alone = Patch(1, donor["8"], coefficients=MODULE_ALONE)
+    expected = build_patched(weak, [alone])
     np.testing.assert_allclose(
         model.predict(images, verbose=0),
         expected.predict(images, verbose=0),
@@ -125,3 +132,178 @@ def test_patch_without_coefficients_asks_the_module_alone(
         atol=1e-6,
     )
     assert model.class_names == ("a", "b", "c")
+
+
+def test_any_of_gets_what_its_modules_would_get(stores, write_spec, images):
+    apart = compose(write_spec(MIXED)).predict(images, verbose=0)
+    path = write_spec(
+        classes=(),
+        classes_=[
+            {
+                "name": "pet",
+                "any_of": [
+                    {"store": "b", "class": "cat"},
+                    {"store": "a", "class": "cat"},
+                ],
+            },
+            {"name": "bag", "module": {"store": "a", "class": "no"}},
+        ],
+    )
+    model = compose(path)
+    together = model.predict(images, verbose=0)
+    assert model.class_names == ("pet", "bag")
+    expected = np.stack([apart[:, 0] + apart[:, 1], apart[:, 2]], axis=1)
+    np.testing.assert_allclose(together, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.9])
+def test_other_class_is_chosen_below_the_threshold(
+    stores, write_spec, images, threshold
+):
+    other = {"name": "none", "threshold": threshold}
+    model = compose(write_spec(MIXED, scores={"other": other}))
+    assert model.class_names == ("dog", "cat", "bag", "none")
+    claims = np.concatenate(
+        [
+            stores[store][module].model.predict(images, verbose=0)
+            for _, store, module in MIXED
+        ],
+        axis=1,
+    )
+    answers = model.predict(images, verbose=0)
+    expected = np.where(
+        claims.max(axis=1) >= threshold, claims.argmax(axis=1), len(MIXED)
+    )
+    np.testing.assert_array_equal(answers.argmax(axis=1), expected)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-6)
+    if threshold != 0.3:
+        assert (threshold == 0.9) == (expected == 3).any()
+
+
+def test_logits_are_those_in_front_of_the_softmax(write_spec, images):
+    scores = {"output": "logits"}
+    logits = compose(write_spec(MIXED, scores=scores))
+    assert logits.layers[-1].name == "log_odds"
+    inner = compose(write_spec(MIXED))
+    inner = keras.Model(inner.input, inner.get_layer("log_odds").output)
+    np.testing.assert_array_equal(
+        logits.predict(images, verbose=0), inner.predict(images, verbose=0)
+    )
+
+
+def test_equal_answers_go_to_the_first_class(write_spec, images):
+    twins = (("dog", "a", "cat"), ("cat", "a", "no"), ("bag", "a", "no"))
+    answers = compose(write_spec(twins)).predict(images, verbose=0)
+    np.testing.assert_array_equal(answers[:, 1], answers[:, 2])
+    assert 2 not in answers.argmax(axis=1)
+    assert 1 in answers.argmax(axis=1)
+
+
+def test_same_module_twice_is_built_once(stores, write_spec):
+    twins = (("cat", "a", "cat"), ("bag", "a", "cat"))
+    model = compose(write_spec(twins))
+    module = stores["a"]["cat"].model
+    assert model.count_params() == module.count_params()
+
+
+def test_adapters_are_inside_and_built_once(stores, write_spec, images):
+    path = write_spec(
+        MIXED, input={"shape": [16, 16, 3], "range": [-1, 1], "size": "resize"}
+    )
+    model = compose(path)
+    assert model.input_shape == (None, 16, 16, 3)
+    names = [layer.name for layer in model.layers]
+    adapters = sorted(name for name in names if "adapter" in name)
+    assert adapters == [
+        "shared_adapter_grey",
+        "shared_adapter_pool",
+        "shared_adapter_rescale",
+    ]
+    large = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
+    large = np.repeat(large, 3, axis=3) / 127.5 - 1
+    expected = compose(write_spec(MIXED)).predict(images, verbose=0)
+    answers = model.predict(large, verbose=0)
+    np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-4)
+
+
+def test_parts_add_up_to_what_is_shared(write_spec):
+    planned = plan(load_spec(write_spec(ALL)))
+    model, parts = compose_plan(planned), build_parts(planned)
+    assert list(parts) == ["cat", "dog", "t-shirt-top", "no"]
+    assert sum(part.count_params() for part in parts.values()) > (
+        model.count_params()
+    )
+
+
+@pytest.fixture
+def digit_spec(donor, tmp_path):
+    """Writes a spec of the digits 3 and 8 of the donor."""
+
+    def write(more):
+        path = tmp_path / "digits.yaml"
+        store = os.path.relpath(donor.path, tmp_path)
+        path.write_text(
+            "version: 1\n"
+            "name: d\n"
+            f"stores: {{d: {{path: {store}}}}}\n"
+            "classes:\n"
+            "  - {name: 3, module: {store: d, class: 3}}\n"
+            "  - {name: 8, module: {store: d, class: 8}}\n" + more
+        )
+        return path
+
+    return write
+
+
+def test_fit_calibrates_on_images_by_name(digit_spec, donor):
+    path = digit_spec(
+        "scores:\n"
+        "  calibration: fit\n"
+        "  data: {name: digits, split: validation}\n"
+        "  images_per_class: 10\n"
+    )
+    model = compose(path)
+    data = load_digits().validation
+    images, labels = data.images, data.labels
+    inner = keras.Model(model.input, model.get_layer("log_odds").output)
+    log_odds = inner.predict(images, verbose=0)
+    for index, digit in enumerate((3, 8)):
+        raw = log_odds_model(donor[str(digit)].model)
+        raw = raw.predict(images, verbose=0)[:, 0]
+        line = np.polyfit(raw, log_odds[:, index], 1)
+        np.testing.assert_allclose(
+            np.polyval(line, raw), log_odds[:, index], rtol=0, atol=1e-4
+        )
+        # The donor was calibrated on nothing; now it knows it is one in ten.
+        before, after = (
+            np.mean(np.logaddexp(0, np.where(labels == digit, -s, s)))
+            for s in (raw, log_odds[:, index])
+        )
+        assert after < before
+    again = compose(path).predict(images[:5], verbose=0)
+    np.testing.assert_array_equal(again, model.predict(images[:5], verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("{name: 3, module: {store: d, class: 8}}", r"none of \['b'\]"),
+        ("{name: a, module: {store: d, class: 8}}", "must show classes of"),
+    ],
+)
+def test_fit_needs_images_of_every_class(digit_spec, classes, message):
+    path = digit_spec(
+        "scores: {calibration: fit, data: {name: digits, split: test}}\n"
+    )
+    text = path.read_text()
+    text = text.replace("{name: 3, module: {store: d, class: 3}}", classes)
+    path.write_text(text.replace("name: 8", "name: b"))
+    with pytest.raises(ArtifactError, match=message):
+        compose(path)
+
+
+def test_checks_are_run(digit_spec):
+    check = "{metric: accuracy, min: %s, data: {name: digits, split: test}}"
+    compose(digit_spec(f"checks: [{check % 0.5}]\n"))
+    with pytest.raises(CheckError, match="accuracy on digits:test is 0.9"):
+        compose(digit_spec(f"checks: [{check % 1}]\n"))

@@ -3,13 +3,17 @@ import numpy as np
 import pytest
 
 from kmod.composition.composer import compose
+from kmod.composition.patched_model import Patch
+from kmod.composition.patched_model import build_patched
 from kmod.composition.patcher import compare_patch
+from kmod.composition.patcher import fit_patch
 from kmod.composition.patcher import patch
-from kmod.composition.patcher import patch_coefficients
 from kmod.composition.patcher import patch_spec
 from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.evaluation.metrics import evaluate
+from kmod.spec.writer import spec_data
+from kmod.spec.writer import write_spec
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +58,26 @@ def test_index_and_arrays_do_as_well(weak, donor, digits, patched):
     )
 
 
+@pytest.mark.parametrize("combine", ["calibrated", "minmax", "raw"])
 def test_spec_composes_to_the_same_model(
-    weak, donor, digits, patched, tmp_path
+    weak, donor, digits, tmp_path, combine
 ):
     weak.save(tmp_path / "weak.keras")
-    coefficients = patch_coefficients(weak, 1, donor["8"], digits.validation)
+    fitted = Patch(1, donor["8"], "raw")
+    if combine != "raw":
+        fitted = fit_patch(
+            weak, 1, donor["8"], digits.validation, combine=combine
+        )
     spec = patch_spec(
         tmp_path / "weak.keras",
         digits.class_names,
-        "8",
+        fitted,
         donor.path,
-        coefficients,
         tmp_path / "spec.yaml",
     )
-    composed = compose(spec)
+    write_spec(spec_data(spec), tmp_path / "spec.yaml")
+    composed = compose(tmp_path / "spec.yaml")
+    patched = build_patched(weak, [fitted])
     assert composed.class_names == digits.class_names
     images = digits.test.images[:50]
     np.testing.assert_allclose(
@@ -82,9 +92,14 @@ def test_patch_without_gain_is_refused(strong, donor, digits):
     images = digits.validation
     answers = strong.predict(images.images, verbose=0).argmax(axis=1)
     right = images.take(np.flatnonzero(answers == images.labels))
-    message = "F1 of class 0 1.0000 before and 1.0000 after, the others'"
+    message = "F1 of class 0 1.0000 before and 0.9630 after, the others'"
     with pytest.raises(CheckError, match=message):
         patch(strong, 0, donor["3"], right)
+
+
+def test_patch_that_harms_others_is_refused(weak, donor, digits):
+    with pytest.raises(CheckError, match="accuracy 0.9655 and 0.8621. Take"):
+        patch(weak, 1, donor["8"], digits.validation, combine="raw")
 
 
 @pytest.mark.parametrize(
