@@ -34,11 +34,16 @@ class CompositionManifest:
         class_names: Its classes, in the order of its outputs.
         input: What images it takes.
         license: SPDX expression, or `None` if the spec has none.
-        sources: For each class that a module answers for: `class`, `module`
-            (its class in the store), digests of `store` and `source`,
-            `license`, `retention_rate`, `parameters` and `macs`.
+        sources: For each module: the `class` it answers for, `module` (its
+            class in the store), digests of `store` and `source`, the source
+            model's `model` name and `data` set, `license`, `retention_rate`,
+            `parameters` and `macs`.
         sizes: `parameters` and `macs` of the whole model.
         metrics: Figures on data, by name.
+        unshared: `parameters` and `macs` of its parts together, if what they
+            have in common was not built once.
+        output: `"probabilities"` or `"logits"`.
+        other: Which class is for images that no module claims, if any.
         created_by: Versions of kmod, Keras and TensorFlow.
         files: `size` and `digest` of every file but the manifest, by path.
     """
@@ -50,6 +55,9 @@ class CompositionManifest:
     sources: tuple[Mapping[str, Any], ...]
     sizes: Mapping[str, int]
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unshared: Mapping[str, int] | None = None
+    output: str = "probabilities"
+    other: str | None = None
     created_by: Mapping[str, str] = dataclasses.field(
         default_factory=installed_versions
     )
@@ -61,6 +69,7 @@ class CompositionManifest:
 def manifest_of(
     planned: CompositionPlan,
     sizes: Mapping[str, int],
+    unshared: Mapping[str, int],
     metrics: Mapping[str, Any],
 ) -> CompositionManifest:
     """Returns the manifest of a plan that was built, its `files` still empty.
@@ -68,8 +77,10 @@ def manifest_of(
     Args:
         planned: The plan.
         sizes: `parameters` and `macs` of the whole model.
+        unshared: The same of its parts together.
         metrics: Figures on data, by name.
     """
+    scores = planned.spec.scores
     return CompositionManifest(
         name=planned.spec.name,
         class_names=planned.spec.class_names,
@@ -82,6 +93,9 @@ def manifest_of(
         ),
         sizes=sizes,
         metrics=metrics,
+        unshared=unshared,
+        output=scores.output,
+        other=scores.other and scores.other.name,
     )
 
 
@@ -155,6 +169,8 @@ def _source(planned, entry, module):
         "module": module.ref.class_name,
         "store": store.digest,
         "source": store.manifest.source.digest,
+        "model": store.manifest.source.name,
+        "data": store.manifest.data.get("name"),
         "license": store.manifest.license,
         "retention_rate": module.facts.retention_rate,
         "parameters": module.facts.parameters,

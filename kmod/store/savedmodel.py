@@ -25,13 +25,7 @@ def export_saved_model(
     Raises:
         UsageError: If Keras does not run on TensorFlow.
     """
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise UsageError(
-            "SavedModels are written on the TensorFlow backend of Keras. "
-            f"Received: backend={backend!r}. Save the model as a `.keras` "
-            "file, set KERAS_BACKEND=tensorflow, load it and export again."
-        )
+    check_backend()
     import tensorflow as tf
 
     (image,) = model.inputs
@@ -43,3 +37,19 @@ def export_saved_model(
         input_signature=[tf.TensorSpec(image.shape, image.dtype, INPUT_NAME)],
     )
     archive.write_out(str(directory), verbose=False)
+
+
+def check_backend() -> None:
+    """Checks that Keras runs on TensorFlow, which writes SavedModels.
+
+    Raises:
+        UsageError: If it runs on another backend.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise UsageError(
+            "SavedModels and what is made of them are written on the "
+            f"TensorFlow backend of Keras. Received: backend={backend!r}. Save "
+            "the model as a `.keras` file (`--format keras`), set "
+            "KERAS_BACKEND=tensorflow, load it and export again."
+        )

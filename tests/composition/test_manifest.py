@@ -19,6 +19,8 @@ MANIFEST = CompositionManifest(
             "module": "cat",
             "store": DIGEST,
             "source": DIGEST,
+            "model": "simcnn",
+            "data": "cifar10",
             "license": None,
             "retention_rate": 0.5,
             "parameters": 3,
@@ -27,6 +29,9 @@ MANIFEST = CompositionManifest(
     ),
     sizes={"parameters": 3, "macs": 4},
     metrics={"test": {"accuracy": 0.5}},
+    unshared={"parameters": 6, "macs": 8},
+    output="logits",
+    other="🐟",
     files={"model.keras": {"size": 1, "digest": DIGEST}},
 )
 

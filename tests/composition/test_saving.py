@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -7,12 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from kmod.composition import saving
 from kmod.composition.composer import compose
 from kmod.composition.composer import compose_plan
+from kmod.composition.forms.write import FORMS
+from kmod.composition.lock import check_lock
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.plan import plan
-from kmod.composition.saving import class_names_of
 from kmod.composition.saving import load_composition
 from kmod.composition.saving import save_composition
 from kmod.errors import ArtifactError
@@ -74,7 +75,7 @@ def answers(model, images):
 
 def test_round_trip(saved, directory, images):
     loaded = load_composition(directory)
-    assert loaded.class_names == class_names_of(directory) == ("no", "é")
+    assert loaded.class_names == ("no", "é")
     np.testing.assert_allclose(
         answers(loaded, images), answers(saved[0], images), rtol=0, atol=1e-6
     )
@@ -89,7 +90,38 @@ def test_manifest(saved, stores):
     assert (first["class"], first["module"]) == ("no", "cat")
     assert second["store"] == stores["b"].digest
     assert second["source"] == stores["b"].info("no").source_digest
-    assert {"model.keras", "spec.yaml"} <= manifest.files.keys()
+    assert {
+        "README.md",
+        "model.keras",
+        "spec.lock.yaml",
+        "spec.yaml",
+    } <= manifest.files.keys()
+    # The two modules are of different sources, so nothing is shared.
+    assert manifest.unshared == manifest.sizes
+
+
+def test_manifest_tells_what_sharing_saves(write_spec, stores, tmp_path):
+    planned = plan(load_spec(write_spec()))
+    model = compose_plan(planned)
+    save_composition(model, planned, tmp_path / "out", formats=["keras"])
+    manifest = read_composition_manifest(tmp_path / "out")
+    shared = sum(
+        layer.count_params()
+        for layer in model.layers
+        if layer.name.startswith("shared")
+    )
+    saved = manifest.unshared["parameters"] - manifest.sizes["parameters"]
+    assert saved == shared > 0
+    assert manifest.unshared["macs"] > manifest.sizes["macs"]
+    modules = [stores["a"].info(name) for name in ("cat", "dog")]
+    assert manifest.unshared["macs"] == sum(info.macs for info in modules)
+
+
+def test_card_and_lock_belong_to_the_model(saved):
+    card = (saved[1] / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "| no | cat | source\\_0 |" in card
+    check_lock(plan(load_spec(saved[1] / "spec.yaml")))
 
 
 def test_saved_spec_composes_the_same_model(saved, images):
@@ -169,9 +201,10 @@ def test_nothing_is_left_of_a_model_that_answers_otherwise(
     saved, tmp_path, monkeypatch
 ):
     planned = plan(load_spec(saved[1] / "spec.yaml"))
-    monkeypatch.setattr(
-        saving, "load_keras_archive", lambda path: lambda *_, **__: np.ones(2)
+    form = dataclasses.replace(
+        FORMS["keras"], ask=lambda *_: {"probabilities": np.ones(2)}
     )
+    monkeypatch.setitem(FORMS, "keras", form)
     with pytest.raises(CheckError, match="must answer as the one in memory"):
         save_composition(saved[0], planned, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -190,7 +223,7 @@ def test_existing_directory(saved, directory):
 def test_savedmodel_needs_tensorflow(saved, tmp_path, monkeypatch):
     planned = plan(load_spec(saved[1] / "spec.yaml"))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(UsageError, match="Compose with `--format keras`"):
+    with pytest.raises(UsageError, match=r"\(`--format keras`\)"):
         save_composition(
             saved[0], planned, tmp_path / "out", formats=["savedmodel"]
         )

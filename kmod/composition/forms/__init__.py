@@ -1,0 +1,1 @@
+"""The forms that a model is saved in, each compared with the model itself."""

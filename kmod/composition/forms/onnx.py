@@ -1,0 +1,74 @@
+"""ONNX files, for runtimes other than TensorFlow."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kmod.composition.forms.answers import answer_function
+from kmod.composition.forms.savedmodel import image_spec
+from kmod.errors import UsageError
+from kmod.store.savedmodel import INPUT_NAME
+from kmod.store.savedmodel import check_backend
+
+
+def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
+    """Converts a model to ONNX, which has no classes' names in it.
+
+    It takes `image` and answers as the SavedModel does, in numbers only.
+
+    Args:
+        model: Classifier, or module of one score.
+        class_names: Not used; they go into a file of their own.
+        path: File to write, ending in `.onnx`.
+
+    Raises:
+        UsageError: If Keras does not run on TensorFlow, or if the packages of
+            the extra `onnx` are missing.
+    """
+    check_backend()
+    import tensorflow as tf
+
+    tf2onnx, _ = _packages()
+    # Not `model.export(format="onnx")`: in Keras 3.15 that traces the model as
+    # in training, so that BatchNormalization answers otherwise.
+    function = tf.function(
+        answer_function(model), input_signature=[image_spec(model)]
+    )
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # About names that NumPy dropped.
+        tf2onnx.convert.from_function(
+            function,
+            input_signature=function.input_signature,
+            output_path=str(path),
+        )
+
+
+def ask(path: Path, images: Any) -> dict[str, Any]:
+    """Returns the answers of a written ONNX file, by name."""
+    _, onnxruntime = _packages()
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    inputs = {INPUT_NAME: keras.ops.convert_to_numpy(images)}
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _packages():
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import onnxruntime
+            import tf2onnx
+    except ImportError as error:
+        raise UsageError(
+            "ONNX files are written with tf2onnx and compared with "
+            f"onnxruntime. Received: {error}. Install them with `pip install "
+            "kmod[onnx]`, or choose another format."
+        ) from error
+    return tf2onnx, onnxruntime
