@@ -12,7 +12,7 @@ from kmod.spec.explain import explain
 from kmod.spec.faults import Fault
 from kmod.spec.faults import InvalidSpecError
 from kmod.spec.model import Spec
-from kmod.spec.schema import read_schema
+from kmod.spec.schema import expanded_schema
 from kmod.spec.text import MAX_BYTES
 from kmod.spec.yaml_marks import Document
 from kmod.spec.yaml_marks import KeyPath
@@ -86,4 +86,4 @@ def _find_faults(document: Document) -> list[Fault]:
 
 @functools.cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(read_schema())
+    return jsonschema.Draft202012Validator(expanded_schema())

@@ -4,6 +4,7 @@ Beside `NAME.yaml` lies `NAME.txt`, what `kmod check NAME.yaml` prints to
 stderr. The numbers are those of the list of what a spec can have wrong.
 """
 
+import resource
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ LARGE = {
         ": 3949 more faults are not shown.",
     ),
 }
-SECONDS = 1
+SECONDS = 1  # Of the processor, so that a busy machine fails no test.
 
 
 def names():
@@ -57,9 +58,9 @@ def in_folder(monkeypatch):
 
 @pytest.mark.parametrize("name", names())
 def test_messages(name, capsys):
-    start = time.monotonic()
+    start = time.process_time()
     code = main(["check", f"{name}.yaml"])
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     out, err = capsys.readouterr()
     assert err == (BAD / f"{name}.txt").read_text(encoding="utf-8")
     assert code == (0 if name in ACCEPTED else 2)
@@ -71,9 +72,9 @@ def test_large_spec_is_answered_at_once(name, tmp_path, capsys):
     text, message = LARGE[name]
     path = tmp_path / f"{name}.yaml"
     path.write_text(text)
-    start = time.monotonic()
+    start = time.process_time()
     assert main(["check", str(path)]) == 2
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1] == f"{path}{message}"
@@ -108,9 +109,8 @@ def test_no_framework_and_no_traceback():
 
 @pytest.mark.parametrize("name", ["13-alias-bomb", "19-unknown-key"])
 def test_command_answers_within_a_second(name):
-    start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "kmod", "check", f"{name}.yaml"]
-    )
-    assert time.monotonic() - start < SECONDS
-    assert done.returncode == 2
+    command = [sys.executable, "-m", "kmod", "check", f"{name}.yaml"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert subprocess.run(command, capture_output=True).returncode == 2
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < SECONDS

@@ -2,6 +2,7 @@ import jsonschema
 import pytest
 
 from kmod.spec.explain import _RULES
+from kmod.spec.schema import expanded_schema
 from kmod.spec.schema import read_schema
 
 # Keywords of draft-07, so that older editors understand the schema, too.
@@ -35,6 +36,11 @@ def sub_schemas(node):
 
 def test_schema_is_valid():
     jsonschema.Draft202012Validator.check_schema(read_schema())
+
+
+def test_expanded_schema_has_no_references():
+    for _, schema in sub_schemas(expanded_schema()):
+        assert "$ref" not in schema
 
 
 def test_every_keyword_is_old_and_has_an_explanation():
