@@ -4,7 +4,8 @@ import argparse
 
 from kmod.cli import console
 
-_FORMATS = ("savedmodel", "keras")
+_FORMATS = ("savedmodel", "keras", "litert", "onnx")
+_DEFAULT_FORMATS = _FORMATS[:2]
 _COLUMNS = ("class", "from", "kernels kept", "kernels", "parameters", "MACs")
 _STORE_COLUMNS = ("store", "licence", "adapter", "path")
 _CHECK_COLUMNS = ("check", "class", "data", "measured", "least")
@@ -14,9 +15,9 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "compose",
         help="build a classifier from modules, as a spec declares it",
-        description="Builds the model of SPEC and saves it with its spec and "
-        "a manifest, if it passes the spec's checks. --dry-run only reads "
-        "manifests and prints the plan.",
+        description="Builds the model of SPEC and saves it with its spec, "
+        "lock, manifest and model card, if it passes the spec's checks. "
+        "--dry-run only reads manifests and prints the plan.",
     )
     parser.add_argument("spec", metavar="SPEC", help="YAML file")
     target = parser.add_mutually_exclusive_group(required=True)
@@ -28,9 +29,9 @@ def add_parser(subparsers) -> None:
         "--format",
         nargs="+",
         choices=_FORMATS,
-        default=list(_FORMATS),
+        default=list(_DEFAULT_FORMATS),
         dest="formats",
-        help="forms to save (default: all)",
+        help=f"forms to save (default: {' '.join(_DEFAULT_FORMATS)})",
     )
     parser.add_argument(
         "--data-dir",

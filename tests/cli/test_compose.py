@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
+from kmod.cli import compose
 from kmod.cli.main import main
+from kmod.composition.forms.write import FORMS
+from kmod.composition.saving import DEFAULT_FORMATS
 from kmod.composition.saving import load_composition
 from kmod.spec.loader import load_spec
 
@@ -177,3 +180,15 @@ def test_failed_check_saves_nothing(spec_path, tmp_path, capsys):
     assert text == ""
     assert "accuracy on digits:test is" in err
     assert not out.exists()
+
+
+def test_formats_are_those_that_can_be_saved():
+    assert set(compose._FORMATS) == set(FORMS)
+    assert compose._DEFAULT_FORMATS == DEFAULT_FORMATS
+
+
+def test_saved_spec_is_locked(spec_path, tmp_path, capsys):
+    out = tmp_path / "two"
+    argv = ["compose", str(spec_path), "--out", str(out), "--format", "keras"]
+    assert main(argv) == 0
+    assert main(["lock", "--check", str(out / "spec.yaml")]) == 0
