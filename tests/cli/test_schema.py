@@ -1,6 +1,7 @@
 import json
 
 from kmod.cli.main import main
+from kmod.spec.reference import reference_markdown
 from kmod.spec.schema import read_schema
 
 
@@ -9,3 +10,8 @@ def test_schema_is_printed_as_json(capsys):
     out, err = capsys.readouterr()
     assert json.loads(out) == read_schema()
     assert err == ""
+
+
+def test_keys_are_printed_as_tables(capsys):
+    assert main(["schema", "--markdown"]) == 0
+    assert capsys.readouterr() == (reference_markdown(), "")
