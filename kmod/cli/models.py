@@ -78,7 +78,7 @@ def composed_images(
     from kmod.composition.labelled_images import adapted_split
     from kmod.composition.labelled_images import label_by_name
 
-    images = adapted_split(data, split, manifest.input)
+    images = adapted_split(data, split, manifest.input, manifest.size)
     names = manifest.class_names
     other = None if manifest.other is None else names.index(manifest.other)
     return label_by_name(images, data.class_names, names, other)

@@ -95,7 +95,7 @@ def run_checks(
 
 def _evaluate(model, planned, data, data_dir):
     spec = planned.spec
-    images, data_classes = load_images(data, planned.input, data_dir)
+    images, data_classes = load_images(data, planned, data_dir)
     other = len(spec.classes) if spec.scores.other else None
     images = label_by_name(images, data_classes, spec.class_names, other)
     return evaluate(model, images, spec.class_names)

@@ -95,6 +95,6 @@ def _compose(planned, data_dir):
 def _fit(planned, model, data_dir):
     scores = planned.spec.scores
     names = tuple(entry.name for entry in planned.classes)
-    images, data_classes = load_images(scores.data, planned.input, data_dir)
+    images, data_classes = load_images(scores.data, planned, data_dir)
     images = label_by_name(images, data_classes, names, other=len(names))
     return fit_lines(model, images, scores.images_per_class, names)

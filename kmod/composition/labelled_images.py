@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from kmod.composition.adaptation import plan_adaptation
 from kmod.composition.adapters import adapt_images
+from kmod.composition.plan import CompositionPlan
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
@@ -17,14 +19,14 @@ from kmod.store.manifest import InputContract
 
 def load_images(
     data: DataRef,
-    contract: InputContract,
+    planned: CompositionPlan,
     data_dir: str | Path | None = None,
 ) -> tuple[LabelledImages, tuple[str, ...]]:
-    """Loads the images that a spec names, as a model takes them.
+    """Loads the images that a spec names, as its model takes them.
 
     Args:
         data: Name of the data set and its split.
-        contract: What the model takes.
+        planned: The plan of the spec.
         data_dir: Directory of the prepared data sets.
 
     Returns:
@@ -34,11 +36,16 @@ def load_images(
         ArtifactError: If the data set can not be loaded or adapted.
     """
     loaded = load_data(data.name, data_dir)
-    return adapted_split(loaded, data.split, contract), loaded.class_names
+    size = planned.spec.input.size if planned.spec.input else "resize"
+    images = adapted_split(loaded, data.split, planned.input, size)
+    return images, loaded.class_names
 
 
 def adapted_split(
-    data: ImageData, split: str, contract: InputContract
+    data: ImageData,
+    split: str,
+    contract: InputContract,
+    size: Literal["resize", "pad"] = "resize",
 ) -> LabelledImages:
     """Returns the images of a split as a model takes them.
 
@@ -46,6 +53,7 @@ def adapted_split(
         data: Data set.
         split: `"train"`, `"validation"` or `"test"`.
         contract: What the model takes.
+        size: How images are brought to another size.
 
     Raises:
         ArtifactError: If the images can not be adapted.
@@ -58,7 +66,8 @@ def adapted_split(
     if own == contract:
         return found
     own = InputContract(own.shape, str(found.images.dtype), own.range)
-    images = adapt_images(found.images, plan_adaptation(own, contract))
+    adaptation = plan_adaptation(own, contract, size)
+    images = adapt_images(found.images, adaptation)
     return LabelledImages(images, found.labels)
 
 

@@ -44,6 +44,7 @@ class CompositionManifest:
             have in common was not built once.
         output: `"probabilities"` or `"logits"`.
         other: Which class is for images that no module claims, if any.
+        size: How its adapters bring images to another size.
         created_by: Versions of kmod, Keras and TensorFlow.
         files: `size` and `digest` of every file but the manifest, by path.
     """
@@ -58,6 +59,7 @@ class CompositionManifest:
     unshared: Mapping[str, int] | None = None
     output: str = "probabilities"
     other: str | None = None
+    size: str = "resize"
     created_by: Mapping[str, str] = dataclasses.field(
         default_factory=installed_versions
     )
@@ -96,6 +98,7 @@ def manifest_of(
         unshared=unshared,
         output=scores.output,
         other=scores.other and scores.other.name,
+        size=planned.spec.input.size if planned.spec.input else "resize",
     )
 
 

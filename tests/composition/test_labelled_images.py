@@ -6,8 +6,10 @@ import pytest
 from kmod.composition.labelled_images import adapted_split
 from kmod.composition.labelled_images import label_by_name
 from kmod.composition.labelled_images import load_images
+from kmod.composition.plan import plan
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.spec.loader import load_spec
 from kmod.spec.model import DataRef
 from kmod.store.manifest import InputContract
 
@@ -39,12 +41,16 @@ def test_bytes_of_the_right_range_stay_as_they_are(digits):
     assert adapted_split(digits, "test", contract) is digits.test
 
 
-def test_images_are_adapted():
-    contract = InputContract((16, 16, 3), "float32", (-1.0, 1.0))
-    images, names = load_images(DataRef("digits", "validation"), contract)
+@pytest.mark.parametrize("size", ["resize", "pad"])
+def test_images_are_adapted(write_spec, size):
+    contract = {"shape": [16, 16, 3], "range": [-1, 1], "size": size}
+    planned = plan(load_spec(write_spec(input=contract)))
+    images, names = load_images(DataRef("digits", "validation"), planned)
     assert images.images.shape == (144, 16, 16, 3)
     assert names == tuple("0123456789")
     assert images.images.min() == -1 and images.images.max() == 1
+    black = np.mean(images.images[:, :4] == -1)
+    assert black == 1 if size == "pad" else black < 1
 
 
 def test_images_that_can_not_be_adapted(digits):

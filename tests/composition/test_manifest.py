@@ -32,6 +32,7 @@ MANIFEST = CompositionManifest(
     unshared={"parameters": 6, "macs": 8},
     output="logits",
     other="🐟",
+    size="pad",
     files={"model.keras": {"size": 1, "digest": DIGEST}},
 )
 
