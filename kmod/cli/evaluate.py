@@ -35,9 +35,9 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.cli.models import composed_images
     from kmod.cli.models import images_for
     from kmod.cli.models import load_classifier
+    from kmod.composition.labelled_images import reader_of_manifest
     from kmod.composition.manifest import read_composition_manifest
     from kmod.data.load import load_data
     from kmod.data.load import parse_split
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     data = load_data(name, args.data_dir)
     if Path(args.model).is_dir():
         manifest = read_composition_manifest(args.model)
-        images = composed_images(manifest, data, split)
+        images = reader_of_manifest(manifest).read(data, split)
         class_names = manifest.class_names
     else:
         images = images_for(model, data, split)

@@ -10,7 +10,6 @@ from kmod.errors import ArtifactError
 if TYPE_CHECKING:
     import keras
 
-    from kmod.composition.manifest import CompositionManifest
     from kmod.data.image_data import ImageData
     from kmod.data.image_data import LabelledImages
     from kmod.store.manifest import InputContract
@@ -56,32 +55,6 @@ def images_for(
     _check_shape(model, images, data)
     _check_number(model, data)
     return images
-
-
-def composed_images(
-    manifest: CompositionManifest, data: ImageData, split: str
-) -> LabelledImages:
-    """Adapts the images for a composed model and labels them in its classes.
-
-    Images of other classes are those of its `other` class, and are left out
-    if it has none.
-
-    Args:
-        manifest: The model's manifest.
-        data: Data set.
-        split: `"train"`, `"validation"` or `"test"`.
-
-    Raises:
-        ArtifactError: If the images can not be adapted, or none is of the
-            model's classes.
-    """
-    from kmod.composition.labelled_images import adapted_split
-    from kmod.composition.labelled_images import label_by_name
-
-    images = adapted_split(data, split, manifest.input, manifest.size)
-    names = manifest.class_names
-    other = None if manifest.other is None else names.index(manifest.other)
-    return label_by_name(images, data.class_names, names, other)
 
 
 def image_contract(data: ImageData) -> InputContract:

@@ -1,13 +1,14 @@
 """Runs the checks that a spec makes on its model."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from kmod.composition.labelled_images import label_by_name
-from kmod.composition.labelled_images import load_images
+from kmod.composition.labelled_images import ImageReader
+from kmod.composition.labelled_images import reader_of_plan
 from kmod.composition.plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
@@ -76,15 +77,10 @@ def run_checks(
         CheckError: If a figure is too low; the message holds them all.
         ArtifactError: If a data set is missing or does not fit the model.
     """
-    evaluations, results = {}, []
-    for check in planned.spec.checks:
-        if check.data not in evaluations:
-            evaluations[check.data] = _evaluate(
-                model, planned, check.data, data_dir
-            )
-        results.append(_result(check, evaluations[check.data]))
-    failed = [result for result in results if not result.passed]
-    if failed:
+    results = measure(
+        model, planned.spec.checks, reader_of_plan(planned), data_dir
+    )
+    if not all(result.passed for result in results):
         raise CheckError(
             "A composed model must pass the checks of its spec. Received: "
             f"{'; '.join(map(str, results))}. Take better modules, or lower "
@@ -93,12 +89,31 @@ def run_checks(
     return results
 
 
-def _evaluate(model, planned, data, data_dir):
-    spec = planned.spec
-    images, data_classes = load_images(data, planned, data_dir)
-    other = len(spec.classes) if spec.scores.other else None
-    images = label_by_name(images, data_classes, spec.class_names, other)
-    return evaluate(model, images, spec.class_names)
+def measure(
+    model: keras.Model,
+    checks: Sequence[Check],
+    reader: ImageReader,
+    data_dir: str | Path | None = None,
+) -> list[CheckResult]:
+    """Measures the figures of checks, whether they are high enough or not.
+
+    Args:
+        model: Classifier.
+        checks: The checks.
+        reader: What reads the images for the model.
+        data_dir: Directory of the prepared data sets.
+
+    Returns:
+        What every check found.
+
+    Raises:
+        ArtifactError: If a data set is missing or does not fit the model.
+    """
+    evaluations = {
+        data: evaluate(model, reader.load(data, data_dir), reader.class_names)
+        for data in dict.fromkeys(check.data for check in checks)
+    }
+    return [_result(check, evaluations[check.data]) for check in checks]
 
 
 def _result(check, evaluation):

@@ -1,13 +1,13 @@
 """Builds one classifier from the modules that a spec names."""
 
+import dataclasses
 from pathlib import Path
 
 import keras
 
 from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
-from kmod.composition.labelled_images import label_by_name
-from kmod.composition.labelled_images import load_images
+from kmod.composition.labelled_images import reader_of_plan
 from kmod.composition.parts import build_parts
 from kmod.composition.parts import load_weak
 from kmod.composition.parts import part_names
@@ -95,6 +95,8 @@ def _compose(planned, data_dir):
 def _fit(planned, model, data_dir):
     scores = planned.spec.scores
     names = tuple(entry.name for entry in planned.classes)
-    images, data_classes = load_images(scores.data, planned, data_dir)
-    images = label_by_name(images, data_classes, names, other=len(names))
+    reader = dataclasses.replace(
+        reader_of_plan(planned), class_names=names, other=len(names)
+    )
+    images = reader.load(scores.data, data_dir)
     return fit_lines(model, images, scores.images_per_class, names)

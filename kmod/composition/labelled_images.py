@@ -1,6 +1,6 @@
-"""Images of a data set as a composed model takes and labels them."""
+"""Images of data sets as a composed model takes and labels them."""
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from kmod.composition.adaptation import plan_adaptation
 from kmod.composition.adapters import adapt_images
+from kmod.composition.manifest import CompositionManifest
 from kmod.composition.plan import CompositionPlan
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
@@ -17,95 +18,101 @@ from kmod.spec.model import DataRef
 from kmod.store.manifest import InputContract
 
 
-def load_images(
-    data: DataRef,
-    planned: CompositionPlan,
-    data_dir: str | Path | None = None,
-) -> tuple[LabelledImages, tuple[str, ...]]:
-    """Loads the images that a spec names, as its model takes them.
+@dataclasses.dataclass(frozen=True)
+class ImageReader:
+    """Reads data sets for a model, whatever their images are.
 
-    Args:
-        data: Name of the data set and its split.
-        planned: The plan of the spec.
-        data_dir: Directory of the prepared data sets.
+    Images are adapted to what the model takes, and labelled in its classes by
+    the names of the data set's.
 
-    Returns:
-        Tuple `(images, class names of the data set)`.
-
-    Raises:
-        ArtifactError: If the data set can not be loaded or adapted.
+    Attributes:
+        input: What the model takes.
+        size: How images are brought to its size.
+        class_names: The model's classes.
+        other: Label for images of classes that the model lacks; `None` leaves
+            them out.
     """
-    loaded = load_data(data.name, data_dir)
-    size = planned.spec.input.size if planned.spec.input else "resize"
-    images = adapted_split(loaded, data.split, planned.input, size)
-    return images, loaded.class_names
 
+    input: InputContract
+    size: Literal["resize", "pad"]
+    class_names: tuple[str, ...]
+    other: int | None = None
 
-def adapted_split(
-    data: ImageData,
-    split: str,
-    contract: InputContract,
-    size: Literal["resize", "pad"] = "resize",
-) -> LabelledImages:
-    """Returns the images of a split as a model takes them.
+    def load(
+        self, data: DataRef, data_dir: str | Path | None = None
+    ) -> LabelledImages:
+        """Loads the images that a spec names.
 
-    Args:
-        data: Data set.
-        split: `"train"`, `"validation"` or `"test"`.
-        contract: What the model takes.
-        size: How images are brought to another size.
+        Args:
+            data: Name of the data set and its split.
+            data_dir: Directory of the prepared data sets.
 
-    Raises:
-        ArtifactError: If the images can not be adapted.
-    """
-    found = getattr(data, split)
-    # Keras itself turns images of another data type into the model's.
-    own = InputContract(
-        found.images.shape[1:], contract.dtype, tuple(data.value_range)
-    )
-    if own == contract:
-        return found
-    own = InputContract(own.shape, str(found.images.dtype), own.range)
-    adaptation = plan_adaptation(own, contract, size)
-    images = adapt_images(found.images, adaptation)
-    return LabelledImages(images, found.labels)
+        Raises:
+            ArtifactError: If the data set can not be loaded, or as `read`.
+        """
+        return self.read(load_data(data.name, data_dir), data.split)
 
+    def read(self, data: ImageData, split: str) -> LabelledImages:
+        """Returns the images of a split.
 
-def label_by_name(
-    images: LabelledImages,
-    data_classes: Sequence[str],
-    class_names: Sequence[str],
-    other: int | None = None,
-) -> LabelledImages:
-    """Labels images in the classes of a model, matched by name.
+        Args:
+            data: Data set.
+            split: `"train"`, `"validation"` or `"test"`.
 
-    Args:
-        images: Images, labelled in the classes of the data set.
-        data_classes: Classes of the data set.
-        class_names: Classes of the model.
-        other: Label for images of classes that the model lacks. Defaults to
-            leaving them out.
+        Raises:
+            ArtifactError: If the images can not be adapted, or none is of the
+                model's classes.
+        """
+        return self._label(self.adapt(data, split), data.class_names)
 
-    Returns:
-        The images of the model's classes, with new labels.
-
-    Raises:
-        ArtifactError: If model and data set have no class in common.
-    """
-    if set(data_classes).isdisjoint(class_names):
-        raise ArtifactError(
-            "A data set must show classes of the model, of the same names. "
-            f"Received: a data set of {list(data_classes)} for a model of "
-            f"{list(class_names)}. Take another data set, or name the "
-            "classes as it does."
+    def adapt(self, data: ImageData, split: str) -> LabelledImages:
+        """Returns the images of a split, labelled as the data set does."""
+        found = getattr(data, split)
+        # Keras itself turns images of another data type into the model's.
+        own = InputContract(
+            found.images.shape[1:], self.input.dtype, tuple(data.value_range)
         )
-    outside = -1 if other is None else other
-    indices = [
-        class_names.index(name) if name in class_names else outside
-        for name in data_classes
-    ]
-    labels = np.array(indices)[images.labels]
-    kept = labels >= 0
-    if kept.all():
-        return LabelledImages(images.images, labels)
-    return LabelledImages(images.images[kept], labels[kept])
+        if own == self.input:
+            return found
+        own = InputContract(own.shape, str(found.images.dtype), own.range)
+        adaptation = plan_adaptation(own, self.input, self.size)
+        images = adapt_images(found.images, adaptation)
+        return LabelledImages(images, found.labels)
+
+    def _label(self, images, data_classes):
+        names = self.class_names
+        if set(data_classes).isdisjoint(names):
+            raise ArtifactError(
+                "A data set must show classes of the model, of the same "
+                f"names. Received: a data set of {list(data_classes)} for a "
+                f"model of {list(names)}. Take another data set, or name the "
+                "classes as it does."
+            )
+        outside = -1 if self.other is None else self.other
+        indices = [
+            names.index(name) if name in names else outside
+            for name in data_classes
+        ]
+        labels = np.array(indices)[images.labels]
+        kept = labels >= 0
+        if kept.all():
+            return LabelledImages(images.images, labels)
+        return LabelledImages(images.images[kept], labels[kept])
+
+
+def reader_of_plan(planned: CompositionPlan) -> ImageReader:
+    """Returns what reads images for the model of a plan."""
+    spec = planned.spec
+    return ImageReader(
+        planned.input,
+        spec.input.size if spec.input else "resize",
+        spec.class_names,
+        len(spec.classes) if spec.scores.other else None,
+    )
+
+
+def reader_of_manifest(manifest: CompositionManifest) -> ImageReader:
+    """Returns what reads images for a saved composed model."""
+    names = manifest.class_names
+    other = None if manifest.other is None else names.index(manifest.other)
+    return ImageReader(manifest.input, manifest.size, names, other)

@@ -7,6 +7,7 @@ import pytest
 
 from kmod.cli import models
 from kmod.cli.main import main
+from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.data.subsets import class_subset
@@ -82,11 +83,11 @@ def test_images_must_fit(digits, changes, message):
 
 def test_images_of_a_composed_model(digits, composed_path):
     manifest = read_composition_manifest(composed_path)
-    images = models.composed_images(manifest, digits, "test")
+    images = reader_of_manifest(manifest).read(digits, "test")
     counts = np.bincount(digits.test.labels)
     assert np.bincount(images.labels).tolist() == counts[[7, 1, 8]].tolist()
     manifest = dataclasses.replace(manifest, other="8")
-    images = models.composed_images(manifest, digits, "test")
+    images = reader_of_manifest(manifest).read(digits, "test")
     assert len(images) == len(digits.test)
     assert np.sum(images.labels == 2) == len(digits.test) - counts[[7, 1]].sum()
 
@@ -94,6 +95,6 @@ def test_images_of_a_composed_model(digits, composed_path):
 def test_images_of_another_range_are_adapted(digits, composed_path):
     manifest = read_composition_manifest(composed_path)
     data = dataclasses.replace(digits, value_range=(0.0, 510.0))
-    halved = models.composed_images(manifest, data, "test").images
-    whole = models.composed_images(manifest, digits, "test").images
+    halved = reader_of_manifest(manifest).read(data, "test").images
+    whole = reader_of_manifest(manifest).read(digits, "test").images
     np.testing.assert_allclose(halved, whole / 2, atol=1e-4)

@@ -3,58 +3,63 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kmod.composition.labelled_images import adapted_split
-from kmod.composition.labelled_images import label_by_name
-from kmod.composition.labelled_images import load_images
+from kmod.composition.labelled_images import ImageReader
+from kmod.composition.labelled_images import reader_of_plan
 from kmod.composition.plan import plan
-from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.spec.loader import load_spec
 from kmod.spec.model import DataRef
 from kmod.store.manifest import InputContract
 
-
-@pytest.fixture
-def images():
-    numbers = np.arange(4)
-    return LabelledImages(numbers.reshape(4, 1, 1, 1), numbers)
+OWN = InputContract((8, 8, 1), "float32", (0.0, 255.0))
 
 
-def test_labels_follow_the_names(images):
-    found = label_by_name(images, ["a", "b", "c", "d"], ("d", "x", "b"))
-    assert found.labels.tolist() == [2, 0]
-    assert found.images.ravel().tolist() == [1, 3]
+def test_labels_follow_the_names(digits):
+    found = ImageReader(OWN, "resize", ("9", "x", "3")).read(digits, "test")
+    before = digits.test.labels  # 0 is the digit 3, 2 the digit 9.
+    np.testing.assert_array_equal(found.labels, 2 - before[before != 1])
+    np.testing.assert_array_equal(found.images, digits.test.images[before != 1])
 
 
-def test_images_of_other_classes_may_stay(images):
-    found = label_by_name(images, ["a", "b", "c", "d"], ("d", "b"), other=2)
-    assert found.labels.tolist() == [2, 1, 2, 0]
+def test_images_of_other_classes_may_stay(digits):
+    reader = ImageReader(OWN, "resize", ("9", "none"), other=1)
+    found = reader.read(digits, "test")
+    expected = np.where(digits.test.labels == 2, 0, 1)
+    np.testing.assert_array_equal(found.labels, expected)
 
 
-def test_no_class_in_common(images):
-    with pytest.raises(ArtifactError, match=r"\['a', 'b'\] for a model of"):
-        label_by_name(images, ["a", "b"], ("x", "y"))
+def test_no_class_in_common(digits):
+    message = r"\['3', '8', '9'\] for a model of"
+    with pytest.raises(ArtifactError, match=message):
+        ImageReader(OWN, "resize", ("x", "y")).read(digits, "test")
 
 
 def test_bytes_of_the_right_range_stay_as_they_are(digits):
-    contract = InputContract((8, 8, 1), "float32", (0.0, 255.0))
-    assert adapted_split(digits, "test", contract) is digits.test
+    reader = ImageReader(OWN, "resize", ("3", "8", "9"))
+    assert reader.adapt(digits, "test") is digits.test
 
 
 @pytest.mark.parametrize("size", ["resize", "pad"])
-def test_images_are_adapted(write_spec, size):
+def test_images_are_adapted_as_the_spec_says(write_spec, size):
     contract = {"shape": [16, 16, 3], "range": [-1, 1], "size": size}
-    planned = plan(load_spec(write_spec(input=contract)))
-    images, names = load_images(DataRef("digits", "validation"), planned)
+    reader = reader_of_plan(plan(load_spec(write_spec(input=contract))))
+    assert reader.class_names == ("cat", "dog")
+    reader = dataclasses.replace(reader, class_names=tuple("0123456789"))
+    images = reader.load(DataRef("digits", "validation"))
     assert images.images.shape == (144, 16, 16, 3)
-    assert names == tuple("0123456789")
     assert images.images.min() == -1 and images.images.max() == 1
     black = np.mean(images.images[:, :4] == -1)
     assert black == 1 if size == "pad" else black < 1
 
 
+def test_other_class_of_a_plan(write_spec):
+    scores = {"other": {"name": "none", "threshold": 0.5}}
+    reader = reader_of_plan(plan(load_spec(write_spec(scores=scores))))
+    assert reader.class_names == ("cat", "dog", "none")
+    assert reader.other == 2
+
+
 def test_images_that_can_not_be_adapted(digits):
     data = dataclasses.replace(digits, value_range=(0.0, 0.0))
-    contract = InputContract((8, 8, 1), "float32", (0.0, 255.0))
     with pytest.raises(ArtifactError, match="a range of values rises"):
-        adapted_split(data, "test", contract)
+        ImageReader(OWN, "resize", ("3",)).read(data, "test")
