@@ -126,7 +126,8 @@ def _rule(error: jsonschema.ValidationError, path: KeyPath) -> str:
         forms = " or ".join(form["description"] for form in limit)
         return f"{dotted(path)} must have either {forms}, not both."
     if error.validator == "type":
-        return f"{dotted(path)} must be {_TYPES[limit]}."
+        kind = "text" if isinstance(limit, list) else _TYPES[limit]
+        return f"{dotted(path)} must be {kind}."
     if error.validator == "enum":
         near = did_you_mean(str(error.instance), limit)
         return f"{dotted(path)} is not valid.{near} {accepted(limit)}"

@@ -73,7 +73,9 @@ def _takes(part: dict[str, Any], definitions: dict[str, Any]) -> str:
         return f"mapping of ids to {values}"
     if "pattern" in part:
         return part["description"].removeprefix("Accepted: ").rstrip(".")
-    return ", ".join([_KINDS[part["type"]], *_limits(part)])
+    is_as_written = isinstance(part["type"], list)
+    kind = "text as it is written" if is_as_written else _KINDS[part["type"]]
+    return ", ".join([kind, *_limits(part)])
 
 
 def _limits(part) -> Iterator[str]:
