@@ -1,4 +1,4 @@
-"""`kmod inspect`: says what is in a model, store, module or composed model."""
+"""`kmod inspect`: says what is in a model, store, module or composition."""
 
 import argparse
 import dataclasses
@@ -12,13 +12,16 @@ from kmod.errors import ArtifactError
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "inspect",
-        help="say what is in a model, store, module or composed model",
+        help="say what is in a model, store, module, spec or composed model",
         description="Prints which kernels of a .keras model can be removed "
         "and what pins the others, the modules of a store, the facts about a "
-        "module, or what a composed model was made from.",
+        "module, or what a composed model is made from and how much is saved "
+        "by building once what its modules have in common.",
     )
     parser.add_argument(
-        "path", metavar="PATH", help=".keras file or directory of kmod"
+        "path",
+        metavar="PATH",
+        help=".keras file, composition spec or directory of kmod",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"
@@ -48,6 +51,8 @@ def _kind(path):
         COMPOSITION_FILE: (_read_composition, _show_composition),
         MODULE_FILE: (_read_module, _show_module),
     }
+    if path.suffix in {".yaml", ".yml"}:
+        return _read_spec, _show_composition
     if not path.is_dir():
         return _read_model, _show_model
     for name, kind in kinds.items():
@@ -136,16 +141,12 @@ def _read_store(path):
 
 
 def _read_module(path):
-    from kmod.files import file_digest
     from kmod.store.integrity import check_files
-    from kmod.store.manifest import ModuleRecord
     from kmod.store.module_manifest import MODULE_FILE
     from kmod.store.module_manifest import read_module_manifest
+    from kmod.store.module_manifest import record_of
 
-    # Outside its store, a module can only be held against its own manifest.
-    digest = file_digest(path / MODULE_FILE)
-    record = ModuleRecord("", 0, path.name, "", digest)
-    manifest = read_module_manifest(path, record)
+    manifest = read_module_manifest(path, record_of(path))
     check_files(path, manifest.files, MODULE_FILE)
     return {
         "kind": "module",
@@ -198,17 +199,57 @@ def _read_composition(path):
         "input": dataclasses.asdict(manifest.input),
         "license": manifest.license,
         **manifest.sizes,
+        "saved_by_sharing": _saved(manifest.unshared, manifest.sizes),
         "sources": list(manifest.sources),
         "metrics": manifest.metrics,
     }
 
 
+def _read_spec(path):
+    """Builds what a spec's modules have in common, but nothing is kept."""
+    import keras
+
+    from kmod.composition.parts import build_parts
+    from kmod.composition.parts import total_sizes
+    from kmod.composition.plan import plan
+    from kmod.composition.sharing import merge_models
+    from kmod.spec.loader import load_spec
+
+    planned = plan(load_spec(path))
+    parts = build_parts(planned)
+    image, outputs = merge_models(parts)
+    sizes = total_sizes([keras.Model(image, list(outputs.values()))])
+    return {
+        "kind": "spec",
+        "name": planned.spec.name,
+        "class_names": list(planned.spec.class_names),
+        "input": dataclasses.asdict(planned.input),
+        "license": planned.spec.license,
+        **sizes,
+        "saved_by_sharing": _saved(total_sizes(parts.values()), sizes),
+        "sources": planned.as_dict()["classes"],
+        "metrics": {},
+    }
+
+
+def _saved(unshared, sizes):
+    """What is saved by building once what modules have in common."""
+    if unshared is None:  # In models that were saved without.
+        return None
+    return {key: unshared[key] - sizes[key] for key in sizes}
+
+
 def _show_composition(figures):
     console.print_data(
-        f"composed model {figures['name']}: classes "
+        f"{figures['kind']} {figures['name']}: classes "
         f"{', '.join(figures['class_names'])}; {figures['parameters']:,} "
         f"parameters, {figures['macs']:,} MACs"
     )
+    if saved := figures["saved_by_sharing"]:
+        console.print_data(
+            f"sharing saves {saved['parameters']:,} parameters and "
+            f"{saved['macs']:,} MACs"
+        )
     console.print_table(
         ["class", "module", "store", "kernels kept", "parameters", "MACs"],
         [

@@ -16,11 +16,13 @@ from kmod.cli import compose
 from kmod.cli import console
 from kmod.cli import demo
 from kmod.cli import evaluate
+from kmod.cli import export
 from kmod.cli import inspect
 from kmod.cli import lock
 from kmod.cli import modularize
 from kmod.cli import patch
 from kmod.cli import schema
+from kmod.cli import test
 from kmod.cli.faults import print_faults
 from kmod.errors import KmodError
 from kmod.spec.faults import LocatedError
@@ -36,6 +38,8 @@ COMMANDS = (
     compose,
     patch,
     evaluate,
+    export,
+    test,
     schema,
 )
 

@@ -17,6 +17,8 @@ from kmod.errors import ArtifactError
 from kmod.spec.model import DataRef
 from kmod.store.manifest import InputContract
 
+NUM_COMPARED = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageReader:
@@ -78,6 +80,12 @@ class ImageReader:
         adaptation = plan_adaptation(own, self.input, self.size)
         images = adapt_images(found.images, adaptation)
         return LabelledImages(images, found.labels)
+
+    def first_images(self, data: ImageData, split: str) -> np.ndarray:
+        """Returns a few images of a split, of the model's data type."""
+        few = getattr(data, split).take(np.arange(NUM_COMPARED))
+        data = dataclasses.replace(data, **{split: few})
+        return self.adapt(data, split).images.astype(self.input.dtype)
 
     def _label(self, images, data_classes):
         names = self.class_names

@@ -1,5 +1,7 @@
 """The models that a composed model is merged from."""
 
+from collections.abc import Iterable
+
 import keras
 
 from kmod.composition.adapters import adapt_model
@@ -9,6 +11,7 @@ from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import patch_parts
 from kmod.composition.plan import CompositionPlan
 from kmod.errors import ArtifactError
+from kmod.evaluation.sizes import model_sizes
 from kmod.files import slugs
 from kmod.modules.class_module import CALIBRATION_LAYER
 
@@ -95,6 +98,15 @@ def load_weak(planned: CompositionPlan) -> keras.Model:
             "own images as `input` into the spec; the modules get adapters."
         )
     return weak
+
+
+def total_sizes(models: Iterable[keras.Model]) -> dict[str, int]:
+    """Adds up the `parameters` and `macs` of models."""
+    sizes = [model_sizes(model) for model in models]
+    return {
+        key: sum(getattr(size, key) for size in sizes)
+        for key in ("parameters", "macs")
+    }
 
 
 def _load(planned, module):

@@ -92,12 +92,11 @@ class CompositionPlan:
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON.
 
-        The sums are over all modules (`total`) and over the different ones
-        (`distinct`). What these have in common is built once, so the composed
-        model may be smaller still. Neither a weak model that is patched nor
-        adapters count.
+        `total` sums over all modules. `estimate` leaves out what is built
+        once although several modules have it, as far as manifests tell: whole
+        modules, and the stem of a source. Neither a weak model that is
+        patched nor adapters count.
         """
-        distinct = {module.content: module for module in self.modules}
         return {
             "name": self.spec.name,
             "class_names": list(self.spec.class_names),
@@ -118,8 +117,23 @@ class CompositionPlan:
                 for module in planned.modules
             ],
             "total": _sums(self.modules),
-            "distinct": _sums(distinct.values()),
+            "estimate": self._estimate(),
         }
+
+    def _estimate(self):
+        figures = dict.fromkeys(("parameters", "macs"), 0)
+        for name, store in self.stores.items():
+            distinct = {
+                module.content: module
+                for module in self.modules
+                if module.ref.store == name
+            }
+            sums = _sums(distinct.values())
+            stem = store.manifest.metrics.get("stem", {})
+            for key in figures:
+                repeated = (len(distinct) - 1) * stem.get(key, 0)
+                figures[key] += sums[key] - repeated
+        return figures
 
 
 def plan(spec: Spec) -> CompositionPlan:

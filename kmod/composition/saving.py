@@ -19,9 +19,9 @@ from kmod.composition.manifest import manifest_of
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.manifest import write_composition_manifest
 from kmod.composition.parts import build_parts
+from kmod.composition.parts import total_sizes
 from kmod.composition.plan import CompositionPlan
 from kmod.errors import ArtifactError
-from kmod.evaluation.sizes import model_sizes
 from kmod.files import atomic_directory
 from kmod.report.model_card import model_card
 from kmod.spec.writer import spec_data
@@ -70,8 +70,8 @@ def save_composition(
     """
     manifest = manifest_of(
         planned,
-        _sizes([model]),
-        _sizes(build_parts(planned).values()),
+        total_sizes([model]),
+        total_sizes(build_parts(planned).values()),
         metrics or {},
     )
     images = comparison_images(manifest.input)
@@ -112,14 +112,6 @@ def load_composition(directory: str | Path) -> keras.Model:
     model = load_keras_archive(directory / KERAS_FILE)
     model.class_names = manifest.class_names
     return model
-
-
-def _sizes(models):
-    sizes = [model_sizes(model) for model in models]
-    return {
-        key: sum(getattr(size, key) for size in sizes)
-        for key in ("parameters", "macs")
-    }
 
 
 def _write_spec(planned, directory):

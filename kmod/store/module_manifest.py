@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kmod.errors import ArtifactError
 from kmod.files import file_digest
 from kmod.modules.class_module import ModuleInfo
 from kmod.store.integrity import read_files
@@ -88,3 +89,32 @@ def read_module_manifest(
         layer: tuple(kept) for layer, kept in data["kept_kernels"].items()
     }
     return ModuleManifest(ModuleInfo(**data), content, files)
+
+
+def record_of(directory: Path) -> ModuleRecord:
+    """Returns the record of a module by itself, without its store.
+
+    It can only be held against its own manifest then.
+
+    Args:
+        directory: Directory of the module.
+
+    Raises:
+        ArtifactError: If there is no module, or one of another version.
+        IntegrityError: If its manifest is not as it was written.
+    """
+    path = directory / MODULE_FILE
+    if not path.is_file():
+        raise ArtifactError(
+            f"A module is a directory with the file {MODULE_FILE!r}. "
+            f"Received: '{directory}' without one. Give a class's directory "
+            "in a module store."
+        )
+    record = ModuleRecord("", 0, directory.name, "", file_digest(path))
+    manifest = read_module_manifest(directory, record)
+    return dataclasses.replace(
+        record,
+        class_name=manifest.info.class_name,
+        class_index=manifest.info.class_index,
+        content=manifest.content,
+    )

@@ -83,7 +83,21 @@ def test_composed_model(composed_path, capsys):
     assert figures["parameters"] == model.count_params()
     assert [row["module"] for row in figures["sources"]] == ["7", "1", "8"]
     assert main(["inspect", str(composed_path)]) == 0
-    assert "classes 7, 1, 8;" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "composed model three: classes 7, 1, 8;" in out
+    saved = figures["saved_by_sharing"]
+    assert saved["parameters"] > 0 and saved["macs"] > 0
+    assert f"sharing saves {saved['parameters']:,} parameters" in out
+
+
+def test_spec(composed_path, capsys):
+    figures = inspect_json(composed_path / "spec.yaml", capsys)
+    composed = inspect_json(composed_path, capsys)
+    assert figures["kind"] == "spec"
+    for key in ("class_names", "parameters", "macs", "saved_by_sharing"):
+        assert figures[key] == composed[key]
+    assert main(["inspect", str(composed_path / "spec.yaml")]) == 0
+    assert "spec three: classes 7, 1, 8;" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+from kmod.composition.composer import compose_plan
 from kmod.composition.plan import plan
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
+from kmod.evaluation.sizes import model_sizes
 from kmod.spec.loader import load_spec
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import InputSpec
@@ -46,12 +48,21 @@ def test_figures_come_from_the_manifests(stores, write_spec):
     assert planned["classes"][0]["module"] == "cat"
 
 
-def test_a_module_counts_once_among_the_distinct(stores, write_spec):
+def test_a_module_counts_once_in_the_estimate(stores, write_spec):
     path = write_spec([("x", "a", "cat"), ("y", "a", "cat"), ("z", "b", "no")])
     planned = plan_of(path).as_dict()
     cat, no = stores["a"].facts("cat"), stores["b"].facts("no")
     assert planned["total"]["macs"] == 2 * cat.macs + no.macs
-    assert planned["distinct"]["macs"] == cat.macs + no.macs
+    assert planned["estimate"]["macs"] == cat.macs + no.macs
+
+
+def test_estimate_is_the_size_of_the_composed_model(stores, write_spec):
+    classes = [("x", "a", "cat"), ("y", "a", "dog"), ("z", "b", "no")]
+    planned = plan_of(write_spec(classes))
+    sizes = model_sizes(compose_plan(planned))
+    estimate = planned.as_dict()["estimate"]
+    assert estimate == {"parameters": sizes.parameters, "macs": sizes.macs}
+    assert estimate["macs"] < planned.as_dict()["total"]["macs"]
 
 
 def test_a_class_may_have_several_modules(stores, write_spec):

@@ -74,7 +74,7 @@ def test_form_that_answers_otherwise_is_refused(
     answers = {"probabilities": ask(model, images)["probabilities"] + wrong}
     form = dataclasses.replace(FORMS["keras"], ask=lambda *_: answers)
     monkeypatch.setitem(FORMS, "keras", form)
-    with pytest.raises(CheckError, match="probabilities that differ by"):
+    with pytest.raises(CheckError, match="answers that differ by"):
         write_form(
             model, class_names, "keras", tmp_path / "model.keras", images
         )

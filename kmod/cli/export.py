@@ -1,0 +1,84 @@
+"""`kmod export`: writes a model in a form that can be deployed."""
+
+import argparse
+
+from kmod.cli import console
+
+_FORMATS = ("savedmodel", "litert", "onnx")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "export",
+        help="write a model in a form that can be deployed",
+        description="Exports MODEL and compares its answers with those of "
+        "Keras on real images; what answers otherwise is not kept.",
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="directory of a composed model or module, or .keras file",
+    )
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=_FORMATS,
+        dest="form",
+        help="form to write",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="directory to make"
+    )
+    parser.add_argument(
+        "--serving",
+        action="store_true",
+        help="write the next version below DIR, as TensorFlow Serving wants it",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="NAME:SPLIT",
+        help="what to compare on (default: a few handwritten digits)",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an export at DIR"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print what was written as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from kmod.composition.exporting import export_model
+    from kmod.composition.exporting import load_exportable
+
+    exportable = load_exportable(args.model)
+    images = None if args.data is None else _images(exportable, args)
+    with console.status("exporting"):
+        path = export_model(
+            exportable,
+            args.form,
+            args.out,
+            images=images,
+            serving=args.serving,
+            overwrite=args.overwrite,
+        )
+    if args.json:
+        console.print_json({"format": args.form, "path": str(path)})
+    console.print_message(f"Saved to '{path}'.")
+    return 0
+
+
+def _images(exportable, args):
+    """Loads a batch of the images that `--data` names."""
+    from kmod.composition.labelled_images import ImageReader
+    from kmod.data.load import load_data
+    from kmod.data.load import parse_split
+
+    name, split = parse_split(args.data)
+    data = load_data(name, args.data_dir)
+    reader = ImageReader(exportable.input, "resize", exportable.class_names)
+    return reader.first_images(data, split)

@@ -1,0 +1,50 @@
+"""`kmod test`: runs the acceptance tests of what kmod saved."""
+
+import argparse
+import dataclasses
+
+from kmod.cli import console
+from kmod.errors import CheckError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "test",
+        help="test that a store or composed model is what its manifest says",
+        description="Checks digests, compares every saved form with the "
+        "model on real images, and measures the figures in the manifest "
+        "again where the data are at hand.",
+    )
+    parser.add_argument(
+        "path", metavar="PATH", help="module store or composed model"
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print what was found as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from kmod.composition.acceptance import accept
+
+    with console.status("testing"):
+        findings = list(accept(args.path, args.data_dir))
+    if args.json:
+        console.print_json([dataclasses.asdict(f) for f in findings])
+    else:
+        console.print_table(
+            ["test", "outcome", "detail"],
+            [[f.test, f.outcome, f.detail] for f in findings],
+        )
+    failed = [f.test for f in findings if f.outcome == "failed"]
+    if failed:
+        console.print_message(
+            f"kmod: '{args.path}' failed {len(failed)} of {len(findings)} "
+            f"tests: {', '.join(failed)}.",
+            style="red",
+        )
+        return CheckError.exit_code
+    return 0

@@ -1,0 +1,156 @@
+"""Exports saved models for those who serve them."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kmod.composition.forms.images import comparison_images
+from kmod.composition.forms.write import FORMS
+from kmod.composition.forms.write import write_form
+from kmod.composition.keras_file import load_keras_file
+from kmod.composition.manifest import COMPOSITION_FILE
+from kmod.composition.manifest import read_composition_manifest
+from kmod.composition.saving import load_composition
+from kmod.errors import UsageError
+from kmod.files import atomic_directory
+from kmod.store.digests import content_digest
+from kmod.store.integrity import read_files
+from kmod.store.manifest import STORE_FILE
+from kmod.store.manifest import InputContract
+from kmod.store.manifest import installed_versions
+from kmod.store.manifest import read_store_manifest
+from kmod.store.module_directory import read_module
+from kmod.store.module_manifest import record_of
+from kmod.store.plain_yaml import to_plain
+from kmod.store.plain_yaml import to_yaml
+
+VERSION = 1
+EXPORT_FILE = "export.yaml"
+BYTES = (0.0, 255.0)
+EXPORTED = ("savedmodel", "litert", "onnx")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exportable:
+    """A saved model and what its users need to know of it.
+
+    Attributes:
+        model: The model.
+        class_names: Its classes, in the order of its outputs.
+        input: What images it takes.
+    """
+
+    model: keras.Model
+    class_names: tuple[str, ...]
+    input: InputContract
+
+
+def load_exportable(path: str | Path) -> Exportable:
+    """Loads what can be exported.
+
+    Args:
+        path: Directory of a composed model, directory of a module, or `.keras`
+            file. Such a file names neither classes nor range of values: its
+            classes are numbered, and its images are taken for 0 to 255.
+
+    Raises:
+        ArtifactError: If there is none of them, or it can not be loaded.
+        IntegrityError: If it is not as it was written.
+    """
+    path = Path(path)
+    if (path / COMPOSITION_FILE).is_file():
+        manifest = read_composition_manifest(path)
+        return Exportable(
+            load_composition(path), manifest.class_names, manifest.input
+        )
+    if path.is_dir():
+        return _load_module(path)
+    model = load_keras_file(path)
+    names = tuple(str(index) for index in range(model.output_shape[-1]))
+    return Exportable(model, names, _contract(model))
+
+
+def export_model(
+    exportable: Exportable,
+    form: str,
+    directory: str | Path,
+    *,
+    images: Any = None,
+    serving: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Exports a model, if the export answers as the model does.
+
+    Args:
+        exportable: The model.
+        form: `"savedmodel"`, `"litert"` or `"onnx"`.
+        directory: Directory to make. A SavedModel lies right in it.
+        images: Images to compare on. Defaults to a few real ones.
+        serving: Whether to write the next version into the directory instead,
+            `1`, `2` and so on, as TensorFlow Serving wants it. Versions that
+            are there are left alone.
+        overwrite: Whether an export may be replaced.
+
+    Returns:
+        The directory that was made.
+
+    Raises:
+        CheckError: If the export answers otherwise; nothing is left of it.
+        UsageError: If it can not be written there, or not in this form.
+    """
+    if serving:
+        directory, overwrite = _next_version(directory, form), False
+    if images is None:
+        images = comparison_images(exportable.input)
+    with atomic_directory(directory, overwrite, EXPORT_FILE) as temporary:
+        path = (
+            temporary if form == "savedmodel" else temporary / FORMS[form].path
+        )
+        write_form(exportable.model, exportable.class_names, form, path, images)
+        text = to_yaml(_manifest(exportable, form, temporary))
+        (temporary / EXPORT_FILE).write_text(text, encoding="utf-8")
+    return Path(directory)
+
+
+def _load_module(path):
+    record = record_of(path)
+    module = read_module(path, record)
+    contract = _contract(module.model)
+    if (path.parent / STORE_FILE).is_file():
+        contract = read_store_manifest(path.parent).input
+    return Exportable(module.model, (module.info.class_name,), contract)
+
+
+def _contract(model):
+    (image,) = model.inputs
+    return InputContract(tuple(image.shape[1:]), image.dtype, BYTES)
+
+
+def _next_version(directory, form):
+    if form != "savedmodel":
+        raise UsageError(
+            "TensorFlow Serving takes SavedModels. Received: format "
+            f"{form!r}. Export as `savedmodel`, or without `--serving`."
+        )
+    directory = Path(directory)
+    found = directory.iterdir() if directory.is_dir() else ()
+    versions = [int(entry.name) for entry in found if entry.name.isdecimal()]
+    return directory / str(max(versions, default=0) + 1)
+
+
+def _manifest(exportable, form, directory) -> Mapping[str, Any]:
+    return to_plain(
+        {
+            "version": VERSION,
+            "format": form,
+            "name": exportable.model.name,
+            "class_names": exportable.class_names,
+            "input": exportable.input,
+            "model": content_digest(exportable.model),
+            "created_by": installed_versions(),
+            "files": read_files(directory),
+        }
+    )

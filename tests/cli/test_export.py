@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from kmod.cli.main import main
+from kmod.composition.exporting import load_exportable
+
+
+@pytest.fixture
+def export(tmp_path, capsys):
+    """Runs the command and returns the path it prints."""
+
+    def run(model, form, *options, out="out"):
+        out = tmp_path / out
+        argv = ["export", str(model), "--format", form, "--out", str(out)]
+        assert main([*argv, "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)["path"]
+
+    return run
+
+
+def served(path, images):
+    loaded = tf.saved_model.load(str(path))
+    return {k: v.numpy() for k, v in loaded.serve(images).items()}
+
+
+def test_composed_model_as_a_savedmodel(composed_path, digits, export):
+    path = export(composed_path, "savedmodel")
+    images = digits.test.images[:9].astype("float32")
+    answers = served(path, images)
+    expected = load_exportable(composed_path).model.predict(images, verbose=0)
+    np.testing.assert_allclose(
+        answers["probabilities"], expected, rtol=0, atol=1e-5
+    )
+    names = [("7", "1", "8")[index].encode() for index in expected.argmax(1)]
+    assert answers["class_name"].tolist() == names
+    with open(f"{path}/export.yaml", encoding="utf-8") as file:
+        manifest = yaml.safe_load(file)
+    assert manifest["class_names"] == ["7", "1", "8"]
+    assert manifest["input"]["range"] == [0.0, 255.0]
+    assert "saved_model.pb" in manifest["files"]
+
+
+def test_module_of_a_store(store, digits, export):
+    path = export(store.path / "8", "savedmodel")
+    images = digits.test.images[:9].astype("float32")
+    expected = store["8"].model.predict(images, verbose=0)
+    np.testing.assert_allclose(
+        served(path, images)["score"], expected, rtol=0, atol=1e-5
+    )
+
+
+def test_keras_file_on_given_images(source_path, export):
+    path = export(source_path, "litert", "--data", "digits:validation")
+    labels = open(f"{path}/labels.txt").read().split()
+    assert labels == list("0123456789")
+
+
+def test_serving_versions_count_on(composed_path, export, tmp_path):
+    (tmp_path / "out" / "7").mkdir(parents=True)
+    (tmp_path / "out" / "notes").mkdir()
+    for version in ("8", "9"):
+        path = export(composed_path, "savedmodel", "--serving")
+        assert path == str(tmp_path / "out" / version)
+        assert (tmp_path / "out" / version / "saved_model.pb").is_file()
+    found = sorted(entry.name for entry in (tmp_path / "out").iterdir())
+    assert found == ["7", "8", "9", "notes"]
+
+
+def test_existing_export(composed_path, export, tmp_path, capsys):
+    export(composed_path, "savedmodel")
+    argv = ["export", str(composed_path), "--format", "savedmodel"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 2
+    assert "must be new or empty" in capsys.readouterr().err
+    export(composed_path, "savedmodel", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("model", "form", "options", "exit_code", "message"),
+    [
+        ("nowhere.keras", "onnx", [], 3, "which does not exist"),
+        (".", "onnx", [], 3, "A module is a directory with the file"),
+        (None, "litert", ["--serving"], 2, "Serving takes SavedModels"),
+        (None, "litert", ["--data", "digits"], 2, "named NAME:SPLIT"),
+    ],
+)
+def test_exit_codes(
+    source_path, tmp_path, capsys, model, form, options, exit_code, message
+):
+    model = source_path if model is None else tmp_path / model
+    argv = ["export", str(model), "--format", form]
+    assert main([*argv, "--out", str(tmp_path / "o"), *options]) == exit_code
+    out, err = capsys.readouterr()
+    assert out == "" and message in err
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,123 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from kmod.cli.main import main
+from kmod.composition import acceptance
+from kmod.composition.forms import savedmodel
+from kmod.composition.forms.write import FORMS
+from kmod.masks.modular_model import ModularModel
+from kmod.store.decompose import decompose
+
+
+def run(path, capsys, *options):
+    code = main(["test", str(path), "--json", *options])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def measured_store(source, digits, tmp_path_factory):
+    """A store that says which images its figures are of."""
+    modular = ModularModel(source, digits.class_names)
+    return decompose(
+        modular,
+        tmp_path_factory.mktemp("measured") / "store",
+        data=digits.validation,
+        facts={"name": "digits", "split": "validation"},
+    )
+
+
+def test_store_reproduces_its_metrics(measured_store, capsys):
+    code, findings = run(measured_store.path, capsys)
+    assert code == 0
+    assert [f["outcome"] for f in findings] == ["passed"] * 21
+    names = [f["test"] for f in findings]
+    assert names[0] == "digests"
+    assert "answers of '8'" in names and "metrics of '8'" in names
+
+
+def test_other_metrics_fail(measured_store, capsys, monkeypatch):
+    monkeypatch.setattr(
+        acceptance,
+        "module_metrics",
+        lambda *_: {"precision": 0.0, "recall": 0.0, "f1": 0.0},
+    )
+    code, findings = run(measured_store.path, capsys)
+    assert code == 5
+    assert sum(f["outcome"] == "failed" for f in findings) == 10
+
+
+def test_store_without_data_is_not_measured(store, capsys):
+    code, findings = run(store.path, capsys)
+    assert code == 0
+    assert findings[-1]["outcome"] == "skipped"
+    assert "names no data set" in findings[-1]["detail"]
+
+
+def test_composed_model(composed_path, capsys):
+    code, findings = run(composed_path, capsys)
+    assert code == 0
+    assert [f["test"] for f in findings] == [
+        "digests",
+        "answers of savedmodel",
+        "answers of keras",
+    ]
+    assert main(["test", str(composed_path)]) == 0
+    assert "largest difference" in capsys.readouterr().out
+
+
+def test_other_answers_fail(composed_path, capsys, monkeypatch):
+    def ask(path, images):
+        answers = savedmodel.ask(path, images)
+        return {**answers, "probabilities": answers["probabilities"] + 0.1}
+
+    form = dataclasses.replace(FORMS["savedmodel"], ask=ask)
+    monkeypatch.setitem(FORMS, "savedmodel", form)
+    assert main(["test", str(composed_path)]) == 5
+    assert "failed 1 of 3 tests: answers of sav" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def checked_path(store, tmp_path_factory):
+    """A composed model that had to pass checks."""
+    folder = tmp_path_factory.mktemp("checked")
+    path = folder / "spec.yaml"
+    shutil.copytree(store.path, folder / "store")
+    data = "data: {name: digits, split: test}"
+    path.write_text(
+        "version: 1\n"
+        "name: d\n"
+        "stores: {d: {path: store}}\n"
+        "classes:\n"
+        "  - {name: 1, module: {store: d, class: 1}}\n"
+        "  - {name: 7, module: {store: d, class: 7}}\n"
+        "checks:\n"
+        f"  - {{metric: accuracy, min: 0.5, {data}}}\n"
+        f"  - {{metric: f1, class: 7, min: 0.5, {data}}}\n"
+    )
+    assert main(["compose", str(path), "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def test_checks_are_measured_again(checked_path, capsys):
+    capsys.readouterr()
+    code, findings = run(checked_path, capsys)
+    assert code == 0
+    last = findings[-1]
+    assert last["test"] == "f1 of '7' on digits:test"
+    assert "at least 0.5 wanted" in last["detail"]
+
+
+def test_damaged_file(composed_path, tmp_path, capsys):
+    copy = shutil.copytree(composed_path, tmp_path / "copy")
+    (copy / "README.md").write_text("x")
+    assert main(["test", str(copy)]) == 4
+    out, err = capsys.readouterr()
+    assert out == "" and "'README.md' has other bytes" in err
+
+
+def test_missing(tmp_path, capsys):
+    assert main(["test", str(tmp_path)]) == 3
+    assert "A module store is a directory" in capsys.readouterr().err
