@@ -108,7 +108,7 @@ def _print(figures, out):
         for row in figures["classes"]
     ]
     rows.append(["all modules", "", "", *_counts(figures["total"])])
-    rows.append(["different ones", "", "", *_counts(figures["distinct"])])
+    rows.append(["estimate", "", "", "", *_counts(figures["estimate"])])
     if "composed" in figures:
         rows.append(["composed", "", "", "", *_counts(figures["composed"])])
     console.print_table(_COLUMNS, rows)

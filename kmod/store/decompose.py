@@ -15,6 +15,7 @@ from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
+from kmod.modules.stem import stem_sizes
 from kmod.store.digests import content_digest
 from kmod.store.manifest import InputContract
 from kmod.store.manifest import SourceRecord
@@ -80,9 +81,7 @@ def decompose(
                 f"of class {name!r} with a gap of {gap:.3g}. Please report "
                 "this with the source model's architecture."
             )
-        metrics = (
-            {} if labels is None else module_metrics(answers, labels == index)
-        )
+        metrics = {} if labels is None else _metrics(answers, labels == index)
         info = _info(modular, index, model, digest, metrics, gap)
         modules.append(ClassModule(model, info))
     manifest = StoreManifest(
@@ -106,7 +105,7 @@ def decompose(
         seed=modular.seed,
         data=dict(facts or {}),
         license=license,
-        metrics=_store_metrics(modular, images, labels, expected),
+        metrics=_store_metrics(modular, modules, images, labels, expected),
     )
     return save_store(path, modules, manifest, overwrite)
 
@@ -155,18 +154,8 @@ def _info(modular, index, model, digest, metrics, gap):
     )
 
 
-def module_metrics(
-    log_odds: np.ndarray, is_class: np.ndarray
-) -> dict[str, float]:
-    """Measures one module alone, its threshold at probability one half.
-
-    Args:
-        log_odds: Float array `(n,)`, what it answers.
-        is_class: Boolean array `(n,)`, which images show its class.
-
-    Returns:
-        Its `precision`, `recall` and `f1`.
-    """
+def _metrics(log_odds, is_class):
+    """Measures one module alone, its threshold at probability one half."""
     from sklearn.metrics import precision_recall_fscore_support
 
     precision, recall, f1, _ = precision_recall_fscore_support(
@@ -175,7 +164,7 @@ def module_metrics(
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-def _store_metrics(modular, images, labels, expected):
+def _store_metrics(modular, modules, images, labels, expected):
     sizes = model_sizes(modular.flat_source)
     before = {"parameters": sizes.parameters, "macs": sizes.macs}
     after = {"retention_rate": modular.retention_rate}
@@ -183,4 +172,5 @@ def _store_metrics(modular, images, labels, expected):
         logits = modular.flat_source.predict(images, verbose=0)
         before["accuracy"] = float(np.mean(logits.argmax(1) == labels))
         after["accuracy"] = float(np.mean(expected.argmax(1) == labels))
-    return {"before": before, "after": after}
+    stem = stem_sizes([module.model for module in modules])
+    return {"before": before, "after": after, "stem": stem}

@@ -38,7 +38,7 @@ def test_compose(spec_path, tmp_path, capsys):
         "one",
         "eight",
         "all",
-        "different",
+        "estimate",
         "composed",
         "store",
         "digits",
