@@ -81,7 +81,9 @@ def decompose(
                 f"of class {name!r} with a gap of {gap:.3g}. Please report "
                 "this with the source model's architecture."
             )
-        metrics = {} if labels is None else _metrics(answers, labels == index)
+        metrics = (
+            {} if labels is None else module_metrics(answers, labels == index)
+        )
         info = _info(modular, index, model, digest, metrics, gap)
         modules.append(ClassModule(model, info))
     manifest = StoreManifest(
@@ -154,8 +156,18 @@ def _info(modular, index, model, digest, metrics, gap):
     )
 
 
-def _metrics(log_odds, is_class):
-    """Measures one module alone, its threshold at probability one half."""
+def module_metrics(
+    log_odds: np.ndarray, is_class: np.ndarray
+) -> dict[str, float]:
+    """Measures one module alone, its threshold at probability one half.
+
+    Args:
+        log_odds: Float array `(n,)`, what it answers.
+        is_class: Boolean array `(n,)`, which images show its class.
+
+    Returns:
+        Its `precision`, `recall` and `f1`.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     precision, recall, f1, _ = precision_recall_fscore_support(
