@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -41,6 +42,13 @@ np.savez(
     class_name=answer["class_name"].numpy().astype("S"),
 )
 """
+
+
+needs_onnx = pytest.mark.skipif(
+    importlib.util.find_spec("tf2onnx") is None
+    or importlib.util.find_spec("onnxruntime") is None,
+    reason="needs the extra `onnx`",
+)
 
 
 @pytest.fixture(scope="module")
@@ -226,4 +234,76 @@ def test_savedmodel_needs_tensorflow(saved, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"\(`--format keras`\)"):
         save_composition(
             saved[0], planned, tmp_path / "out", formats=["savedmodel"]
+        )
+
+
+@pytest.fixture(scope="module")
+def everything(stores, tmp_path_factory):
+    """The spec of a model with all there is; `size` is still to say."""
+    folder = stores["a"].path.parent
+    path = folder / "everything.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: everything\n"
+        "stores: {x: {path: a}, y: {path: b}}\n"
+        "input: {shape: [12, 10, 3], range: [-1, 1], size: %s}\n"
+        "classes:\n"
+        "  - name: 3\n"
+        "    any_of: [{store: x, class: cat}, {store: y, class: cat}]\n"
+        "  - {name: 8, module: {store: y, class: no}}\n"
+        "scores:\n"
+        "  calibration: fit\n"
+        "  data: {name: digits, split: validation}\n"
+        "  output: logits\n"
+        "  other: {name: none, threshold: 0.4}\n"
+    )
+    return path
+
+
+@needs_onnx
+@pytest.mark.parametrize("size", ["resize", "pad"])
+def test_every_form_of_every_layer(everything, tmp_path, size):
+    path = everything.with_name(f"{size}.yaml")
+    path.write_text(everything.read_text() % size)
+    planned = plan(load_spec(path))
+    model = compose_plan(planned)
+    save_composition(model, planned, tmp_path / "out", formats=tuple(FORMS))
+    draw = np.random.default_rng(0)
+    images = draw.uniform(-1, 1, (5, 12, 10, 3)).astype("float32")
+    expected = answers(model, images)
+    for form in FORMS.values():
+        found = form.ask(tmp_path / "out" / form.path, images)["logits"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    labels = (tmp_path / "out" / "labels.txt").read_text()
+    assert labels.split() == ["3", "8", "none"]
+
+
+@needs_onnx
+def test_every_form_of_patches(weak, donor, digits, tmp_path):
+    weak.save(tmp_path / "weak.keras")
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: p\n"
+        f"stores: {{d: {{path: {os.path.relpath(donor.path, tmp_path)}}}}}\n"
+        "base: {path: weak.keras, classes: [a, b, c]}\n"
+        "patches:\n"
+        "  - class: b\n"
+        "    module: {store: d, class: 8}\n"
+        "    coefficients: {module: 1, weak: 0.5, bias: -1}\n"
+        "  - class: a\n"
+        "    module: {store: d, class: 3}\n"
+        "    combine: minmax\n"
+        "    range: [-2, 4]\n"
+        "  - {class: c, module: {store: d, class: 9}, combine: raw}\n"
+    )
+    planned = plan(load_spec(path))
+    model = compose_plan(planned)
+    save_composition(model, planned, tmp_path / "out", formats=tuple(FORMS))
+    images = digits.test.images[:9].astype("float32")
+    expected = answers(model, images)
+    for form in FORMS.values():
+        found = form.ask(tmp_path / "out" / form.path, images)
+        np.testing.assert_allclose(
+            found["probabilities"], expected, rtol=0, atol=1e-4
         )
