@@ -1,5 +1,6 @@
 """Bytes of a spec file to text, within limits."""
 
+import codecs
 import re
 
 from kmod.spec.faults import Fault
@@ -27,10 +28,11 @@ def decode(content: bytes, filename: str) -> str:
     if len(content) > MAX_BYTES:
         message = f"a spec has at most {MAX_BYTES} bytes. Received: more."
         raise InvalidSpecError(filename, [Fault(1, 1, message)])
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        before = content[: error.start].decode("utf-8-sig")
+        before = content[: error.start].decode("utf-8")
         byte = content[error.start]
         message = f"a spec is UTF-8 text. Received: the byte 0x{byte:02x}."
         raise InvalidSpecError(filename, [_fault_after(before, message)])

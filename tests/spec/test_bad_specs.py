@@ -4,6 +4,7 @@ Beside `NAME.yaml` lies `NAME.txt`, what `kmod check NAME.yaml` prints to
 stderr. The numbers are those of the list of what a spec can have wrong.
 """
 
+import random
 import resource
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from kmod.cli.main import main
+from kmod.errors import SpecError
+from kmod.spec.loader import parse_spec
 from kmod.spec.text import MAX_BYTES
 
 BAD = Path(__file__).parent / "bad"
@@ -114,3 +117,34 @@ def test_command_answers_within_a_second(name):
     assert subprocess.run(command, capture_output=True).returncode == 2
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < SECONDS
+
+
+PIECES = [
+    *(b"{ } [ ] : - , & * ! | > % @ # ? \" ' ~ << --- ... &a *a !!x".split()),
+    *(b"\n", b"  ", b"\t", b"\0", b"\xff", b"\xef\xbb\xbf", b": ", b"1e9"),
+]
+
+
+def mutated(content, draw):
+    """Inserts, removes and changes a few bytes."""
+    content = bytearray(content)
+    for _ in range(draw.randint(1, 4)):
+        place, kind = draw.randint(0, len(content)), draw.random()
+        if kind < 0.5:
+            content[place:place] = draw.choice(PIECES)
+        elif kind < 0.8:
+            del content[place : place + draw.randint(1, 8)]
+        else:
+            content[place : place + 1] = bytes([draw.randint(0, 255)])
+    return bytes(content)
+
+
+def test_any_bytes_are_read_or_refused():
+    draw = random.Random(0)
+    files = [path.read_bytes() for path in sorted(BAD.glob("*.yaml"))]
+    for _ in range(1_000):
+        content = mutated(draw.choice(files), draw)
+        try:
+            parse_spec(content, "spec.yaml")
+        except SpecError:
+            pass

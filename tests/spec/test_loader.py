@@ -162,6 +162,11 @@ def test_byte_order_mark_in_front_is_accepted(write):
             id="latin-1",
         ),
         pytest.param(
+            b"\xef\xbb\xbfname: \xe9",
+            "1:7: a spec is UTF-8 text. Received: the byte 0xe9",
+            id="latin-1-behind-byte-order-mark",
+        ),
+        pytest.param(
             CLASSES.encode("utf-16"), "1:1: a spec is UTF-8", id="utf-16"
         ),
         pytest.param(
