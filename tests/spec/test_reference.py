@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from kmod.spec.loader import parse_spec
 from kmod.spec.reference import reference_markdown
 from kmod.spec.schema import read_schema
 
@@ -43,3 +44,11 @@ def test_links_lead_to_headings():
     for line in lines:
         for link in line.split("](#")[1:]:
             assert link.partition(")")[0] in anchors
+
+
+def test_example_of_the_docs_is_valid():
+    text = (DOCS / "spec.md").read_text(encoding="utf-8")
+    example = text.partition("```yaml\n")[2].partition("```")[0]
+    spec = parse_spec(example.encode(), DOCS / "example.yaml")
+    assert spec.class_names == ("cat", "bag", "vehicle")
+    assert spec.warnings == ()
