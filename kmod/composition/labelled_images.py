@@ -1,6 +1,8 @@
 """Images of data sets as a composed model takes and labels them."""
 
+import collections
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -33,12 +35,15 @@ class ImageReader:
         class_names: The model's classes.
         other: Label for images of classes that the model lacks; `None` leaves
             them out.
+        parts: Labels for further names, those of the modules that score a
+            class together: trucks are vehicles.
     """
 
     input: InputContract
     size: Literal["resize", "pad"]
     class_names: tuple[str, ...]
     other: int | None = None
+    parts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def load(
         self, data: DataRef, data_dir: str | Path | None = None
@@ -88,8 +93,9 @@ class ImageReader:
         return self.adapt(data, split).images.astype(self.input.dtype)
 
     def _label(self, images, data_classes):
-        names = self.class_names
-        if set(data_classes).isdisjoint(names):
+        names = {name: i for i, name in enumerate(self.class_names)}
+        known = {**self.parts, **names}
+        if known.keys().isdisjoint(data_classes):
             raise ArtifactError(
                 "A data set must show classes of the model, of the same "
                 f"names. Received: a data set of {list(data_classes)} for a "
@@ -97,10 +103,7 @@ class ImageReader:
                 "classes as it does."
             )
         outside = -1 if self.other is None else self.other
-        indices = [
-            names.index(name) if name in names else outside
-            for name in data_classes
-        ]
+        indices = [known.get(name, outside) for name in data_classes]
         labels = np.array(indices)[images.labels]
         kept = labels >= 0
         if kept.all():
@@ -116,6 +119,11 @@ def reader_of_plan(planned: CompositionPlan) -> ImageReader:
         spec.input.size if spec.input else "resize",
         spec.class_names,
         len(spec.classes) if spec.scores.other else None,
+        _parts(
+            (spec.class_names.index(entry.name), module.ref.class_name)
+            for entry in planned.classes
+            for module in entry.modules
+        ),
     )
 
 
@@ -123,4 +131,22 @@ def reader_of_manifest(manifest: CompositionManifest) -> ImageReader:
     """Returns what reads images for a saved composed model."""
     names = manifest.class_names
     other = None if manifest.other is None else names.index(manifest.other)
-    return ImageReader(manifest.input, manifest.size, names, other)
+    parts = _parts(
+        (names.index(source["class"]), source["module"])
+        for source in manifest.sources
+    )
+    return ImageReader(manifest.input, manifest.size, names, other, parts)
+
+
+def _parts(modules):
+    """Labels the names of modules that share a class, each with no other."""
+    modules = list(modules)
+    sizes = collections.Counter(index for index, _ in modules)
+    owners = collections.defaultdict(set)
+    for index, name in modules:
+        owners[name].add(index)
+    return {
+        name: index
+        for name, (index, *others) in owners.items()
+        if sizes[index] > 1 and not others
+    }

@@ -59,6 +59,26 @@ def test_other_class_of_a_plan(write_spec):
     assert reader.other == 2
 
 
+def test_names_of_joined_modules_are_their_class(write_spec, digits):
+    def ref(name, store="a"):
+        return {"store": store, "class": name}
+
+    path = write_spec(
+        classes=(),
+        classes_=[
+            {"name": "pet", "any_of": [ref("cat"), ref("dog")]},
+            {"name": "thing", "any_of": [ref("no"), ref("cat", "b")]},
+            {"name": "top", "module": ref("T-shirt/top")},
+        ],
+    )
+    reader = reader_of_plan(plan(load_spec(path)))
+    assert reader.parts == {"dog": 0, "no": 1}  # There are two of "cat".
+    data = dataclasses.replace(digits, class_names=("dog", "top", "cat"))
+    labels = reader.read(data, "test").labels
+    before = digits.test.labels
+    np.testing.assert_array_equal(labels, before[before < 2] * 2)
+
+
 def test_images_that_can_not_be_adapted(digits):
     data = dataclasses.replace(digits, value_range=(0.0, 0.0))
     with pytest.raises(ArtifactError, match="a range of values rises"):

@@ -1,0 +1,66 @@
+import dataclasses
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.composition.exporting import Exportable
+from kmod.composition.exporting import export_model
+from kmod.composition.exporting import load_exportable
+from kmod.composition.forms.write import FORMS
+from kmod.errors import CheckError
+from kmod.errors import IntegrityError
+from kmod.store.manifest import InputContract
+from kmod.store.plain_yaml import read_yaml
+
+
+@pytest.fixture
+def exportable(strong, digits):
+    contract = InputContract((8, 8, 1), "float32", (0.0, 255.0))
+    return Exportable(strong, digits.class_names, contract)
+
+
+def test_module_takes_the_contract_of_its_store(stores):
+    found = load_exportable(stores["a"].path / "cat")
+    assert found.class_names == ("cat",)
+    assert found.input == stores["a"].manifest.input
+
+
+def test_keras_file_numbers_its_classes(strong, tmp_path):
+    strong.save(tmp_path / "m.keras")
+    found = load_exportable(tmp_path / "m.keras")
+    assert found.class_names == ("0", "1", "2")
+    assert found.input == InputContract((8, 8, 1), "float32", (0.0, 255.0))
+
+
+def test_damaged_module(stores, tmp_path):
+    copy = shutil.copytree(stores["a"].path / "cat", tmp_path / "cat")
+    (copy / "fingerprint.pb").write_bytes(b"x")
+    with pytest.raises(IntegrityError, match="has other bytes"):
+        load_exportable(copy)
+
+
+@pytest.mark.parametrize("serving", [False, True])
+def test_nothing_is_left_of_an_export_that_answers_otherwise(
+    exportable, tmp_path, monkeypatch, serving
+):
+    wrong = dataclasses.replace(
+        FORMS["savedmodel"], ask=lambda *_: {"probabilities": np.ones((8, 3))}
+    )
+    monkeypatch.setitem(FORMS, "savedmodel", wrong)
+    with pytest.raises(CheckError, match="must answer as the one in memory"):
+        export_model(
+            exportable, "savedmodel", tmp_path / "out", serving=serving
+        )
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_manifest_of_an_export(exportable, tmp_path):
+    images = np.zeros((2, 8, 8, 1), "float32")
+    path = export_model(exportable, "litert", tmp_path / "out", images=images)
+    manifest = read_yaml(path / "export.yaml")
+    assert manifest["format"] == "litert"
+    assert manifest["class_names"] == ["3", "8", "9"]
+    assert sorted(manifest["files"]) == ["labels.txt", "model.tflite"]
+    assert manifest["created_by"]["keras"] == keras.__version__
