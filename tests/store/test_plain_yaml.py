@@ -44,7 +44,9 @@ def test_round_trip(tmp_path, data):
         pytest.param("a: *a", "anchors and aliases", id="alias"),
         pytest.param("!!python/name:os.x ''", "tags are not", id="python-tag"),
         pytest.param("a: !!str 1", "tags are not allowed", id="plain-tag"),
-        pytest.param("[" * 10000, "deeper than 16 levels", id="deep"),
+        pytest.param("[" * 100, "deeper than 16 levels", id="deep"),
+        # libyaml 0.2.6 meets a limit of its own first, in other words.
+        pytest.param("[" * 10000, "", id="deeper"),
         pytest.param("a: 1\n---\nb: 1", "single document", id="two-documents"),
         pytest.param("a: 2020-13-45", "month must be in", id="no-such-date"),
         pytest.param("a: " + "9" * 5000, "4300 digits", id="huge-number"),
