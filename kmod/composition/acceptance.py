@@ -83,8 +83,8 @@ def _test_composition(path, data_dir):
     images = comparison_images(manifest.input)
     for name, form in FORMS.items():
         if (path / form.path).exists():
-            answers = form.ask(path / form.path, images)
-            yield _same_answers(f"answers of {name}", model, answers, images)
+            gap = largest_gap(model, form.ask, path / form.path, images)
+            yield _same_answers(f"answers of {name}", gap)
     for recorded in manifest.metrics.get("checks", ()):
         yield _same_check(
             model, recorded, reader_of_manifest(manifest), data_dir
@@ -96,15 +96,13 @@ def _test_store(store, data_dir):
     images = comparison_images(store.manifest.input)
     for record in store.manifest.modules:
         name = record.class_name
-        answers = ask_savedmodel(store.path / record.directory, images)
-        yield _same_answers(
-            f"answers of {name!r}", store[name].model, answers, images
-        )
+        directory = store.path / record.directory
+        gap = largest_gap(store[name].model, ask_savedmodel, directory, images)
+        yield _same_answers(f"answers of {name!r}", gap)
     yield from _same_metrics(store, data_dir)
 
 
-def _same_answers(test, model, answers, images):
-    gap = largest_gap(model, answers, images)
+def _same_answers(test, gap):
     outcome = "passed" if gap <= TOLERANCE else "failed"
     return Finding(test, outcome, f"largest difference {gap:.1e}")
 

@@ -7,7 +7,9 @@ from kmod.cli.main import main
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.evaluation.metrics import evaluate
+from kmod.masks.modular_model import ModularModel
 from kmod.spec.loader import load_spec
+from kmod.store.decompose import decompose
 
 
 def patch_argv(weak, store, out, *more, data="digits:validation"):
@@ -43,6 +45,41 @@ def test_directory_composes_again(weak_path, store, tmp_path, capsys):
     argv = ["compose", str(out / "spec.yaml"), "--out", str(tmp_path / "x")]
     assert main([*argv, "--format", "keras"]) == 0
     keras.models.load_model(tmp_path / "x" / "model.keras", safe_mode=True)
+
+
+@pytest.fixture(scope="module")
+def other_store(source, digits, tmp_path_factory):
+    """A store of the same modules for images from 0 to 1."""
+    image = keras.Input((8, 8, 1))
+    model = keras.Model(image, source(keras.layers.Rescaling(255.0)(image)))
+    modular = ModularModel(model, digits.class_names)
+    path = tmp_path_factory.mktemp("other") / "store"
+    return decompose(modular, path, value_range=(0.0, 1.0))
+
+
+def test_donor_may_take_other_images(
+    weak_path, store, other_store, tmp_path, capsys
+):
+    figures = []
+    for donor in (store, other_store):
+        out = tmp_path / str(len(figures))
+        assert main(patch_argv(weak_path, donor, out, "--json")) == 0
+        figures.append(json.loads(capsys.readouterr().out))
+    assert figures[1]["after"]["f1"] == pytest.approx(
+        figures[0]["after"]["f1"], abs=0.02
+    )
+    spec = load_spec(tmp_path / "1" / "spec.yaml")
+    assert spec.input.range == (0.0, 255.0)
+    assert load_spec(tmp_path / "0" / "spec.yaml").input is None
+
+
+def test_rule_is_in_the_spec(weak_path, store, tmp_path):
+    out = tmp_path / "patched"
+    argv = patch_argv(weak_path, store, out, "--combine", "minmax")
+    assert main(argv) == 0
+    (patch,) = load_spec(out / "spec.yaml").patches
+    assert (patch.combine, patch.coefficients) == ("minmax", None)
+    assert patch.range[0] < patch.range[1]
 
 
 def test_patch_without_gain_exits_5(source_path, store, tmp_path, capsys):
