@@ -52,6 +52,11 @@ class Scores:
         return target - np.logaddexp.reduce(self.rest, axis=1)
 
     @functools.cached_property
+    def best_other(self) -> np.ndarray:
+        """Index of the likeliest class that is not the target, `(n,)`."""
+        return self.rest.argmax(axis=1)
+
+    @functools.cached_property
     def other_log_probability(self) -> np.ndarray:
         """Log-probability of the best other class among the others, `(n,)`."""
         rest = self.rest
@@ -98,7 +103,7 @@ def figures_before(scores: Scores) -> Figures:
 def figures_after(coefficients: Coefficients, scores: Scores) -> Figures:
     """Measures the patched model."""
     is_chosen = _margins(coefficients, scores) < coefficients.bias
-    return _figures(is_chosen, scores.rest.argmax(axis=1), scores)
+    return _figures(is_chosen, scores.best_other, scores)
 
 
 def fit_range(scores: Scores) -> tuple[float, float]:
@@ -171,7 +176,8 @@ def _biases(coefficients, scores):
     """The fitted bias, then every lower one that changes an answer."""
     margins = np.unique(_margins(coefficients, scores))
     lowest = margins[0] - 1 - SAFETY_MARGIN  # Never takes the target class.
-    lower = [lowest, *(margins[1:] + margins[:-1]) / 2]
+    between = (margins[1:] + margins[:-1]) / 2
+    lower = np.sort([lowest, *between, *(between - SAFETY_MARGIN)])
     return [
         coefficients.bias,
         *(bias for bias in reversed(lower) if bias < coefficients.bias),
