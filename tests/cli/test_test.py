@@ -8,6 +8,8 @@ from kmod.cli.main import main
 from kmod.composition import acceptance
 from kmod.composition.forms import savedmodel
 from kmod.composition.forms.write import FORMS
+from kmod.composition.manifest import read_composition_manifest
+from kmod.composition.manifest import write_composition_manifest
 from kmod.masks.modular_model import ModularModel
 from kmod.store.decompose import decompose
 
@@ -108,6 +110,31 @@ def test_checks_are_measured_again(checked_path, capsys):
     last = findings[-1]
     assert last["test"] == "f1 of '7' on digits:test"
     assert "at least 0.5 wanted" in last["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "outcome", "detail"),
+    [
+        ({"data": "mnist:test"}, 0, "skipped", "must be in the data directory"),
+        ({"value": 0.1}, 5, "failed", "recorded 0.1000"),
+        ({"min": 2.0}, 5, "failed", "at least 2 wanted"),
+    ],
+    ids=["no-data", "other-figure", "too-low"],
+)
+def test_check_that_can_not_be_reproduced(
+    checked_path, tmp_path, capsys, changes, code, outcome, detail
+):
+    copy = shutil.copytree(checked_path, tmp_path / "copy")
+    manifest = read_composition_manifest(copy)
+    check = {**manifest.metrics["checks"][1], **changes}
+    metrics = {"checks": [check]}
+    manifest = dataclasses.replace(manifest, metrics=metrics)
+    write_composition_manifest(copy, manifest)
+    data_dir = ["--data-dir", str(tmp_path)]
+    found_code, findings = run(copy, capsys, *data_dir)
+    assert found_code == code
+    assert findings[-1]["outcome"] == outcome
+    assert detail in findings[-1]["detail"]
 
 
 def test_damaged_file(composed_path, tmp_path, capsys):
