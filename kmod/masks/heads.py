@@ -10,8 +10,8 @@ class Heads(keras.layers.Layer):
     """One small head for each module, all computed at once.
 
     Without hidden units a head is linear and starts as the class's own logit
-    minus the mean of the others, so that the unmasked modules rank images as
-    the source model does. With hidden units it is the published one: ReLU,
+    minus the mean of all, so that the unmasked modules answer as the source
+    model does: the softmax of their scores is its own. With hidden units it is the published one: ReLU,
     Dense, ReLU, Dense.
 
     Args:
@@ -57,8 +57,7 @@ class Heads(keras.layers.Layer):
         if units:
             self.kernel.assign(spread((n, units)))
         else:
-            own = np.eye(n)
-            self.kernel.assign(own - (1 - own) / (n - 1))
+            self.kernel.assign(np.eye(n) - 1 / n)
 
     def _weight(self, name, shape):
         return self.add_weight(

@@ -92,7 +92,8 @@ class KernelMasks(keras.layers.Layer):
         if self.recipe.retention_target is None:
             mask = positive_scores(scores)
         else:
-            scores = self._balanced(scores)
+            # Removing a large group costs more and frees more.
+            scores = scores / ops.maximum(place.sizes, 1)
             room = self._retention_now() * place.sizes.sum()
             room -= place.sizes[~place.may_go].sum()
             mask = top_scores(scores, place.sizes * place.may_go, room + 0.5)
@@ -107,14 +108,6 @@ class KernelMasks(keras.layers.Layer):
             self.recipe.warm_up,
             self.recipe.removal_end,
         )
-
-    def _balanced(self, importances):
-        """Brings the mean importance of every layer to 1."""
-        home = self.placement.home
-        members = np.eye(home.max() + 1, dtype="float32")[home]
-        share = members / np.maximum(members.sum(0), 1)
-        values = ops.sqrt(importances) + 1e-12
-        return values / ops.take(ops.matmul(values, share), home, axis=1)
 
     def _retention_of(self, mask):
         share = self.placement.sizes / self.placement.sizes.sum()

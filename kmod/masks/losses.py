@@ -1,7 +1,6 @@
 """Losses on module scores."""
 
 import keras
-import numpy as np
 from keras import ops
 
 UNSEEN = -1e9  # Stands where a module did not see an image.
@@ -87,31 +86,30 @@ class SigmoidCrossEntropy(keras.losses.Loss):
 
 
 def distillation_loss(scores, logits, classes, temperature: float):
-    """Compares each module's answer with the source model's own.
+    """Compares the modules' answers with the source model's own.
+
+    Both are softened and made probabilities among the modules that saw the
+    image, so that no module has to stand for others. Unmasked modules with
+    linear heads start at zero, the least value.
 
     Args:
         scores: Raw scores of the rows, `(batch, rows)`.
         logits: The source model's logits, `(batch, num_classes)`.
         classes: Module of each row, `(batch, rows)`, or `None` for all in
-            order. If given, the first is the image's own class and the others
-            stand for all the rest.
+            order.
         temperature: What both are divided by.
 
     Returns:
-        Scalar: binary cross-entropy of the scores against the source model's
-        softened probability of the module's class, summed over classes.
+        Scalar: mean Kullback-Leibler divergence of the modules' answer from
+        the source model's, times `temperature` squared.
 
     Reference:
 
     - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531), section 2.
     """
-    wanted = ops.softmax(logits / temperature, axis=-1)
-    stands_for = 1.0
     if classes is not None:
-        wanted = ops.take_along_axis(wanted, classes, axis=1)
-        rows = classes.shape[1]
-        others = (logits.shape[1] - 1) / (rows - 1)
-        stands_for = np.array([1.0] + [others] * (rows - 1), "float32")
-    scores = scores / temperature
-    loss = ops.softplus(scores) - wanted * scores
-    return temperature**2 * ops.mean(ops.sum(loss * stands_for, axis=-1))
+        logits = ops.take_along_axis(logits, classes, axis=1)
+    wanted = ops.log_softmax(logits / temperature, axis=-1)
+    answer = ops.log_softmax(scores / temperature, axis=-1)
+    divergence = ops.sum(ops.exp(wanted) * (wanted - answer), axis=-1)
+    return temperature**2 * ops.mean(divergence)

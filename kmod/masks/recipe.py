@@ -58,11 +58,11 @@ class Recipe:
     removal_end: float = 0.6
     penalty: float = 0.0
     published_loss: bool = False
-    distillation: float = 0.5
-    temperature: float = 2.0
-    importance_decay: float = 0.998
-    head_rate: float = 0.003
-    adapt_rate: float = 0.003
+    distillation: float = 3.0
+    temperature: float = 1.0
+    importance_decay: float = 0.99
+    head_rate: float = 0.01
+    adapt_rate: float = 0.01
     mask_rate: float = 0.001
     final_rate: float = 0.05
     phases: tuple[Phase, ...] = ()

@@ -96,7 +96,7 @@ def test_masks_in_use_are_those_of_the_last_step(placement, quick):
 def test_target_is_reached_by_the_schedule(placement, quick):
     recipe = quick(retention_target=5 / 8, warm_up=0.2, removal_end=0.6)
     masks = masks_of(placement, recipe)
-    masks.mask_scores.assign([[4, 1, 0, 0, 9, 8], [1, 4, 0, 0, 8, 9]])
+    masks.mask_scores.assign([[20, 1, 0, 0, 9, 8], [1, 20, 0, 0, 8, 9]])
     rates = []
     for _ in range(10):
         masks(training=True)
@@ -114,13 +114,13 @@ def test_what_may_not_go_stays(placement, quick):
     np.testing.assert_array_equal(np.array(masks.mask)[:, 2:4], np.ones((2, 2)))
 
 
-def test_importances_of_layers_are_comparable(placement, quick):
-    """Layer d has a hundred times the importance, and loses a kernel first."""
-    masks = masks_of(placement, quick(retention_target=7 / 8))
-    masks.mask_scores.assign([[4, 1, 1, 1, 400, 40]] * 2)
+def test_a_groups_importance_is_shared_by_its_kernels(placement, quick):
+    """Groups 0 and 1 have two kernels each, groups 4 and 5 one."""
+    masks = masks_of(placement, quick(retention_target=6 / 8))
+    masks.mask_scores.assign([[12, 10, 1, 1, 8, 6]] * 2)
     for _ in range(10):
         masks(training=True)
-    np.testing.assert_array_equal(masks.mask, [[1, 1, 1, 1, 1, 0]] * 2)
+    np.testing.assert_array_equal(masks.mask, [[1, 0, 1, 1, 1, 1]] * 2)
 
 
 def test_scores_above_zero_keep_without_a_target(placement, quick):

@@ -6,6 +6,7 @@ from kmod.masks.losses import UNSEEN
 from kmod.masks.losses import ModuleLoss
 from kmod.masks.losses import SigmoidCrossEntropy
 from kmod.masks.losses import distillation_loss
+from kmod.masks.modular_model import ModularModel
 
 LN2 = np.log(2)
 
@@ -98,22 +99,26 @@ def distil(scores, logits, classes=None, temperature=1.0):
 
 
 def test_distillation_by_hand():
-    assert distil([[0, 0]], [[0, 0]]) == pytest.approx(2 * LN2)
-    assert distil([[0, 0]], [[0, 0]], temperature=2) == pytest.approx(8 * LN2)
-    shifted = np.log1p(np.e) - 0.5 + LN2
-    assert distil([[1, 0]], [[0, 0]]) == pytest.approx(shifted, rel=1e-5)
+    """Probabilities 3/4 and 1/4 against one half each."""
+    divergence = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    logits = [[np.log(3), 0]]
+    assert distil([[0, 0]], logits) == pytest.approx(divergence, rel=1e-5)
+    softer = distil([[0, 0]], [[2 * np.log(3), 0]], temperature=2)
+    assert softer == pytest.approx(4 * divergence, rel=1e-5)
 
 
-def test_distillation_of_drawn_rows_counts_others_for_the_rest():
-    drawn = distil([[0, 0]], [[0, 0, 0]], np.array([[1, 2]]))
-    assert drawn == pytest.approx(3 * LN2, rel=1e-5)
-
-
-def test_distillation_takes_the_logits_of_the_rows():
+def test_distillation_compares_among_the_rows_that_are_seen():
     logits = [[5.0, 0.0, -5.0]]
-    answers = keras.ops.softmax(np.array(logits))
-    scores = np.log(answers / (1 - np.array(answers)))
     classes = np.array([[2, 0]])
-    best = distil(scores[:, [2, 0]], logits, classes)
-    for other in (scores[:, [0, 2]], scores[:, [2, 0]] + 0.5):
-        assert distil(other, logits, classes) > best
+    shifted = [[-4.0, 6.0]]  # The logits of classes 2 and 0, plus 1.
+    assert distil(shifted, logits, classes) == pytest.approx(0, abs=1e-5)
+    for other in ([[6.0, -4.0]], [[-4.0, 4.0]]):
+        assert distil(other, logits, classes) > 1e-4
+
+
+def test_unmasked_modules_have_nothing_to_learn(small_cnn, data):
+    modular = ModularModel(small_cnn)
+    logits = modular.flat_source.predict(data[0], verbose=0)
+    scores = modular.predict(data[0], verbose=0)
+    assert distil(scores, logits) == pytest.approx(0, abs=1e-5)
+    assert distil(1.5 * scores, logits) > 1e-4

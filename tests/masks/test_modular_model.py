@@ -174,7 +174,9 @@ def test_compile_takes_other_choices(small_cnn, data):
 
 
 def test_paper_recipe_trains_masks_by_gradient(small_cnn, quick, data):
-    recipe = quick(retention_target=None, penalty=5.0, rows_per_image=0)
+    recipe = quick(
+        retention_target=None, penalty=5.0, rows_per_image=0, distillation=0.0
+    )
     modular = ModularModel(small_cnn, recipe=recipe)
     modular.compile()
     fit(modular, data, epochs=16)
