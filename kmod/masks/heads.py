@@ -10,8 +10,8 @@ class Heads(keras.layers.Layer):
     """One small head for each module, all computed at once.
 
     Without hidden units a head is linear and starts as the class's own logit
-    minus the mean of all, so that the unmasked modules answer as the source
-    model does: the softmax of their scores is its own. With hidden units it is the published one: ReLU,
+    minus the mean of all, so that the softmax of the unmasked modules' scores
+    is the source model's. With hidden units it is the published one: ReLU,
     Dense, ReLU, Dense.
 
     Args:

@@ -175,7 +175,11 @@ def test_compile_takes_other_choices(small_cnn, data):
 
 def test_paper_recipe_trains_masks_by_gradient(small_cnn, quick, data):
     recipe = quick(
-        retention_target=None, penalty=5.0, rows_per_image=0, distillation=0.0
+        retention_target=None,
+        penalty=5.0,
+        rows_per_image=0,
+        distillation=0.0,
+        mask_rate=0.05,
     )
     modular = ModularModel(small_cnn, recipe=recipe)
     modular.compile()
