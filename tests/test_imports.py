@@ -25,7 +25,6 @@ ALLOWED = {
     "store": {"graph", "masks", "evaluation", "modules", "data"},
     "composition": {
         "graph",
-        "training",
         "evaluation",
         "report",
         "modules",

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
@@ -20,6 +21,7 @@ from kmod.composition.scoring import apply_lines
 from kmod.composition.scoring import fit_lines
 from kmod.composition.scoring import score_classes
 from kmod.composition.sharing import merge_models
+from kmod.data.image_data import LabelledImages
 from kmod.spec.loader import load_spec
 from kmod.spec.model import Spec
 
@@ -98,5 +100,12 @@ def _fit(planned, model, data_dir):
     reader = dataclasses.replace(
         reader_of_plan(planned), class_names=names, other=len(names)
     )
-    images = reader.load(scores.data, data_dir)
-    return fit_lines(model, images, scores.images_per_class, names)
+    few = [
+        reader.load(data, data_dir, scores.images_per_class)
+        for data in scores.data
+    ]
+    images = LabelledImages(
+        np.concatenate([part.images for part in few]),
+        np.concatenate([part.labels for part in few]),
+    )
+    return fit_lines(model, images, names)

@@ -46,18 +46,26 @@ class ImageReader:
     parts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def load(
-        self, data: DataRef, data_dir: str | Path | None = None
+        self,
+        data: DataRef,
+        data_dir: str | Path | None = None,
+        images_per_class: int | None = None,
     ) -> LabelledImages:
         """Loads the images that a spec names.
 
         Args:
             data: Name of the data set and its split.
             data_dir: Directory of the prepared data sets.
+            images_per_class: How many images of each class of the data set to
+                draw, at most; always the same ones. Defaults to all.
 
         Raises:
             ArtifactError: If the data set can not be loaded, or as `read`.
         """
-        return self.read(load_data(data.name, data_dir), data.split)
+        loaded = load_data(data.name, data_dir)
+        if images_per_class is not None:
+            loaded = _keep(loaded, data.split, _draw, images_per_class)
+        return self.read(loaded, data.split)
 
     def read(self, data: ImageData, split: str) -> LabelledImages:
         """Returns the images of a split.
@@ -88,8 +96,7 @@ class ImageReader:
 
     def first_images(self, data: ImageData, split: str) -> np.ndarray:
         """Returns a few images of a split, of the model's data type."""
-        few = getattr(data, split).take(np.arange(NUM_COMPARED))
-        data = dataclasses.replace(data, **{split: few})
+        data = _keep(data, split, lambda labels, n: np.arange(n), NUM_COMPARED)
         return self.adapt(data, split).images.astype(self.input.dtype)
 
     def _label(self, images, data_classes):
@@ -111,6 +118,22 @@ class ImageReader:
         return LabelledImages(images.images[kept], labels[kept])
 
 
+def _keep(data, split, choose, count):
+    """Returns a data set with only some images in one split."""
+    images = getattr(data, split)
+    kept = images.take(choose(images.labels, count))
+    return dataclasses.replace(data, **{split: kept})
+
+
+def _draw(labels, count):
+    """Draws some images of each label."""
+    random = np.random.default_rng(0)
+    members = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    return np.sort(
+        np.concatenate([random.permutation(m)[:count] for m in members])
+    )
+
+
 def reader_of_plan(planned: CompositionPlan) -> ImageReader:
     """Returns what reads images for the model of a plan."""
     spec = planned.spec
@@ -120,8 +143,8 @@ def reader_of_plan(planned: CompositionPlan) -> ImageReader:
         spec.class_names,
         len(spec.classes) if spec.scores.other else None,
         _parts(
-            (spec.class_names.index(entry.name), module.ref.class_name)
-            for entry in planned.classes
+            (index, module.ref.class_name)
+            for index, entry in enumerate(planned.classes)
             for module in entry.modules
         ),
     )

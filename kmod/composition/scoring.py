@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
 from kmod.composition.classifier import LOG_ODDS_LAYER
 from kmod.composition.classifier import join
@@ -12,7 +11,6 @@ from kmod.composition.classifier import line
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.spec.model import OtherClass
-from kmod.training.calibration import fit_log_odds
 
 CLASS_SCORES_LAYER = "class_scores"
 
@@ -68,45 +66,53 @@ def add_other(
 
 
 def fit_lines(
-    model: keras.Model,
-    data: LabelledImages,
-    images_per_class: int,
-    class_names: Sequence[str],
+    model: keras.Model, data: LabelledImages, class_names: Sequence[str]
 ) -> list[tuple[float, float]]:
     """Calibrates every class on a few labelled images (Platt scaling).
+
+    A class whose score says nothing about these images gets a scale of 0, so
+    that only how frequent it is counts.
 
     Args:
         model: Images to `(batch, num_classes)` scores.
         data: Images, labelled in the classes of the model; a label above
             them means none of them.
-        images_per_class: How many images of each label to use, at most. The
-            same ones are drawn every time.
         class_names: Names of the classes.
 
     Returns:
-        Scale and shift for each class.
+        Scale, never below 0, and shift for each class.
 
     Raises:
         ArtifactError: If there are no images of a class, or of no other.
     """
-    chosen = _draw(data.labels, images_per_class)
-    labels = data.labels[chosen]
     missing = [
         name
         for index, name in enumerate(class_names)
-        if index not in labels or (labels == index).all()
+        if index not in data.labels or (data.labels == index).all()
     ]
     if missing:
         raise ArtifactError(
             "To `fit` a calibration takes images of every class, found by its "
-            f"name, and of others. Received: none of {missing}. Take a data "
-            "set that shows them, or the calibration that is stored."
+            f"name, and of others. Received: none of {missing}. Take data "
+            "sets that show them, or the calibration that is stored."
         )
-    scores = model.predict(data.images[chosen], batch_size=256, verbose=0)
+    scores = model.predict(data.images, batch_size=256, verbose=0)
     return [
-        fit_log_odds(scores[:, index], labels == index)
+        _fit_line(scores[:, index], data.labels == index)
         for index in range(len(class_names))
     ]
+
+
+def _fit_line(scores, is_class):
+    from sklearn.linear_model import LogisticRegression
+
+    spread = max(float(scores.std()), 1e-6)
+    fitted = LogisticRegression().fit(scores[:, None] / spread, is_class)
+    scale = float(fitted.coef_[0, 0]) / spread
+    if scale > 0:
+        return scale, float(fitted.intercept_[0])
+    share = float(is_class.mean())
+    return 0.0, math.log(share) - math.log1p(-share)
 
 
 def _any_of(scores):
@@ -114,12 +120,3 @@ def _any_of(scores):
         return scores[0]
     joined = keras.layers.Concatenate(dtype="float32")(scores)
     return keras.ops.logsumexp(joined, axis=-1, keepdims=True)
-
-
-def _draw(labels, count):
-    """Draws some images of each label, always the same ones."""
-    random = np.random.default_rng(0)
-    members = (np.flatnonzero(labels == label) for label in np.unique(labels))
-    return np.sort(
-        np.concatenate([random.permutation(m)[:count] for m in members])
-    )

@@ -74,7 +74,9 @@ def _range(data):
 def _scores(data):
     changes = {}
     if "data" in data:
-        changes["data"] = DataRef(**data["data"])
+        given = data["data"]
+        given = given if isinstance(given, list) else [given]
+        changes["data"] = tuple(DataRef(**entry) for entry in given)
     if "other" in data:
         changes["other"] = OtherClass(**data["other"])
     if "images_per_class" in data:

@@ -126,7 +126,9 @@ def _rule(error: jsonschema.ValidationError, path: KeyPath) -> str:
         forms = " or ".join(form["description"] for form in limit)
         return f"{dotted(path)} must have either {forms}, not both."
     if error.validator == "type":
-        kind = "text" if isinstance(limit, list) else _TYPES[limit]
+        kinds = limit if isinstance(limit, list) else [limit]
+        kinds = ["string"] if "string" in kinds else kinds  # For names.
+        kind = " or ".join(_TYPES[kind] for kind in kinds)
         return f"{dotted(path)} must be {kind}."
     if error.validator == "enum":
         near = did_you_mean(str(error.instance), limit)

@@ -98,13 +98,14 @@ class Scores:
             was calibrated to (`stored`), those it is calibrated to when the
             model is composed (`fit`), or the raw ones (`none`).
         data: Labelled images to calibrate on; only with `fit`.
-        images_per_class: How many of them are used, at most.
+        images_per_class: How many images of each class of theirs are used, at
+            most.
         output: What the composed model answers with.
         other: An extra class, or `None`.
     """
 
     calibration: Literal["stored", "none", "fit"] = "stored"
-    data: DataRef | None = None
+    data: tuple[DataRef, ...] = ()
     images_per_class: int = 50
     output: Literal["probabilities", "logits"] = "probabilities"
     other: OtherClass | None = None

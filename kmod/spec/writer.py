@@ -89,7 +89,11 @@ def _class_data(entry):
 def _scores_data(scores):
     data = _without_none(dataclasses.asdict(scores))
     if scores.calibration != "fit":
-        del data["images_per_class"]
+        del data["images_per_class"], data["data"]
+    elif len(scores.data) == 1:
+        (data["data"],) = data["data"]
+    else:
+        data["data"] = list(data["data"])
     return data
 
 

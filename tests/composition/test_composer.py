@@ -302,6 +302,21 @@ def test_fit_needs_images_of_every_class(digit_spec, classes, message):
         compose(path)
 
 
+def test_fit_on_several_data_sets(digit_spec, donor):
+    def log_odds(data):
+        text = f"scores: {{calibration: fit, data: {data}}}\n"
+        model = compose(digit_spec(text))
+        inner = keras.Model(model.input, model.get_layer("log_odds").output)
+        return inner.predict(load_digits().test.images[:20], verbose=0)
+
+    one, other = "{name: digits, split: test}", "{name: digits, split: train}"
+    apart = log_odds(one), log_odds(other)
+    both = log_odds(f"[{one}, {other}]")
+    for answers in apart:
+        assert np.abs(both - answers).max() > 1e-3
+    np.testing.assert_array_equal(log_odds(f"[{one}]"), apart[0])
+
+
 def test_checks_are_run(digit_spec):
     check = "{metric: accuracy, min: %s, data: {name: digits, split: test}}"
     compose(digit_spec(f"checks: [{check % 0.5}]\n"))

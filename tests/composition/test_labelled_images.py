@@ -52,6 +52,17 @@ def test_images_are_adapted_as_the_spec_says(write_spec, size):
     assert black == 1 if size == "pad" else black < 1
 
 
+def test_a_few_images_of_each_class_of_the_data():
+    reader = ImageReader(OWN, "resize", ("3", "none"), other=1)
+    few, same = (
+        reader.load(DataRef("digits", "validation"), images_per_class=5)
+        for _ in range(2)
+    )
+    assert np.bincount(few.labels).tolist() == [5, 45]
+    np.testing.assert_array_equal(few.images, same.images)
+    assert len(reader.load(DataRef("digits", "validation"))) == 144
+
+
 def test_other_class_of_a_plan(write_spec):
     scores = {"other": {"name": "none", "threshold": 0.5}}
     reader = reader_of_plan(plan(load_spec(write_spec(scores=scores))))

@@ -178,6 +178,28 @@ def parse(text):
         ),
         pytest.param(
             FULL,
+            "  data: {name: digits, split: validation}",
+            "  data: [{name: digits, split: train}, {name: mnist, split: val}]",
+            "spec.yaml:14:61: `scores.data[1].split` is not valid. Accepted: ",
+            id="second-data-set",
+        ),
+        pytest.param(
+            FULL,
+            "  data: {name: digits, split: validation}",
+            "  data: []",
+            "spec.yaml:14:9: `scores.data` must have at least 1 items. ",
+            id="no-data-set",
+        ),
+        pytest.param(
+            FULL,
+            "  data: {name: digits, split: validation}",
+            "  data: digits:test",
+            "spec.yaml:14:9: `scores.data` must be a mapping of keys to values "
+            "or a list. Received: 'digits:test'.",
+            id="data-as-text",
+        ),
+        pytest.param(
+            FULL,
             "fit\n  data: {name: digits, split: validation}\n",
             "stored\n",
             "spec.yaml:14:21: `images_per_class` belongs to `calibration: "

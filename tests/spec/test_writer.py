@@ -161,6 +161,22 @@ def test_invalid_spec_is_not_written(tmp_path):
         ),
         pytest.param(
             {
+                "classes": [
+                    {"name": "a", "module": {"store": "s", "class": "no"}},
+                    {"name": "b", "module": {"store": "s", "class": "010"}},
+                ],
+                "scores": {
+                    "calibration": "fit",
+                    "data": [
+                        {"name": "digits", "split": "validation"},
+                        {"name": "mnist", "split": "train"},
+                    ],
+                },
+            },
+            id="two-data-sets",
+        ),
+        pytest.param(
+            {
                 "base": {"path": "../weak.keras", "classes": ["a", "b"]},
                 "patches": [
                     {
