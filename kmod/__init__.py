@@ -27,6 +27,7 @@ _EXPORTS = {
     "load_spec": "kmod.spec.loader",
     "compose": "kmod.composition.composer",
     "patch": "kmod.composition.patcher",
+    "refine": "kmod.refinement.refine",
     "evaluate": "kmod.evaluation.metrics",
 }
 

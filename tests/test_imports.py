@@ -32,6 +32,15 @@ ALLOWED = {
         "spec",
         "data",
     },
+    "refinement": {
+        "graph",
+        "masks",
+        "training",
+        "modules",
+        "store",
+        "composition",
+        "data",
+    },
     "report": {"evaluation", "store", "modules"},
     "demo": {
         "composition",

@@ -21,6 +21,7 @@ from kmod.cli import inspect
 from kmod.cli import lock
 from kmod.cli import modularize
 from kmod.cli import patch
+from kmod.cli import refine
 from kmod.cli import schema
 from kmod.cli import test
 from kmod.cli.faults import print_faults
@@ -32,6 +33,7 @@ from kmod.spec.faults import LocatedError
 COMMANDS = (
     demo,
     modularize,
+    refine,
     inspect,
     check,
     lock,

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from kmod.cli import console
-from kmod.cli.module_table import print_modules
+from kmod.cli.module_table import print_store
 
 
 def add_parser(subparsers) -> None:
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     shutil.rmtree(run_directory)
-    _print(store, args.json)
+    print_store(store, args.json)
     return 0
 
 
@@ -121,27 +121,3 @@ def _recipe(args):
             f"--recipe {args.recipe}. Leave one of them out."
         )
     return dataclasses.replace(recipe, retention_target=args.retention_target)
-
-
-def _print(store, as_json):
-    infos = [store.info(name) for name in store.class_names]
-    rows = [
-        {
-            "class": info.class_name,
-            "retention_rate": info.retention_rate,
-            "parameters": info.parameters,
-            "macs": info.macs,
-            "max_output_gap": info.max_output_gap,
-        }
-        for info in infos
-    ]
-    if as_json:
-        console.print_json(
-            {
-                "store": str(store.path),
-                "metrics": store.manifest.metrics,
-                "modules": rows,
-            }
-        )
-        return
-    print_modules(rows)

@@ -1,10 +1,16 @@
 """The table of modules that several commands print."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 from kmod.cli import console
+
+if TYPE_CHECKING:
+    from kmod.store.module_store import ModuleStore
 
 
 def print_modules(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -26,6 +32,31 @@ def print_modules(rows: Sequence[Mapping[str, Any]]) -> None:
             ]
             for row in rows
         ],
+    )
+
+
+def print_store(store: ModuleStore, as_json: bool) -> None:
+    """Prints the modules of a new store, as a table or as JSON."""
+    infos = [store.info(name) for name in store.class_names]
+    rows = [
+        {
+            "class": info.class_name,
+            "retention_rate": info.retention_rate,
+            "parameters": info.parameters,
+            "macs": info.macs,
+            "max_output_gap": info.max_output_gap,
+        }
+        for info in infos
+    ]
+    if not as_json:
+        print_modules(rows)
+        return
+    console.print_json(
+        {
+            "store": str(store.path),
+            "metrics": store.manifest.metrics,
+            "modules": rows,
+        }
     )
 
 
