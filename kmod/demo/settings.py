@@ -71,8 +71,8 @@ SETTINGS = {
         retention_target=0.22,
         search_epochs=4,
         batch_size=64,
-        weak_images=4000,
-        weak_epochs=8,
+        weak_images=10000,
+        weak_epochs=12,
     ),
 }
 
