@@ -70,10 +70,10 @@ def parse_arguments():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--source-epochs", type=int, default=15)
     parser.add_argument("--train-images", type=int, default=10000)
-    parser.add_argument("--default-epochs", type=int, default=8)
+    parser.add_argument("--default-epochs", type=int, default=10)
     parser.add_argument("--paper-epochs", type=int, default=PAPER.epochs)
-    parser.add_argument("--mask-from", default="conv_3")
-    parser.add_argument("--retention-target", type=float, default=0.6)
+    parser.add_argument("--mask-from", default="conv_4")
+    parser.add_argument("--retention-target", type=float, default=0.75)
     return parser.parse_args()
 
 
