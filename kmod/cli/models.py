@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kmod.errors import ArtifactError
+from kmod.errors import UsageError
 
 if TYPE_CHECKING:
     import keras
@@ -13,6 +14,21 @@ if TYPE_CHECKING:
     from kmod.data.image_data import ImageData
     from kmod.data.image_data import LabelledImages
     from kmod.store.manifest import InputContract
+
+
+def check_out(out: str | Path, overwrite: bool) -> Path:
+    """Returns the directory to make, before any work is done for it.
+
+    Raises:
+        UsageError: If something is there that may not be replaced.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise UsageError(
+            f"`--out` must be a new directory. Received: '{out}', which is "
+            "there. Choose another, or give `--overwrite`."
+        )
+    return out
 
 
 def load_model(path: str | Path) -> keras.Model:

@@ -60,18 +60,13 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_out
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
-    from kmod.errors import UsageError
     from kmod.store.decompose import decompose
     from kmod.training.gradsplitter import modularize
 
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        raise UsageError(
-            f"`--out` must be a new directory. Received: '{out}', which is "
-            "there. Choose another, or give `--overwrite`."
-        )
+    out = check_out(args.out, args.overwrite)
     source = load_model(args.source)
     data = load_data(args.data, args.data_dir)
     run_directory = out.with_name(f".{out.name}.run")

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args):
+    from kmod.cli.models import check_out
     from kmod.data.load import parse_split
 
     if len(args.donors) > 1:
@@ -93,12 +94,7 @@ def _check(args):
             "This version patches with one donor. Received: "
             f"{len(args.donors)} of them. Give `--donor` once."
         )
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        raise UsageError(
-            f"`--out` must be a new directory. Received: '{out}', which is "
-            "there. Choose another, or give `--overwrite`."
-        )
+    check_out(args.out, args.overwrite)
     name, split = parse_split(args.data)
     if split == "test":
         raise UsageError(

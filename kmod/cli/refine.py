@@ -1,7 +1,6 @@
 """`kmod refine`: trains cut modules a little more, together."""
 
 import argparse
-from pathlib import Path
 
 from kmod.cli import console
 from kmod.cli.module_table import print_store
@@ -33,18 +32,13 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_out
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
-    from kmod.errors import UsageError
     from kmod.refinement.refine import refine
     from kmod.store.module_store import load_store
 
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        raise UsageError(
-            f"`--out` must be a new directory. Received: '{out}', which is "
-            "there. Choose another, or give `--overwrite`."
-        )
+    out = check_out(args.out, args.overwrite)
     data = load_data(args.data, args.data_dir)
     store = refine(
         load_store(args.store),

@@ -65,6 +65,19 @@ def to_arrays(
     return images, labels
 
 
+def fit_arguments(data: Any, batch_size: int) -> dict[str, Any]:
+    """Returns the arguments of Keras' `fit` that give it training data.
+
+    Args:
+        data: `(images, labels)`, or batched data that `fit` takes.
+        batch_size: Integer, images to a step, for arrays.
+    """
+    if isinstance(data, tuple):
+        images, labels = data
+        return {"x": images, "y": labels, "batch_size": batch_size}
+    return {"x": data}
+
+
 def _raw_batches(data, batch_size):
     if isinstance(data, LabelledImages):
         data = data.images, data.labels

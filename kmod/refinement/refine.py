@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
@@ -84,7 +85,7 @@ def refine(
     modules = [store[name] for name in store.class_names]
     keras.utils.set_random_seed(seed)
     joint = JointModel([m.model for m in modules], teacher, distillation)
-    arguments = _arguments(train, batch_size)
+    arguments = fit_arguments(train, batch_size)
     steps = epochs * count_steps(
         {"steps_per_epoch": None, "validation_split": 0, **arguments}
     )
@@ -147,13 +148,6 @@ def _teacher(store, source):
             f"the digest {digest}. Give that source model."
         )
     return teacher
-
-
-def _arguments(train, batch_size):
-    if isinstance(train, tuple):
-        images, labels = train
-        return {"x": images, "y": labels, "batch_size": batch_size}
-    return {"x": train}
 
 
 def _refined(joint, index, module, raw, is_class):

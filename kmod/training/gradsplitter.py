@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.errors import UsageError
 from kmod.masks.modular_model import ModularModel
@@ -104,7 +105,7 @@ def modularize(
         )
     selection = ModuleSelection(source_accuracy, accuracy_budget, directory)
     modular.fit(
-        **_training_arguments(train, batch_size),
+        **fit_arguments(train, batch_size),
         validation_data=(images, labels),
         validation_batch_size=batch_size,
         epochs=epochs,
@@ -113,13 +114,6 @@ def modularize(
     )
     calibrate(modular, images, labels)
     return modular
-
-
-def _training_arguments(train, batch_size):
-    if isinstance(train, tuple):
-        images, labels = train
-        return {"x": images, "y": labels, "batch_size": batch_size}
-    return {"x": train}
 
 
 def _accuracy(model, images, labels):
