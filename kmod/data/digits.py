@@ -12,7 +12,7 @@ TEST_SPLIT = 0.2
 TEST_SEED = 0
 
 
-def load_digits(validation_split: float = 0.1, seed: int = 0) -> ImageData:
+def load_digits(validation_split: float = 0.2, seed: int = 0) -> ImageData:
     """Loads 1,797 real images of digits, 8x8x1, without any download.
 
     Args:

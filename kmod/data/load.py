@@ -13,7 +13,7 @@ from kmod.errors import UsageError
 def load_data(
     name: str = "digits",
     data_dir: str | Path | None = None,
-    validation_split: float = 0.1,
+    validation_split: float | None = None,
     *,
     seed: int = 0,
     download: bool = False,
@@ -27,7 +27,8 @@ def load_data(
         data_dir: Directory of the prepared data sets. Defaults to that of
             TensorFlow Datasets.
         validation_split: Share of the training images to validate on, above 0
-            and below 1.
+            and below 1. Defaults to 0.2 for the digits, which are few, and to
+            0.1 for others.
         seed: Integer, seed of that choice.
         download: Whether to fetch data that are not there.
 
@@ -43,13 +44,21 @@ def load_data(
 
     >>> data = load_data("digits")
     >>> data.train.images.shape, data.test.labels.shape
-    ((1293, 8, 8, 1), (360,))
+    ((1149, 8, 8, 1), (360,))
     """
     if name == "digits":
-        return load_digits(validation_split, seed)
+        return load_digits(_or(validation_split, 0.2), seed)
     return load_tfds(
-        name, data_dir, validation_split, seed=seed, download=download
+        name,
+        data_dir,
+        _or(validation_split, 0.1),
+        seed=seed,
+        download=download,
     )
+
+
+def _or(given, default):
+    return default if given is None else given
 
 
 def load_split(

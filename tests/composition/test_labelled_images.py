@@ -46,7 +46,7 @@ def test_images_are_adapted_as_the_spec_says(write_spec, size):
     assert reader.class_names == ("cat", "dog")
     reader = dataclasses.replace(reader, class_names=tuple("0123456789"))
     images = reader.load(DataRef("digits", "validation"))
-    assert images.images.shape == (144, 16, 16, 3)
+    assert images.images.shape == (288, 16, 16, 3)
     assert images.images.min() == -1 and images.images.max() == 1
     black = np.mean(images.images[:, :4] == -1)
     assert black == 1 if size == "pad" else black < 1
@@ -60,7 +60,7 @@ def test_a_few_images_of_each_class_of_the_data():
     )
     assert np.bincount(few.labels).tolist() == [5, 45]
     np.testing.assert_array_equal(few.images, same.images)
-    assert len(reader.load(DataRef("digits", "validation"))) == 144
+    assert len(reader.load(DataRef("digits", "validation"))) == 288
 
 
 def test_other_class_of_a_plan(write_spec):

@@ -30,7 +30,7 @@ def test_digits_need_no_files():
     assert data.train.images.dtype == np.uint8
     assert data.train.images.max() == 255
     sizes = [len(data.train), len(data.validation), len(data.test)]
-    assert sizes == [1293, 144, 360]
+    assert sizes == [1149, 288, 360]
 
 
 def test_test_images_are_the_same_for_every_seed():
