@@ -29,7 +29,7 @@ def source(digits):
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.Adam(0.01), loss)
     train = digits.train
-    model.fit(train.images, train.labels, 32, epochs=4, verbose=0)
+    model.fit(train.images, train.labels, 32, epochs=8, verbose=0)
     return model
 
 
