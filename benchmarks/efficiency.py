@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent / "results" / "efficiency.json"
 SOURCE_EPOCHS = 15
 SEARCH_EPOCHS = 3
 SEARCH_IMAGES = 15000
-REFINE_EPOCHS = 4
+REFINE_EPOCHS = 5
 PAPER_STEPS = 12
 BATCH_SIZE = 64
 

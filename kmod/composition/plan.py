@@ -163,6 +163,7 @@ def plan(spec: Spec) -> CompositionPlan:
     check_licences(
         spec, {n: s.manifest.license for n, s in stores.items()}, findings
     )
+    _warn_of_apart_scores(spec, stores, findings)
     if spec.base is not None and not spec.base.path.is_file():
         findings.add(
             ("base", "path"),
@@ -173,6 +174,19 @@ def plan(spec: Spec) -> CompositionPlan:
     return CompositionPlan(
         spec, stores, contract, adaptations, classes, findings.warnings
     )
+
+
+def _warn_of_apart_scores(spec, stores, findings):
+    """Modules of several sources have never seen each other's images."""
+    sources = {store.manifest.source.digest for store in stores.values()}
+    is_new = spec.base is None and len(sources) > 1
+    if is_new and spec.scores.calibration != "fit":
+        findings.warn(
+            ("scores", "calibration"),
+            "modules of different sources may be sure of each other's images. "
+            "Take `scores: {calibration: fit, data: ...}` with a few labelled "
+            "images of all classes.",
+        )
 
 
 def _sums(modules: Iterable[PlannedModule]) -> dict[str, int]:

@@ -35,7 +35,7 @@ def refine(
     *,
     epochs: int = 4,
     batch_size: int = 64,
-    learning_rate: float = 0.002,
+    learning_rate: float = 0.008,
     distillation: float = 3.0,
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),

@@ -205,6 +205,31 @@ def test_licences_that_are_not_known_are_warned_of(
         assert "spec.yaml:" in planned.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("donors", "scores", "is_warned"),
+    [
+        pytest.param("ab", None, True, id="two-sources"),
+        pytest.param("ab", {"calibration": "none"}, True, id="raw"),
+        pytest.param(
+            "ab",
+            {"calibration": "fit", "data": {"name": "x", "split": "train"}},
+            False,
+            id="fitted",
+        ),
+        pytest.param("aa", None, False, id="one-source"),
+    ],
+)
+def test_scores_of_different_sources_are_warned_of(
+    write_spec, donors, scores, is_warned
+):
+    first, second = donors
+    classes = [("cat", first, "cat"), ("dog", second, "dog")]
+    warnings = plan_of(write_spec(classes, scores=scores)).warnings
+    assert len(warnings) == is_warned
+    if is_warned:
+        assert "sure of each other's images. Take `scores:" in warnings[0]
+
+
 def test_all_faults_are_reported_at_once(stores, write_spec):
     """In file order, and as broken if one of them is a digest."""
     wrong = {"path": f"../{stores['b'].path.name}"}
