@@ -17,7 +17,8 @@ def block(language):
 
 
 def test_python_example_runs(tmp_path, monkeypatch, capsys):
-    build("simcnn", (8, 8, 1), 10).save(tmp_path / "source.keras")
+    (tmp_path / "kmod-demo").mkdir()
+    build("simcnn", (8, 8, 1), 10).save(tmp_path / "kmod-demo/source.keras")
     monkeypatch.chdir(tmp_path)
     exec(block("python"), {})
     assert (tmp_path / "modules/digits/store.yaml").exists()
