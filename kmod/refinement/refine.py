@@ -74,12 +74,14 @@ def refine(
     Raises:
         ArtifactError: If `source` is not the model that the modules were cut
             from.
-        UsageError: If the store lacks modules, or `path` can not be written.
+        UsageError: If a number is out of range, the store lacks modules, or
+            `path` can not be written.
 
     Reference:
 
     - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
+    _check_numbers(epochs, batch_size, learning_rate)
     _check_classes(store)
     teacher = _teacher(store, source)
     modules = [store[name] for name in store.class_names]
@@ -125,6 +127,15 @@ def refine(
         _manifest(store, settings, refined, raw, labels),
         overwrite,
     )
+
+
+def _check_numbers(epochs, batch_size, learning_rate):
+    if epochs < 1 or batch_size < 1 or learning_rate <= 0:
+        raise UsageError(
+            "`epochs` and `batch_size` must be at least 1 and `learning_rate` "
+            f"above 0. Received: epochs={epochs}, batch_size={batch_size}, "
+            f"learning_rate={learning_rate}"
+        )
 
 
 def _check_classes(store):

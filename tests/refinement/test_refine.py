@@ -138,3 +138,14 @@ def test_store_without_all_classes_is_refused(store, source, digits, tmp_path):
     )
     with pytest.raises(UsageError, match=r"without \['1'\]"):
         refine(part, tmp_path / "new", source, *digits)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}]
+)
+def test_numbers_out_of_range_are_refused(
+    store, source, digits, tmp_path, numbers
+):
+    (name,) = numbers
+    with pytest.raises(UsageError, match=f"must be at least 1.*{name}=0"):
+        refine(store, tmp_path / "new", source, *digits, **numbers)
