@@ -1,11 +1,14 @@
 """Runs a source model with a mask of its own for every row of a batch."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 from keras import tree
 
 from kmod.graph import ChannelGraph
+from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
 from kmod.graph.rules.kernels import DepthwiseRule
 from kmod.graph.rules.kernels import KernelRule
@@ -18,15 +21,20 @@ from kmod.masks.kernel_mask import to_rows
 class MaskedNetwork:
     """The source model's calls, with masks in front of those that mix kernels.
 
-    A *row* is one image seen by one module. Everything that no mask touches
-    is computed once per image; behind the first mask each tensor has one
-    entry per row, image by image.
+    A *row* is one image seen by one module. Everything that no mask touches,
+    the *front*, is computed once per image; behind the first mask each tensor
+    has one entry per row, image by image.
 
     Args:
         graph: Channel graph of the flat source model whose layers are run.
         may_go: Boolean array `(num_groups,)`, groups that masks may remove.
         adapted: Names of the layers whose output a class scales and shifts,
             mapped to their first column in the scale and shift matrices.
+
+    Attributes:
+        front: The calls of the front, in order.
+        rest: The calls behind it.
+        border: The front's tensors that the other calls read.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class MaskedNetwork:
         self.graph = graph
         self.masks = {}
         self.adapters = {}
+        self.by_row = set()
         for call in graph.trace.calls:
             if isinstance(rule_for(call), KernelRule):
                 self._place_mask(call.inputs[0], may_go)
@@ -46,6 +55,8 @@ class MaskedNetwork:
                 self.adapters[output.index] = ScaleShift(
                     adapted[call.name], *_axis_and_width(call)
                 )
+        self.front, self.rest = self._split()
+        self.border = self._read_by_rest()
 
     def _place_mask(self, ref, may_go):
         groups = self.graph.groups_of(ref)
@@ -54,11 +65,47 @@ class MaskedNetwork:
         axis = self.graph.map_of(ref).axis
         self.masks[ref.index] = KernelMask(groups, axis)
 
+    def _split(self) -> tuple[list[Call], list[Call]]:
+        """Notes which tensors differ from row to row; returns front, rest."""
+        front, rest = [], []
+        for call in self.graph.trace.calls:
+            mixes = isinstance(rule_for(call), KernelRule)
+            outputs = {ref.index for ref in call.outputs}
+            if any(
+                ref.index in self.by_row or (mixes and ref.index in self.masks)
+                for ref in call.inputs
+            ):
+                rest.append(call)
+                self.by_row |= outputs
+            else:
+                front.append(call)
+                self.by_row |= outputs & self.adapters.keys()
+        return front, rest
+
+    def _read_by_rest(self) -> list[TensorRef]:
+        read = {ref.index for call in self.rest for ref in call.inputs}
+        read |= {*self.adapters, self.graph.trace.output.index}
+        made = [ref for call in self.front for ref in call.outputs]
+        made.append(self.graph.trace.input)
+        return [ref for ref in made if ref.index in read]
+
+    def front_values(self, images) -> dict[str, Any]:
+        """Computes the tensors of `border`, by their names.
+
+        Args:
+            images: Tensor `(batch, ...)` as the source model takes it.
+        """
+        values = {self.graph.trace.input.index: images}
+        for call in self.front:
+            values |= _call(call, lambda ref: values[ref.index])
+        return {_name(ref): values[ref.index] for ref in self.border}
+
     def __call__(self, images, mask, scale, shift, classes=None):
         """Computes the source model's logits for every row.
 
         Args:
-            images: Tensor `(batch, ...)` as the source model takes it.
+            images: Tensor `(batch, ...)` as the source model takes it, or
+                what `front_values` made of it.
             mask: Tensor of zeros and ones `(num_modules, num_groups)`.
             scale: Tensor `(num_modules, num_adapted)`.
             shift: Tensor `(num_modules, num_adapted)`.
@@ -68,82 +115,82 @@ class MaskedNetwork:
         Returns:
             Tensor `(batch, rows, num_logits)` in float32.
         """
-        run = _Run(self, images, mask, scale, shift, classes)
-        for call in self.graph.trace.calls:
+        values = images
+        if not isinstance(images, dict):
+            values = self.front_values(images)
+        run = _Rows(self, values, mask, scale, shift, classes)
+        for call in self.rest:
             run.add(call)
         return run.logits(self.graph.trace.output)
 
 
-class _Run:
-    """One forward pass: the values of the tensors computed so far."""
+class _Rows:
+    """Runs the calls behind the front, for every row of a batch."""
 
-    def __init__(self, network, images, mask, scale, shift, classes):
+    def __init__(self, network, values, mask, scale, shift, classes):
         self.network = network
         self.mask, self.scale, self.shift = mask, scale, shift
         self.classes = classes
         self.num_rows = mask.shape[0] if classes is None else classes.shape[1]
-        self.values = {network.graph.trace.input.index: images}
-        self.by_row = set()
-        self.masked = {}
+        self.values, self.masked = {}, {}
+        for ref in network.border:
+            self._keep(ref, values[_name(ref)], False)
 
     def add(self, call):
         """Computes the outputs of one call."""
-        consumes = isinstance(rule_for(call), KernelRule)
-        read = self._masked if consumes else self._value
-        any_row = any(self._is_by_row(ref, consumes) for ref in call.inputs)
-        args, kwargs = tree.map_structure(
-            lambda x: read(x, any_row) if isinstance(x, TensorRef) else x,
-            (call.args, call.kwargs),
-        )
-        if isinstance(call.operation, keras.layers.Layer):
-            kwargs = {**kwargs, **_inference(call.operation)}
-        outputs = tree.flatten(call.operation(*args, **kwargs))
-        for ref, value in zip(call.outputs, outputs):
-            self.values[ref.index] = value
-            if any_row:
-                self.by_row.add(ref.index)
-            self._adapt(ref)
+        mixes = isinstance(rule_for(call), KernelRule)
+        outputs = _call(call, self._masked if mixes else self._value)
+        for ref in call.outputs:
+            self._keep(ref, outputs[ref.index], True)
 
     def logits(self, output):
-        value = ops.cast(self._value(output, True), "float32")
+        value = ops.cast(self._value(output), "float32")
         return ops.reshape(value, (-1, self.num_rows, value.shape[-1]))
 
-    def _is_by_row(self, ref, consumes):
-        return ref.index in self.by_row or (
-            consumes and ref.index in self.network.masks
-        )
-
-    def _value(self, ref, by_row):
+    def _value(self, ref):
         value = self.values[ref.index]
-        if by_row and ref.index not in self.by_row:
-            return to_rows(value, self.num_rows)
-        return value
+        if ref.index in self.network.by_row:
+            return value
+        return to_rows(value, self.num_rows)
 
-    def _masked(self, ref, by_row):
+    def _masked(self, ref):
         """Returns the tensor times its mask, worked out once."""
         layer = self.network.masks.get(ref.index)
         if layer is None:
-            return self._value(ref, by_row)
+            return self._value(ref)
         if ref.index not in self.masked:
             self.masked[ref.index] = layer(
                 self.values[ref.index],
                 self.mask,
                 self.classes,
-                ref.index in self.by_row,
+                ref.index in self.network.by_row,
             )
         return self.masked[ref.index]
 
-    def _adapt(self, ref):
+    def _keep(self, ref, value, is_by_row):
+        """Keeps a tensor's value, scaled and shifted where classes do so."""
         layer = self.network.adapters.get(ref.index)
         if layer is not None:
-            self.values[ref.index] = layer(
-                self.values[ref.index],
-                self.scale,
-                self.shift,
-                self.classes,
-                ref.index in self.by_row,
+            value = layer(
+                value, self.scale, self.shift, self.classes, is_by_row
             )
-            self.by_row.add(ref.index)
+        self.values[ref.index] = value
+
+
+def _call(call, read):
+    """Calls an operation; returns its outputs by tensor index."""
+    args, kwargs = tree.map_structure(
+        lambda x: read(x) if isinstance(x, TensorRef) else x,
+        (call.args, call.kwargs),
+    )
+    if isinstance(call.operation, keras.layers.Layer):
+        kwargs = {**kwargs, **_inference(call.operation)}
+    outputs = tree.flatten(call.operation(*args, **kwargs))
+    return {ref.index: x for ref, x in zip(call.outputs, outputs)}
+
+
+def _name(ref):
+    return f"tensor_{ref.index}"
 
 
 def _inference(layer):

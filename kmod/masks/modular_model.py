@@ -15,6 +15,7 @@ from kmod.masks.arguments import check_target
 from kmod.masks.arguments import checked_names
 from kmod.masks.defaults import loss_of
 from kmod.masks.defaults import optimizer_of
+from kmod.masks.front import TEACHER
 from kmod.masks.heads import Heads
 from kmod.masks.kernel_masks import KernelMasks
 from kmod.masks.kernel_masks import to_groups
@@ -54,8 +55,9 @@ class ModularModel(keras.Model):
         **kwargs: Base model keyword arguments, such as `name`.
 
     Call arguments:
-        inputs: Images as the source model takes them, or in training a dict
-            of `images` and `labels`.
+        inputs: Images as the source model takes them, or what `cache_front`
+            made of them; in training a dict of them as `images`, and
+            `labels`.
 
     Output shape:
         `(batch, num_classes)`: raw scores before calibration, any real number.
@@ -203,7 +205,7 @@ class ModularModel(keras.Model):
 
     def call(self, inputs, training=False):
         images, classes = inputs, None
-        if isinstance(inputs, dict):
+        if isinstance(inputs, dict) and "labels" in inputs:
             images = inputs["images"]
             classes = self._classes(inputs["labels"])
         logits = self.network(
@@ -224,7 +226,10 @@ class ModularModel(keras.Model):
         return by_class(scores, classes, self.num_classes)
 
     def _distillation(self, images, scores, classes):
-        teacher = self.flat_source(images, training=False)
+        if isinstance(images, dict):
+            teacher = images[TEACHER]
+        else:
+            teacher = self.flat_source(images, training=False)
         return distillation_loss(
             scores,
             ops.stop_gradient(ops.cast(teacher, "float32")),

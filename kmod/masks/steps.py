@@ -23,6 +23,8 @@ def count_steps(arguments: Mapping[str, Any]) -> int:
     x = arguments["x"]
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches
+    if isinstance(x, dict):
+        x = next(iter(x.values()))
     if hasattr(x, "cardinality"):
         steps = int(x.cardinality())
     elif hasattr(x, "shape"):

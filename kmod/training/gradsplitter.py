@@ -9,6 +9,8 @@ import numpy as np
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.errors import UsageError
+from kmod.masks.front import cache_front
+from kmod.masks.front import fits_memory
 from kmod.masks.modular_model import ModularModel
 from kmod.masks.recipe import Recipe
 from kmod.training.calibration import calibrate
@@ -41,6 +43,9 @@ def modularize(
     The choice is made on validation data: fewest kernels among the epochs
     that lose at most `accuracy_budget`. Scores are then calibrated on the
     same data.
+
+    What no mask changes is computed once for each image of an array and kept,
+    if it takes at most 3 GiB. So a late `mask_from` makes steps cheap.
 
     Args:
         source: Trained Functional or Sequential classifier.
@@ -104,8 +109,12 @@ def modularize(
             keras.callbacks.BackupAndRestore(directory / "backup")
         )
     selection = ModuleSelection(source_accuracy, accuracy_budget, directory)
+    arguments = fit_arguments(train, batch_size)
+    if isinstance(train, tuple) and fits_memory(modular, len(train[0])):
+        arguments["x"] = cache_front(modular, train[0])
+        images = cache_front(modular, images)
     modular.fit(
-        **fit_arguments(train, batch_size),
+        **arguments,
         validation_data=(images, labels),
         validation_batch_size=batch_size,
         epochs=epochs,
