@@ -18,7 +18,7 @@ ALLOWED = {
     "data": set(),
     "spec": set(),
     "zoo": {"data"},
-    "masks": {"graph"},
+    "masks": {"graph", "evaluation"},
     "evaluation": {"graph", "data"},
     "training": {"graph", "masks", "evaluation", "data"},
     "modules": {"graph", "masks", "evaluation"},

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from kmod.errors import UsageError
+from kmod.masks.macs import Macs
 from kmod.masks.placement import Placement
 from kmod.masks.recipe import Recipe
 
@@ -30,13 +31,13 @@ def checked_names(
     return names
 
 
-def check_target(
-    recipe: Recipe, placement: Placement, mask_from: str | None
+def check_targets(
+    recipe: Recipe, placement: Placement, macs: Macs, mask_from: str | None
 ) -> None:
-    """Refuses a retention target that masks can not come down to.
+    """Refuses targets that masks can not come down to.
 
     Raises:
-        UsageError: If more than the target can not be removed.
+        UsageError: If more than a target can not be removed.
     """
     target, least = recipe.retention_target, placement.least_retention
     if target is not None and target < least:
@@ -45,4 +46,12 @@ def check_target(
             f"can not be removed, {least:.3f} with mask_from={mask_from!r}. "
             f"Received: retention_target={target}. Mask from an earlier layer "
             "on, or raise the target."
+        )
+    target, least = recipe.macs_target, float(macs.stem / macs.total)
+    if target is not None and target <= least:
+        raise UsageError(
+            "`macs_target` must be above the stem's share of the source "
+            f"model's multiply-accumulates, {least:.3f} with "
+            f"mask_from={mask_from!r}. Received: macs_target={target}. Mask "
+            "from an earlier layer on, or raise the target."
         )

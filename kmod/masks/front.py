@@ -1,5 +1,9 @@
 """Computes once per image what no mask changes, and keeps it."""
 
+import math
+from collections.abc import Iterable
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -51,7 +55,15 @@ def cache_front(
     return Front(modular).predict(images, batch_size=batch_size, verbose=0)
 
 
-def fits_memory(modular: keras.Model, num_images: int) -> bool:
-    """Tells whether `cache_front` takes at most `LIMIT` bytes."""
-    sizes = [np.prod(ref.shape[1:]) for ref in modular.network.border]
-    return 4 * num_images * float(sum(sizes)) <= LIMIT
+def fits_memory(shapes: Iterable[Sequence[int]], num_images: int) -> bool:
+    """Tells whether one float32 tensor of each shape for every image may stay.
+
+    Args:
+        shapes: Shapes of one image's tensors, without the batch axis.
+        num_images: Integer, number of images.
+
+    Returns:
+        Whether all of them take at most `LIMIT` bytes.
+    """
+    numbers = num_images * sum(math.prod(shape) for shape in shapes)
+    return 4 * numbers <= LIMIT

@@ -6,6 +6,7 @@ from keras import ops
 
 from kmod.errors import UsageError
 from kmod.graph.kernels import KernelTable
+from kmod.masks.macs import Macs
 from kmod.masks.placement import Placement
 from kmod.masks.recipe import Recipe
 from kmod.masks.schedule import retention_at
@@ -27,6 +28,7 @@ class KernelMasks(keras.layers.Layer):
         num_classes: Integer, number of masks.
         placement: What masks may remove.
         recipe: How masks are trained.
+        macs: What modules cost.
         **kwargs: Base layer keyword arguments, such as `name`.
 
     Output shape:
@@ -38,11 +40,13 @@ class KernelMasks(keras.layers.Layer):
         num_classes: int,
         placement: Placement,
         recipe: Recipe,
+        macs: Macs,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.placement = placement
         self.recipe = recipe
+        self.macs = macs
         self.frozen = False
         shape = (num_classes, len(placement.sizes))
         start = "ones" if recipe.retention_target is None else "zeros"
@@ -51,6 +55,7 @@ class KernelMasks(keras.layers.Layer):
         self.step = self._weight("step", (), "zeros")
         self.total_steps = self._weight("total_steps", (), "ones")
         self.start_retention = self._weight("start_retention", (), "ones")
+        self.start_macs = self._weight("start_macs", (), "ones")
         self.built = True
 
     def _weight(self, name, shape, initializer, trainable=False):
@@ -64,10 +69,11 @@ class KernelMasks(keras.layers.Layer):
         )
 
     def start(self, total_steps: int):
-        """Begins a schedule of `total_steps` at the present retention."""
+        """Begins a schedule of `total_steps` at the present masks."""
         self.step.assign(0)
         self.total_steps.assign(total_steps)
         self.start_retention.assign(self.retention())
+        self.start_macs.assign(self.macs.of_composition(self.mask.value))
 
     def call(self, training=False):
         if not training:
@@ -93,18 +99,32 @@ class KernelMasks(keras.layers.Layer):
             mask = positive_scores(scores)
         else:
             # Removing a large group costs more and frees more.
-            scores = scores / ops.maximum(place.sizes, 1)
-            room = self._retention_now() * place.sizes.sum()
-            room -= place.sizes[~place.may_go].sum()
-            mask = top_scores(scores, place.sizes * place.may_go, room + 0.5)
+            limits = self._limits()
+            worth = sum(costs / budget for costs, budget in limits)
+            scores = scores / ops.maximum(worth, 1e-6)
+            mask = top_scores(scores, *limits)
         mask = ops.maximum(mask, (~place.may_go).astype("float32"))
         return keep_best(mask, scores, place.families)
 
-    def _retention_now(self):
+    def _limits(self):
+        """Returns what keeping groups costs and what classes may spend."""
+        place, recipe = self.placement, self.recipe
+        kernels = place.sizes * place.may_go
+        room = self._now(self.start_retention, recipe.retention_target)
+        room = room * place.sizes.sum() - (place.sizes - kernels).sum()
+        limits = [(kernels, ops.maximum(room, 0) + 0.5)]
+        if recipe.macs_target is not None:
+            room = self._now(self.start_macs, recipe.macs_target)
+            room = room * self.macs.total - self.macs.stem
+            macs = self.macs.of_groups(self.mask.value) * place.may_go
+            limits.append((macs, room / self.mask.shape[0]))
+        return limits
+
+    def _now(self, start, target):
         return retention_at(
             self.step / self.total_steps,
-            self.start_retention,
-            self.recipe.retention_target,
+            start,
+            target,
             self.recipe.warm_up,
             self.recipe.removal_end,
         )

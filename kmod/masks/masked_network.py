@@ -89,6 +89,11 @@ class MaskedNetwork:
         made.append(self.graph.trace.input)
         return [ref for ref in made if ref.index in read]
 
+    @property
+    def border_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the tensors of `border`, without the batch axis."""
+        return [ref.shape[1:] for ref in self.border]
+
     def front_values(self, images) -> dict[str, Any]:
         """Computes the tensors of `border`, by their names.
 
@@ -115,13 +120,37 @@ class MaskedNetwork:
         Returns:
             Tensor `(batch, rows, num_logits)` in float32.
         """
+        run = self._run(images, mask, scale, shift, classes)
+        return run.logits(self.graph.trace.output)
+
+    def masked_values(self, images) -> list[tuple[np.ndarray, int, Any]]:
+        """Computes the tensors that masks multiply, with all kernels.
+
+        Args:
+            images: As in a call.
+
+        Returns:
+            Tuples `(groups, axis, tensor)`: the kernel group behind each
+            channel, -1 for none, the channel axis and the tensor
+            `(batch, ...)`.
+        """
+        everything = ops.ones((1, self.graph.kernels.num_groups))
+        width = sum(len(layer.columns) for layer in self.adapters.values())
+        scale, shift = ops.ones((1, width)), ops.zeros((1, width))
+        run = self._run(images, everything, scale, shift, None)
+        return [
+            (layer.columns, layer.axis, run.masked[index])
+            for index, layer in self.masks.items()
+        ]
+
+    def _run(self, images, mask, scale, shift, classes):
         values = images
         if not isinstance(images, dict):
             values = self.front_values(images)
         run = _Rows(self, values, mask, scale, shift, classes)
         for call in self.rest:
             run.add(call)
-        return run.logits(self.graph.trace.output)
+        return run
 
 
 class _Rows:

@@ -11,7 +11,7 @@ from keras import tree
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.kernels import KernelTable
-from kmod.masks.arguments import check_target
+from kmod.masks.arguments import check_targets
 from kmod.masks.arguments import checked_names
 from kmod.masks.defaults import loss_of
 from kmod.masks.defaults import optimizer_of
@@ -20,6 +20,7 @@ from kmod.masks.heads import Heads
 from kmod.masks.kernel_masks import KernelMasks
 from kmod.masks.kernel_masks import to_groups
 from kmod.masks.losses import distillation_loss
+from kmod.masks.macs import Macs
 from kmod.masks.masked_network import MaskedNetwork
 from kmod.masks.optimizer import ModularAdam
 from kmod.masks.placement import place
@@ -102,8 +103,13 @@ class ModularModel(keras.Model):
         self.network = MaskedNetwork(
             self.graph, self.placement.may_go, self.placement.adapted
         )
+        self.macs = Macs(self.graph, self.placement, self.flat_source)
         self.masks = KernelMasks(
-            self.num_classes, self.placement, self.recipe, name="masks"
+            self.num_classes,
+            self.placement,
+            self.recipe,
+            self.macs,
+            name="masks",
         )
         self.heads = Heads(
             self.num_classes, self.recipe.hidden_units, seed, name="heads"
@@ -180,7 +186,7 @@ class ModularModel(keras.Model):
             `keras.callbacks.History`; `retention_rate` at the end of each
             epoch is among its metrics.
         """
-        check_target(self.recipe, self.placement, self.mask_from)
+        check_targets(self.recipe, self.placement, self.macs, self.mask_from)
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs

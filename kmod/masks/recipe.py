@@ -32,6 +32,9 @@ class Recipe:
             class's and others drawn at random. 0 for all of them.
         retention_target: Retention rate to come down to, 0 to 1, or `None` to
             leave it to `penalty`.
+        macs_target: Multiply-accumulates that a composition of all modules
+            may cost, as a multiple of the source model's, beside the retention
+            target. `None` for no limit.
         warm_up: Fraction of the training before the first kernel goes.
         removal_end: Fraction of the training after which no more kernels go.
         penalty: Weight of the mean of all masks in the loss.
@@ -54,6 +57,7 @@ class Recipe:
     scale_and_shift: bool = True
     rows_per_image: int = 3
     retention_target: float | None = 0.4
+    macs_target: float | None = None
     warm_up: float = 0.1
     removal_end: float = 0.6
     penalty: float = 0.0
@@ -73,6 +77,12 @@ class Recipe:
             raise UsageError(
                 "`retention_target` must be above 0 and at most 1. Received: "
                 f"retention_target={target}"
+            )
+        if self.macs_target is not None and target is None:
+            raise UsageError(
+                "`macs_target` needs a `retention_target` beside it. Received: "
+                f"macs_target={self.macs_target}, retention_target=None. Give "
+                "`retention_target=1` for no other limit."
             )
         if not 0 <= self.warm_up < self.removal_end <= 1:
             raise UsageError(

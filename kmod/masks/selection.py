@@ -20,20 +20,25 @@ def positive_scores(scores):
     return ops.cast(scores > 0, "float32")
 
 
-def top_scores(scores, sizes, budget):
-    """Keeps the groups with the highest scores while they fit in a budget.
+def top_scores(scores, *limits):
+    """Keeps the groups with the highest scores while they fit in budgets.
 
     Args:
         scores: Float tensor `(num_classes, num_groups)`.
-        sizes: Float array `(num_groups,)`, what keeping each group costs.
-        budget: Scalar, what a class may spend.
+        *limits: Tuples `(costs, budget)`: what keeping each group costs,
+            `(num_groups,)` or `(num_classes, num_groups)`, and what a class
+            may spend, a scalar.
 
     Returns:
         Tensor of zeros and ones, `(num_classes, num_groups)`.
     """
+    scores = ops.convert_to_tensor(scores)
     order = ops.argsort(-scores, axis=-1)
-    spent = ops.cumsum(ops.take(sizes, order), axis=-1)
-    fits = ops.cast(spent <= budget, "float32")
+    fits = ops.ones_like(scores)
+    for costs, budget in limits:
+        costs = ops.broadcast_to(costs, scores.shape)
+        spent = ops.cumsum(ops.take_along_axis(costs, order, axis=-1), axis=-1)
+        fits = fits * ops.cast(spent <= budget, scores.dtype)
     return ops.take_along_axis(fits, ops.argsort(order, axis=-1), axis=-1)
 
 

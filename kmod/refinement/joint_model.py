@@ -1,10 +1,10 @@
 """All modules of a store as one model that trains them together."""
 
 import keras
-from keras import ops
 
 from kmod.composition.sharing import SHARED
 from kmod.composition.sharing import merge_models
+from kmod.masks.front import TEACHER
 from kmod.masks.losses import distillation_loss
 from kmod.modules.class_module import CALIBRATION_LAYER
 
@@ -13,8 +13,9 @@ class JointModel(keras.Model):
     """Trains modules together, with their source model as teacher.
 
     What the modules have in common, their stem, runs once and stays as it is;
-    every other layer trains. Besides the loss that it is compiled with, the
-    model learns the source model's own answers.
+    every other layer trains. So `stem` can be run ahead of the training, and
+    the model takes what it made in place of images. Besides the loss that it
+    is compiled with, the model learns the source model's own answers.
 
     Args:
         modules: Modules of one source model, images to `(batch, 1)`. They are
@@ -22,6 +23,10 @@ class JointModel(keras.Model):
         teacher: The source model up to its logits, frozen.
         distillation: Float, weight of learning from the teacher.
         **kwargs: Base model keyword arguments, such as `name`.
+
+    Attributes:
+        stem: Model from images to a dict: as `teacher` the source model's
+            logits, and what the branches read.
 
     Output shape:
         `(batch, num_modules)`: raw scores before calibration.
@@ -40,15 +45,21 @@ class JointModel(keras.Model):
         )
         scores = keras.layers.Concatenate(name="scores", dtype="float32")
         self.network = keras.Model(image, scores(list(outputs.values())))
+        border = _border(self.network)
+        self.stem = keras.Model(image, {TEACHER: teacher(image), **border})
+        self.branches = keras.Model(list(border.values()), self.network.output)
         for layer in self.network.layers:
-            layer.trainable = not layer.name.startswith(f"{SHARED}_")
+            layer.trainable = not _is_stem(layer)
 
     def call(self, inputs, training=False):
-        scores = self.network(inputs, training=training)
+        if not isinstance(inputs, dict):
+            inputs = self.stem(inputs, training=False)
+        border = [inputs[name] for name in inputs if name != TEACHER]
+        scores = self.branches(border, training=training)
         if training and self.distillation:
-            logits = ops.stop_gradient(self.teacher(inputs, training=False))
             self.add_loss(
-                self.distillation * distillation_loss(scores, logits, None, 1.0)
+                self.distillation
+                * distillation_loss(scores, inputs[TEACHER], None, 1.0)
             )
         return scores
 
@@ -67,6 +78,24 @@ class JointModel(keras.Model):
             if name in known:
                 layer.set_weights(known[name].get_weights())
         return copy
+
+
+def _border(network):
+    """Names the tensors of the stem that the branches read."""
+    found = {}
+    for operation in network.operations:
+        if _is_stem(operation):
+            continue
+        for node in operation._inbound_nodes:
+            for tensor in node.input_tensors:
+                if _is_stem(tensor._keras_history.operation):
+                    found[id(tensor)] = tensor
+    return {f"border_{i}": tensor for i, tensor in enumerate(found.values())}
+
+
+def _is_stem(operation):
+    is_image = isinstance(operation, keras.layers.InputLayer)
+    return is_image or operation.name.startswith(f"{SHARED}_")
 
 
 def raw_score_model(module: keras.Model) -> keras.Model:

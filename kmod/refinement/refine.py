@@ -14,6 +14,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.masks.front import fits_memory
 from kmod.masks.losses import ModuleLoss
 from kmod.masks.steps import count_steps
 from kmod.modules.class_module import CALIBRATION_LAYER
@@ -47,8 +48,9 @@ def refine(
     Kernels that the modules kept change now, so that few of them do the work
     of many. Once modules are small, an epoch costs about one of the source
     model's. The stem that all modules share stays as it is, so compositions
-    still build it once. The epoch of best validation accuracy is kept, and
-    scores are calibrated anew.
+    still build it once. It runs once for each image of an array, if what it
+    makes takes at most 3 GiB. The epoch of best validation accuracy is kept,
+    and scores are calibrated anew.
 
     Args:
         store: Store of all modules of one source model.
@@ -99,6 +101,12 @@ def refine(
         metrics=["accuracy"],
     )
     images, labels = to_arrays(validation)
+    shapes = [tensor.shape[1:] for tensor in joint.stem.outputs]
+    if isinstance(train, tuple) and fits_memory(shapes, len(train[0])):
+        arguments["x"], images = (
+            joint.stem.predict(x, batch_size=batch_size, verbose=0)
+            for x in (train[0], images)
+        )
     best = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=epochs, restore_best_weights=True
     )

@@ -110,7 +110,8 @@ def modularize(
         )
     selection = ModuleSelection(source_accuracy, accuracy_budget, directory)
     arguments = fit_arguments(train, batch_size)
-    if isinstance(train, tuple) and fits_memory(modular, len(train[0])):
+    shapes = modular.network.border_shapes
+    if isinstance(train, tuple) and fits_memory(shapes, len(train[0])):
         arguments["x"] = cache_front(modular, train[0])
         images = cache_front(modular, images)
     modular.fit(

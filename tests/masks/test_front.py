@@ -58,7 +58,8 @@ def test_front_holds_the_source_model_logits(small_cnn, data):
 
 
 def test_memory_is_bounded(small_cnn, monkeypatch):
-    modular = ModularModel(small_cnn, mask_from="second")
-    assert fits_memory(modular, 1000)
-    monkeypatch.setattr(front, "LIMIT", 1000)
-    assert not fits_memory(modular, 1000)
+    shapes = ModularModel(small_cnn, mask_from="second").network.border_shapes
+    assert shapes == [(2, 2, 4)]
+    monkeypatch.setattr(front, "LIMIT", 4 * 16 * 10)
+    assert fits_memory(shapes, 10)
+    assert not fits_memory(shapes, 11)

@@ -7,11 +7,12 @@ from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.masks.kernel_masks import KernelMasks
 from kmod.masks.kernel_masks import to_groups
+from kmod.masks.macs import Macs
 from kmod.masks.placement import place
 
 
 @pytest.fixture
-def graph():
+def model():
     """Layers a and b, joined (2 kernels each), c pinned (2), d free (2)."""
 
     def conv(name):
@@ -22,7 +23,12 @@ def graph():
     c = conv("c")(layers.Add()([a, conv("b")(a)]))
     d = conv("d")(layers.LayerNormalization()(c))
     features = layers.GlobalAveragePooling2D()(d)
-    return channel_graph(keras.Model(image, layers.Dense(2)(features)))
+    return keras.Model(image, layers.Dense(2)(features))
+
+
+@pytest.fixture
+def graph(model):
+    return channel_graph(model)
 
 
 @pytest.fixture
@@ -30,10 +36,19 @@ def placement(graph):
     return place(graph, None, scale_and_shift=False)
 
 
-def masks_of(placement, recipe, steps=10):
-    masks = KernelMasks(2, placement, recipe)
-    masks.start(steps)
-    return masks
+@pytest.fixture
+def macs(model, graph, placement):
+    return Macs(graph, placement, model)
+
+
+@pytest.fixture
+def masks_of(placement, macs):
+    def make(recipe):
+        masks = KernelMasks(2, placement, recipe, macs)
+        masks.start(10)
+        return masks
+
+    return make
 
 
 def test_groups_of_the_fixture(graph, placement):
@@ -84,8 +99,8 @@ def test_shape_is_checked(graph, placement):
         to_groups(np.ones((2, 7)), graph.kernels, placement, 2)
 
 
-def test_masks_in_use_are_those_of_the_last_step(placement, quick):
-    masks = masks_of(placement, quick(retention_target=0.5))
+def test_masks_in_use_are_those_of_the_last_step(masks_of, quick):
+    masks = masks_of(quick(retention_target=0.5))
     values = np.array([[1, 0, 1, 1, 1, 0]] * 2, "float32")
     masks.set_masks(values)
     np.testing.assert_array_equal(masks(), values)
@@ -93,9 +108,9 @@ def test_masks_in_use_are_those_of_the_last_step(placement, quick):
     assert masks.retention() == pytest.approx(5 / 8)
 
 
-def test_target_is_reached_by_the_schedule(placement, quick):
+def test_target_is_reached_by_the_schedule(masks_of, quick):
     recipe = quick(retention_target=5 / 8, warm_up=0.2, removal_end=0.6)
-    masks = masks_of(placement, recipe)
+    masks = masks_of(recipe)
     masks.mask_scores.assign([[20, 1, 0, 0, 9, 8], [1, 20, 0, 0, 8, 9]])
     rates = []
     for _ in range(10):
@@ -106,25 +121,36 @@ def test_target_is_reached_by_the_schedule(placement, quick):
     assert rates[6:] == [5 / 8] * 4
 
 
-def test_what_may_not_go_stays(placement, quick):
-    masks = masks_of(placement, quick(retention_target=0.5))
+def test_what_may_not_go_stays(masks_of, quick):
+    masks = masks_of(quick(retention_target=0.5))
     masks.mask_scores.assign([[9, 8, 0, 0, 7, 6]] * 2)
     for _ in range(10):
         masks(training=True)
     np.testing.assert_array_equal(np.array(masks.mask)[:, 2:4], np.ones((2, 2)))
 
 
-def test_a_groups_importance_is_shared_by_its_kernels(placement, quick):
+def test_a_groups_importance_is_shared_by_its_kernels(masks_of, quick):
     """Groups 0 and 1 have two kernels each, groups 4 and 5 one."""
-    masks = masks_of(placement, quick(retention_target=6 / 8))
+    masks = masks_of(quick(retention_target=6 / 8))
     masks.mask_scores.assign([[12, 10, 1, 1, 8, 6]] * 2)
     for _ in range(10):
         masks(training=True)
     np.testing.assert_array_equal(masks.mask, [[1, 0, 1, 1, 1, 1]] * 2)
 
 
-def test_scores_above_zero_keep_without_a_target(placement, quick):
-    masks = masks_of(placement, quick(retention_target=None))
+def test_both_targets_are_kept(masks_of, macs, quick):
+    recipe = quick(retention_target=1.0, macs_target=1.4)
+    masks = masks_of(recipe)
+    assert float(macs.of_composition(masks.mask.value)) > 1.5
+    masks.mask_scores.assign([[9, 1, 1, 1, 9, 8]] * 2)
+    for _ in range(10):
+        masks(training=True)
+    assert float(macs.of_composition(masks.mask.value)) <= 1.4
+    assert 0.5 < masks.retention() < 1
+
+
+def test_scores_above_zero_keep_without_a_target(masks_of, quick):
+    masks = masks_of(quick(retention_target=None))
     np.testing.assert_array_equal(masks.mask_scores, np.ones((2, 6)))
     masks.mask_scores.assign([[-1, 1, -1, 1, -2, -1], [1, -1, 1, 1, 1, -1]])
     masks(training=True)
@@ -132,8 +158,8 @@ def test_scores_above_zero_keep_without_a_target(placement, quick):
     np.testing.assert_array_equal(masks.mask, expected)
 
 
-def test_set_masks_set_scores_of_either_sign(placement, quick):
-    masks = masks_of(placement, quick(retention_target=None))
+def test_set_masks_set_scores_of_either_sign(masks_of, quick):
+    masks = masks_of(quick(retention_target=None))
     values = np.array([[1, 0, 1, 1, 1, 0]] * 2, "float32")
     masks.set_masks(values)
     masks(training=True)
@@ -141,23 +167,23 @@ def test_set_masks_set_scores_of_either_sign(placement, quick):
     np.testing.assert_array_equal(masks.mask_scores, 2 * values - 1)
 
 
-def test_frozen_masks_stay(placement, quick):
-    masks = masks_of(placement, quick(retention_target=None))
+def test_frozen_masks_stay(masks_of, quick):
+    masks = masks_of(quick(retention_target=None))
     masks.frozen = True
     masks.mask_scores.assign(-np.ones((2, 6)))
     np.testing.assert_array_equal(masks(training=True), np.ones((2, 6)))
 
 
-def test_penalty_is_the_weighted_retention(placement, quick):
+def test_penalty_is_the_weighted_retention(masks_of, quick):
     recipe = quick(retention_target=None, penalty=0.1)
-    masks = masks_of(placement, recipe)
+    masks = masks_of(recipe)
     masks.mask_scores.assign([[-1, 1, 1, 1, -1, 1], [1, 1, 1, 1, 1, 1]])
     masks(training=True)
     (loss,) = masks.losses
     assert float(loss) == pytest.approx(0.1 * (5 / 8 + 1) / 2)
 
 
-def test_weights_are_float32_under_mixed_precision(placement, quick):
-    masks = KernelMasks(2, placement, quick(), dtype="mixed_bfloat16")
+def test_weights_are_float32_under_mixed_precision(placement, macs, quick):
+    masks = KernelMasks(2, placement, quick(), macs, dtype="mixed_bfloat16")
     assert {weight.dtype for weight in masks.weights} <= {"float32", "int32"}
     assert masks.mask_scores.dtype == masks.mask.dtype == "float32"

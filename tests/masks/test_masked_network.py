@@ -82,6 +82,20 @@ def test_masked_rows_equal_models_without_the_kernels(small_cnn, data):
         )
 
 
+def test_masked_values_are_what_masks_multiply(small_cnn, data):
+    modular = ModularModel(small_cnn, mask_from="second")
+    (groups, axis, second), (_, _, hidden) = modular.network.masked_values(
+        data[0][:4]
+    )
+    # `second` is flattened before `hidden` reads it.
+    assert (axis, second.shape, hidden.shape) == (1, (4, 16), (4, 4))
+    np.testing.assert_array_equal(groups, np.tile([4, 5, 6, 7], 4))
+    parts = [small_cnn.get_layer(n).output for n in ("flatten", "hidden")]
+    expected = keras.Model(small_cnn.inputs, parts)(data[0][:4])
+    for value, part in zip((second, hidden), expected, strict=True):
+        np.testing.assert_allclose(value, part, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("recipe", "mask_from", "once"),
     [

@@ -31,18 +31,25 @@ def test_positive_scores():
 )
 def test_top_scores_fit_the_budget(sizes, budget, expected):
     scores = np.array([[9.0, 2.0, 5.0, 1.0]])
-    mask = top_scores(scores, np.array(sizes, "float32"), budget)
+    mask = top_scores(scores, (np.array(sizes, "float32"), budget))
     np.testing.assert_array_equal(mask, [expected])
+
+
+def test_top_scores_fit_both_budgets():
+    scores = np.array([[9.0, 5.0, 2.0, 1.0]])
+    costs = np.array([[1.0, 1.0, 3.0, 0.0]])
+    mask = top_scores(scores, (ONES, 3), (costs, 4))
+    np.testing.assert_array_equal(mask, [[1, 1, 0, 0]])
 
 
 def test_top_scores_of_each_class_by_itself():
     scores = np.array([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
-    mask = top_scores(scores, ONES, 1)
+    mask = top_scores(scores, (ONES, 1))
     np.testing.assert_array_equal(mask, [[1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 def test_equal_scores_do_not_exceed_the_budget():
-    assert np.sum(top_scores(np.zeros((1, 4)), ONES, 3)) == 3
+    assert np.sum(top_scores(np.zeros((1, 4)), (ONES, 3))) == 3
 
 
 def test_keep_best_revives_the_best_of_an_empty_family():

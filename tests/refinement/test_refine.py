@@ -6,8 +6,11 @@ from kmod.composition.sharing import merge_models
 from kmod.data.digits import load_digits
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.masks.modular_model import ModularModel
 from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.refinement.joint_model import JointModel
 from kmod.refinement.refine import refine
 from kmod.store.decompose import decompose
 from kmod.store.module_store import save_store
@@ -149,3 +152,18 @@ def test_numbers_out_of_range_are_refused(
     (name,) = numbers
     with pytest.raises(UsageError, match=f"must be at least 1.*{name}=0"):
         refine(store, tmp_path / "new", source, *digits, **numbers)
+
+
+def test_what_the_stem_made_takes_the_place_of_images(store, source, digits):
+    """Batches of a data set run the stem in every step; arrays only once."""
+    teacher = rebuild(channel_graph(source))
+    modules = [store[name].model for name in store]
+    joint = JointModel(modules, teacher, 3.0)
+    images = digits[1][0]
+    made = joint.stem.predict(images, verbose=0)
+    answers = joint.predict(images, verbose=0)
+    kept = joint.predict(made, verbose=0)
+    np.testing.assert_allclose(kept, answers, atol=1e-5)
+    assert set(made) == {"teacher", "border_0"}
+    made["border_0"] = made["border_0"] + 1
+    assert np.abs(joint.predict(made, verbose=0) - answers).max() > 0.01
