@@ -10,9 +10,10 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a classifier, overall and class by class",
-        description="Prints accuracy, precision, recall and F1 of MODEL. A "
-        "composed model is measured on the images of its own classes, which "
-        "are found by their names and adapted to what the model takes.",
+        description="Prints accuracy, precision, recall and F1 of MODEL, and "
+        "what each class is confused with most. A composed model is measured "
+        "on the images of its own classes, which are found by their names and "
+        "adapted to what the model takes.",
     )
     parser.add_argument(
         "model",
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.composition.manifest import read_composition_manifest
     from kmod.data.load import load_data
     from kmod.data.load import parse_split
+    from kmod.evaluation.confusion import confusions
     from kmod.evaluation.metrics import evaluate
 
     name, split = parse_split(args.data)
@@ -55,16 +57,19 @@ def run(args: argparse.Namespace) -> int:
         class_names = data.class_names
     evaluation = evaluate(model, images, class_names)
     if args.json:
-        console.print_json(evaluation.as_dict())
+        found = [each.as_dict() for each in confusions(evaluation)]
+        console.print_json(evaluation.as_dict() | {"confusions": found})
     else:
         _print(evaluation)
     return 0
 
 
 def _print(evaluation):
+    from kmod.evaluation.confusion import worst_confusion
+
     figures = evaluation.as_dict()
     console.print_table(
-        ["class", "precision", "recall", "F1", "images"],
+        ["class", "precision", "recall", "F1", "images", "confused most"],
         [
             [
                 name,
@@ -72,6 +77,7 @@ def _print(evaluation):
                 f"{row['recall']:.4f}",
                 f"{row['f1']:.4f}",
                 row["support"],
+                worst_confusion(evaluation, name),
             ]
             for name, row in figures["classes"].items()
         ],

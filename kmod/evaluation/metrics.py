@@ -86,14 +86,35 @@ def evaluate(
     >>> evaluate(model, (x_test, y_test), ["cat", "dog"]).f1
     array([0.91, 0.87])
     """
+    labels, predictions, num_classes = answers(model, data, batch_size)
+    names = _names(class_names, num_classes, labels)
+    return evaluate_answers(labels, predictions, names)
+
+
+def answers(
+    model: keras.Model, data: Any, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Runs a classifier once over labelled images.
+
+    Args:
+        model: As in `evaluate`.
+        data: As in `evaluate`.
+        batch_size: Integer, images to a batch of arrays.
+
+    Returns:
+        Tuple `(labels, predictions, num_classes)`, the first two int64 arrays
+        `(n,)` of class indices.
+    """
     labels, predictions = [], []
     for images, true in iter_batches(data, batch_size):
         scores = model.predict_on_batch(images)
         labels.append(true)
         predictions.append(scores.argmax(axis=-1))
-    labels = np.concatenate(labels)
-    names = _names(class_names, scores.shape[-1], labels)
-    return _compare(labels, np.concatenate(predictions), names)
+    return (
+        np.concatenate(labels),
+        np.concatenate(predictions),
+        scores.shape[-1],
+    )
 
 
 def predict_scores(
@@ -116,15 +137,24 @@ def _names(class_names, num_classes, labels):
     return tuple(class_names)
 
 
-def _compare(labels, predictions, names):
+def evaluate_answers(
+    labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
+) -> Evaluation:
+    """Measures answers that were given for labelled images.
+
+    Args:
+        labels: int64 array `(n,)`, true class indices.
+        predictions: int64 array `(n,)`, the answers.
+        class_names: Names of all classes.
+    """
     from sklearn import metrics
 
-    indices = np.arange(len(names))
+    indices = np.arange(len(class_names))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predictions, labels=indices, zero_division=0
     )
     return Evaluation(
-        class_names=names,
+        class_names=tuple(class_names),
         accuracy=float(np.mean(labels == predictions)),
         precision=precision,
         recall=recall,

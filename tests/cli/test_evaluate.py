@@ -11,6 +11,8 @@ from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.data.subsets import class_subset
+from kmod.evaluation.confusion import confusions
+from kmod.evaluation.confusion import worst_confusion
 from kmod.evaluation.metrics import evaluate
 
 
@@ -18,7 +20,10 @@ def test_keras_file(source, source_path, digits, capsys):
     argv = ["evaluate", str(source_path), "--data", "digits:test"]
     assert main([*argv, "--json"]) == 0
     expected = evaluate(source, digits.test, digits.class_names)
-    assert json.loads(capsys.readouterr().out) == expected.as_dict()
+    figures = json.loads(capsys.readouterr().out)
+    found = figures.pop("confusions")
+    assert figures == expected.as_dict()
+    assert found[0] == confusions(expected)[0].as_dict()
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == [
@@ -27,6 +32,7 @@ def test_keras_file(source, source_path, digits, capsys):
         f"{expected.recall[0]:.4f}",
         f"{expected.f1[0]:.4f}",
         str(expected.support[0]),
+        *worst_confusion(expected, "0").split(),
     ]
     assert lines[-1] == f"accuracy {expected.accuracy:.4f}"
 

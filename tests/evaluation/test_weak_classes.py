@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kmod.evaluation.metrics import Evaluation
+from kmod.evaluation.weak_classes import weak_classes
 from kmod.evaluation.weak_classes import weakest_class
 
 
@@ -28,3 +29,19 @@ def test_lowest_f1_is_weakest(evaluation):
 def test_classes_without_images_are_left_out(evaluation):
     support = np.array([5, 5, 0, 5])
     assert weakest_class(dataclasses.replace(evaluation, support=support)) == 1
+
+
+def test_weak_classes_are_below_the_mean(evaluation):
+    assert evaluation.f1.mean() == pytest.approx(0.425)
+    assert weak_classes(evaluation) == [2, 1]
+    assert weak_classes(evaluation, gap=0.2) == [2]
+
+
+def test_weakest_class_is_weak_in_any_case(evaluation):
+    assert weak_classes(evaluation, gap=0.9) == [2]
+
+
+def test_weak_classes_have_images(evaluation):
+    support = np.array([5, 5, 0, 5])
+    without = dataclasses.replace(evaluation, support=support)
+    assert weak_classes(without) == [1]
