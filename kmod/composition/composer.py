@@ -8,6 +8,7 @@ import numpy as np
 
 from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
+from kmod.composition.fusion.fuse import fuse
 from kmod.composition.labelled_images import reader_of_plan
 from kmod.composition.parts import build_parts
 from kmod.composition.parts import load_weak
@@ -31,8 +32,9 @@ def compose(
 ) -> keras.Model:
     """Builds the model that a composition spec declares, and checks it.
 
-    Layers that the modules have in common are built once. The layer
-    `log_odds` holds the scores in front of the softmax.
+    Layers that the modules have in common are built once, and what is left is
+    laid out to run fast; see `fuse`. The layer `log_odds` holds the scores in
+    front of the softmax.
 
     Args:
         spec: The spec, or the path of its YAML file.
@@ -68,14 +70,17 @@ def compose_plan(
     planned: CompositionPlan, data_dir: str | Path | None = None
 ) -> keras.Model:
     """Builds the model of a plan, without its checks; see `compose`."""
-    if planned.spec.base is not None:
-        model = build_patched(
-            load_weak(planned), patches_of(planned), planned.spec.name
-        )
-    else:
-        model = _compose(planned, data_dir)
+    model = fuse(_build(planned, data_dir))
     model.class_names = planned.spec.class_names
     return model
+
+
+def _build(planned, data_dir):
+    if planned.spec.base is not None:
+        return build_patched(
+            load_weak(planned), patches_of(planned), planned.spec.name
+        )
+    return _compose(planned, data_dir)
 
 
 def _compose(planned, data_dir):

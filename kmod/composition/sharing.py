@@ -124,11 +124,11 @@ class _Merger:
             if key not in names:
                 prefix = SHARED if len(users[key]) > 1 else step.owner
                 name = step.call.operation.name.replace("/", "_")
-                names[key] = _unique(f"{prefix}_{name}", names.values())
+                names[key] = unique_name(f"{prefix}_{name}", names.values())
         return names
 
 
-def _unique(stem, taken):
+def unique_name(stem, taken):
     name, number = stem, 1
     while name in taken:
         number += 1

@@ -11,6 +11,7 @@ from kmod.composition.patched_model import MODULE_ALONE
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.composition.plan import plan
+from kmod.composition.sharing import merge_models
 from kmod.data.digits import load_digits
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
@@ -52,8 +53,33 @@ def test_answers_are_those_of_the_modules(
     assert model.class_names == tuple(name for name, *_ in classes)
 
 
-def test_stem_is_built_once(stores, write_spec):
+def merged(path):
+    """The composed model's scores as they are before they are fused."""
+    return keras.Model(*merge_models(build_parts(plan(load_spec(path)))))
+
+
+def test_answers_are_those_before_fusion(write_spec, images):
+    path = write_spec(ALL)
+    scores = merged(path).predict(images, verbose=0)
+    fused = compose(path)
+    log_odds = keras.Model(fused.input, fused.get_layer("log_odds").output)
+    np.testing.assert_allclose(
+        log_odds.predict(images, verbose=0),
+        np.concatenate(list(scores.values()), axis=1),
+        rtol=0,
+        atol=1e-5,
+    )
+    assert len(fused.layers) < len(merged(path).layers)
+
+
+def test_branches_are_one_wide_layer(write_spec):
     model = compose(write_spec(ALL))
+    assert model.get_layer("all_conv_3")
+    assert not any("norm" in layer.name for layer in model.layers)
+
+
+def test_stem_is_built_once(stores, write_spec):
+    model = merged(write_spec(ALL))
     names = [layer.name for layer in model.layers]
     assert "shared_conv_1" in names and "shared_conv_2" in names
     assert "t-shirt-top_conv_3" in names
@@ -70,7 +96,7 @@ def test_stem_is_built_once(stores, write_spec):
 
 def test_modules_of_different_sources_share_nothing(stores, write_spec):
     classes = (("cat", "a", "cat"), ("dog", "b", "dog"))
-    model = compose(write_spec(classes))
+    model = merged(write_spec(classes))
     total = sum(
         stores[store][name].model.count_params() for name, store, _ in classes
     )
@@ -83,7 +109,7 @@ def test_input_and_output_are_named(write_spec):
     assert model.inputs[0].name == "image"
     assert model.layers[-1].name == "probabilities"
     assert model.layers[-2].name == "log_odds"
-    assert isinstance(model.layers[-2], keras.layers.Concatenate)
+    assert model.layers[-2].output.shape == (None, 2)
 
 
 def test_damaged_module(stores, write_spec):
@@ -201,9 +227,10 @@ def test_equal_answers_go_to_the_first_class(write_spec, images):
 
 def test_same_module_twice_is_built_once(stores, write_spec):
     twins = (("cat", "a", "cat"), ("bag", "a", "cat"))
-    model = compose(write_spec(twins))
+    model = merged(write_spec(twins))
     module = stores["a"]["cat"].model
     assert model.count_params() == module.count_params()
+    assert compose(write_spec(twins)).count_params() < module.count_params()
 
 
 def test_adapters_are_inside_and_built_once(stores, write_spec, images):
