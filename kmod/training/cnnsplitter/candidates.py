@@ -1,0 +1,86 @@
+"""Scores many candidates for modules at once: each is a row of the network."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kmod.masks.front import cache_front
+from kmod.masks.front import fits_memory
+from kmod.masks.masked_network import MaskedNetwork
+from kmod.masks.modular_model import ModularModel
+
+ROWS_PER_STEP = 2048
+
+
+class Candidates(keras.Model):
+    """The masked network with one row for each of many candidates.
+
+    A *candidate* is a kernel mask for one class. Its score is the class's own
+    logit minus the mean of all, what an untrained head answers. What no mask
+    changes is computed once per image and kept.
+
+    Args:
+        modular: Modular model whose source and masked layers to use.
+        images: Images `(n, ...)` to score.
+        num_rows: Integer, candidates to a call. Fewer are filled up.
+    """
+
+    def __init__(
+        self, modular: ModularModel, images: np.ndarray, num_rows: int = 64
+    ):
+        super().__init__()
+        self.flat_source = modular.flat_source
+        self.num_classes = modular.num_classes
+        self.network = MaskedNetwork(
+            modular.graph, modular.placement.may_go, {}
+        )
+        num_groups = len(modular.placement.sizes)
+        self.mask = self._weight((num_rows, num_groups), "float32")
+        self.classes = self._weight((num_rows,), "int32")
+        self.num_images = len(images)
+        self.images = images
+        if fits_memory(self.network.border_shapes, len(images)):
+            self.images = cache_front(self, images)
+
+    def _weight(self, shape, dtype):
+        return self.add_weight(
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+        )
+
+    def call(self, inputs):
+        logits = self.network(inputs, self.mask.value, None, None)
+        own = ops.one_hot(self.classes.value, self.num_classes)
+        return ops.sum(logits * (own - 1 / self.num_classes), axis=-1)
+
+    def score(self, masks: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Scores candidates on all images.
+
+        Args:
+            masks: Array `(num_candidates, num_groups)` of 0 and 1.
+            classes: Integer array `(num_candidates,)`, the class of each.
+
+        Returns:
+            float32 array `(num_candidates, num_images)`.
+        """
+        num_rows = self.mask.shape[0]
+        scores = np.empty((len(masks), self.num_images), "float32")
+        for start in range(0, len(masks), num_rows):
+            part = slice(start, start + num_rows)
+            scores[part] = self._score_rows(masks[part], classes[part])
+        return scores
+
+    def _score_rows(self, masks, classes):
+        num_rows = self.mask.shape[0]
+        empty = num_rows - len(masks)
+        self.mask.assign(np.pad(masks, ((0, empty), (0, 0))))
+        self.classes.assign(np.pad(classes, (0, empty)))
+        scores = self.predict(
+            self.images,
+            batch_size=max(1, ROWS_PER_STEP // num_rows),
+            verbose=0,
+        )
+        return scores[:, : len(masks)].T

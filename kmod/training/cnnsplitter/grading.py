@@ -1,0 +1,92 @@
+"""Grades candidates by the best teams that they are in."""
+
+import dataclasses
+
+import numpy as np
+
+from kmod.training.cnnsplitter.teams import Pool
+from kmod.training.cnnsplitter.teams import Teams
+from kmod.training.cnnsplitter.teams import Weights
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grades:
+    """How good a generation is.
+
+    Attributes:
+        team: Integer array `(num_classes,)`: the fittest team's members.
+        fitness: Float, its fitness.
+        of_candidates: Array `(num_classes, population)`: fitness of the best
+            team that each candidate is in.
+    """
+
+    team: np.ndarray
+    fitness: float
+    of_candidates: np.ndarray
+
+
+def grade(pool: Pool, teams: Teams, weights: Weights) -> Grades:
+    """Finds the fittest team and grades every candidate.
+
+    The fittest of the teams built, or the last generation's if that is
+    fitter, changes one member at a time as long as that helps. A candidate
+    is then in the teams built that hold it, and in the fittest team in place
+    of its class's member.
+
+    Args:
+        pool: The candidates; each class's first is its member of the last
+            generation's fittest team.
+        teams: Teams for all classes that were built of them.
+        weights: What makes a team fit.
+
+    Returns:
+        The `Grades`.
+    """
+    order = np.argsort(teams.classes)
+    built = teams.members[:, order]
+    former = np.zeros(len(order), int)
+    swaps = _swap_fitness(pool, former, weights)
+    team, fitness = former, swaps[0, 0]
+    if teams.fitness[0] > fitness:
+        team = built[0]
+    team, swaps = _climb(pool, team, weights)
+    graded = swaps.copy()
+    for index, members in enumerate(built.T):
+        np.maximum.at(graded[index], members, teams.fitness)
+    return Grades(team, float(swaps[0, team[0]]), graded)
+
+
+def _climb(pool, team, weights):
+    """Changes members while that helps; returns team and swap fitness."""
+    while True:
+        swaps = _swap_fitness(pool, team, weights)
+        index, member = np.unravel_index(swaps.argmax(), swaps.shape)
+        if swaps[index, member] <= swaps[0, team[0]] + 1e-9:
+            return team, swaps
+        team = team.copy()
+        team[index] = member
+
+
+def _swap_fitness(pool, team, weights):
+    """Returns the team's fitness with each candidate in turn in it."""
+    classes = np.arange(len(team))
+    scores = pool.scores[classes, team]
+    own = scores[pool.labels, np.arange(len(pool.labels))]
+    between = pool.distances[classes[:, None], team[:, None], classes, team]
+    fitness = np.empty(pool.scores.shape[:2])
+    num_pairs = len(team) * (len(team) - 1) / 2
+    for index in classes:
+        others = np.delete(classes, index)
+        top = scores[others].max(axis=0)
+        new = pool.scores[index]
+        right = np.where(
+            pool.labels == index, new > top, (own >= top) & (own > new)
+        )
+        distance = between[np.ix_(others, others)].sum() / 2
+        distance = distance + pool.distances[index][
+            :, others, team[others]
+        ].sum(axis=1)
+        fitness[index] = weights.fitness(
+            right.mean(axis=1), distance / num_pairs
+        )
+    return fitness
