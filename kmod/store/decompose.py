@@ -34,6 +34,8 @@ def decompose(
     source_name: str | None = None,
     value_range: tuple[float, float] = (0, 255),
     facts: Mapping[str, Any] | None = None,
+    method: str = "gradsplitter",
+    arguments: Mapping[str, Any] | None = None,
     license: str | None = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
@@ -52,6 +54,8 @@ def decompose(
         source_name: Name of the source model. Defaults to its Keras name.
         value_range: Smallest and largest pixel value the source takes.
         facts: JSON data about the data set, for the manifest.
+        method: Name of the method that found the masks, for the manifest.
+        arguments: JSON data about how it was called, beside the recipe.
         license: SPDX identifier of the modules' licence.
         tolerance: Largest difference allowed, relative to the largest score.
         overwrite: Whether a store at `path` may be replaced.
@@ -96,8 +100,9 @@ def decompose(
         input=InputContract(
             tuple(modular.flat_source.input_shape[1:]), "float32", value_range
         ),
-        method="gradsplitter",
+        method=method,
         arguments={
+            **(arguments or {}),
             "recipe": modular.recipe.as_dict(),
             "mask_from": modular.mask_from,
         },
