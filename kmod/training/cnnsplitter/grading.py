@@ -8,6 +8,8 @@ from kmod.training.cnnsplitter.teams import Pool
 from kmod.training.cnnsplitter.teams import Teams
 from kmod.training.cnnsplitter.teams import Weights
 
+EPSILON = 1e-9
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grades:
@@ -58,13 +60,16 @@ def grade(pool: Pool, teams: Teams, weights: Weights) -> Grades:
 
 def _climb(pool, team, weights):
     """Changes members while that helps; returns team and swap fitness."""
-    while True:
-        swaps = _swap_fitness(pool, team, weights)
+    classes = np.arange(len(team))
+    swaps = _swap_fitness(pool, team, weights)
+    for _ in range(swaps.size):  # Ties between scores must not go round.
         index, member = np.unravel_index(swaps.argmax(), swaps.shape)
-        if swaps[index, member] <= swaps[0, team[0]] + 1e-9:
-            return team, swaps
+        if swaps[index, member] <= swaps[classes, team].max() + EPSILON:
+            break
         team = team.copy()
         team[index] = member
+        swaps = _swap_fitness(pool, team, weights)
+    return team, swaps
 
 
 def _swap_fitness(pool, team, weights):

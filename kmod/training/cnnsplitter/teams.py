@@ -71,7 +71,7 @@ def pair_distances(masks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         Array `(num_classes, population, num_classes, population)`.
     """
     rows = masks.reshape(-1, masks.shape[-1]).astype("float32")
-    both = (rows * sizes) @ rows.T
+    both = ((rows * sizes) @ rows.T).astype("float64")
     kept = np.diagonal(both)
     either = kept[:, None] + kept - both
     shape = masks.shape[:2]

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_best_team_and_grades_agree_with_all_teams():
     for index, member in itertools.product(range(3), range(4)):
         best = max(f for t, f in zip(teams, fitness) if t[index] == member)
         assert grades.of_candidates[index, member] == pytest.approx(best)
+
+
+def test_climbing_ends_where_distances_are_not_exact():
+    pool = small_pool(10, 16, 400)
+    masks = np.random.default_rng(1).integers(0, 2, (10, 16, 288))
+    distances = pair_distances(
+        masks.astype("float32"), np.float32(np.ones(288))
+    )
+    assert distances.dtype == "float64"
+    pool = dataclasses.replace(pool, distances=distances.astype("float32"))
+    grades = grade(pool, build(pool, limits=(5, 20)), WEIGHTS)
+    assert grades.fitness == pytest.approx(fitness_of(pool, grades.team))
 
 
 def test_best_team_is_found_although_few_were_built():
