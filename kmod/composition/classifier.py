@@ -1,5 +1,7 @@
 """What every composed model ends with."""
 
+import numbers
+from collections.abc import Sequence
 from typing import Literal
 
 import keras
@@ -42,8 +44,22 @@ def softmax(log_odds: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def line(
-    x: keras.KerasTensor, scale: float, offset: float, name: str
+    x: keras.KerasTensor,
+    scale: float | Sequence[float],
+    offset: float | Sequence[float],
+    name: str,
 ) -> keras.KerasTensor:
-    """Returns `scale * x + offset`, without any weight to train."""
+    """Returns `scale * x + offset`, without any weight to train.
+
+    Args:
+        x: Tensor `(batch, columns)`.
+        scale: A number, or one for each column.
+        offset: A number, or one for each column.
+        name: Name of the layer.
+    """
+    scale, offset = (
+        values if isinstance(values, numbers.Real) else list(values)
+        for values in (scale, offset)
+    )
     layer = keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
     return layer(x)

@@ -1,109 +1,78 @@
 """Fits how a patch combines the module with the weak model."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 
 import numpy as np
 
+from kmod.composition.patch_figures import Scores
+from kmod.composition.patch_figures import layer_scores
+from kmod.composition.patch_threshold import best_shift
 from kmod.errors import UsageError
-from kmod.spec.model import Coefficients
+from kmod.spec.model import PatchLayer
 
-REGULARIZATION = 1.0  # Of scikit-learn's `C`; features are standardised.
-# How far, in log-odds, the bias stays from where other classes begin to lose.
-# Without it, 10 % of the patches on handwritten digits took some accuracy from
-# the others on test images, with it 4 % (`benchmarks/patch_guard.py`).
-SAFETY_MARGIN = 1.0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
-    """What the weak model and the module say of labelled images.
-
-    Attributes:
-        logits: Float array `(n, num_classes)` of the weak model.
-        log_odds: Float array `(n,)` of the module.
-        raw: Float array `(n,)` of the module, before its calibration.
-        labels: int64 array `(n,)` in the weak model's classes.
-        target: Index of the target class.
-    """
-
-    logits: np.ndarray
-    log_odds: np.ndarray
-    raw: np.ndarray
-    labels: np.ndarray
-    target: int
-
-    @functools.cached_property
-    def is_target(self) -> np.ndarray:
-        """Which images show the target class, boolean `(n,)`."""
-        return self.labels == self.target
-
-    @functools.cached_property
-    def rest(self) -> np.ndarray:
-        """The logits with the target's at minus infinity."""
-        rest = self.logits.astype("float64")
-        rest[:, self.target] = -np.inf
-        return rest
-
-    @functools.cached_property
-    def weak_log_odds(self) -> np.ndarray:
-        """The weak model's log-odds of the target class, `(n,)`."""
-        target = self.logits[:, self.target].astype("float64")
-        return target - np.logaddexp.reduce(self.rest, axis=1)
-
-    @functools.cached_property
-    def best_other(self) -> np.ndarray:
-        """Index of the likeliest class that is not the target, `(n,)`."""
-        return self.rest.argmax(axis=1)
-
-    @functools.cached_property
-    def other_log_probability(self) -> np.ndarray:
-        """Log-probability of the best other class among the others, `(n,)`."""
-        rest = self.rest
-        return rest.max(axis=1) - np.logaddexp.reduce(rest, axis=1)
+FOLDS = 5
+# Weight of the squared differences between classes, beside the sum of the
+# cross-entropies of all images; features have a spread of 1.
+REGULARIZATION = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """What a model gets right of the target class and of the others."""
+def fit_layer(scores: Scores) -> PatchLayer:
+    """Fits the layer of a patch on validation data.
 
-    f1: float
-    other_accuracy: float
-
-
-def fit_coefficients(scores: Scores) -> Coefficients:
-    """Fits the weights of a patch on validation data.
-
-    Logistic regression of "shows the target class" on both log-odds, neither
-    with a negative weight. Its bias is then lowered as far as the other
-    classes need to lose no accuracy, to where the target's F1 is best. They
-    must not lose any with a bias that is `SAFETY_MARGIN` higher either,
-    because what is just right for these images is often too much for others.
+    Multinomial logistic regression on the weak model's log-probabilities, one
+    factor and bias for each class, and on the module's log-odds. Differences
+    between the classes are held small, so that a few images of each class do.
+    The target's bias then moves to where, on images that the layer was not
+    fitted on, its F1 is best while neither its recall nor the accuracy on the
+    other classes falls; see `best_shift`.
 
     Args:
         scores: Scores of validation images.
 
     Returns:
-        The `Coefficients`. Whether they help is the caller's question; see
-        `figures_before` and `figures_after`.
+        The `PatchLayer`. Whether it helps is the caller's question; see
+        `cross_predictions`.
     """
-    module, weak, bias = _regress(
-        np.stack([scores.log_odds, scores.weak_log_odds], axis=1),
-        scores.is_target,
-    )
-    return _lower_bias(Coefficients(module, weak, bias), scores)
+    layer = _regress(scores)
+    values = np.empty(scores.logits.shape)
+    for fold in folds(scores.labels):
+        part = _regress(scores.take(~fold))
+        values[fold] = layer_scores(part, scores.take(fold))
+    bias = np.array(layer.bias)
+    bias[scores.target] += best_shift(values, scores)
+    return dataclasses.replace(layer, bias=tuple(bias.tolist()))
 
 
-def figures_before(scores: Scores) -> Figures:
-    """Measures the weak model alone."""
-    predictions = scores.logits.argmax(axis=1)
-    return _figures(predictions == scores.target, predictions, scores)
+def cross_predictions(
+    fit: Callable[[Scores], Callable[[Scores], np.ndarray]], scores: Scores
+) -> np.ndarray:
+    """Answers for every image by a rule that was fitted without it.
+
+    Args:
+        fit: Takes the scores to fit on; returns what answers for others.
+        scores: Scores of all images.
+
+    Returns:
+        int64 array `(n,)`.
+    """
+    predictions = np.empty(len(scores), "int64")
+    for fold in folds(scores.labels):
+        predictions[fold] = fit(scores.take(~fold))(scores.take(fold))
+    return predictions
 
 
-def figures_after(coefficients: Coefficients, scores: Scores) -> Figures:
-    """Measures the patched model."""
-    is_chosen = _margins(coefficients, scores) < coefficients.bias
-    return _figures(is_chosen, scores.best_other, scores)
+def folds(labels: np.ndarray, seed: int = 0) -> list[np.ndarray]:
+    """Splits images in `FOLDS` parts that show all classes alike.
+
+    Returns:
+        Boolean arrays `(n,)`, one for each part.
+    """
+    random = np.random.default_rng(seed)
+    order = np.lexsort((random.random(len(labels)), labels))
+    number = np.empty(len(labels), "int64")
+    number[order] = np.arange(len(labels)) % FOLDS
+    return [number == fold for fold in range(FOLDS)]
 
 
 def fit_range(scores: Scores) -> tuple[float, float]:
@@ -122,80 +91,42 @@ def fit_range(scores: Scores) -> tuple[float, float]:
     return float(raw.min()), float(raw.max())
 
 
-def figures_replaced(answers: np.ndarray, scores: Scores) -> Figures:
-    """Measures the weak model with the target's probability replaced.
+def _regress(scores):
+    """Returns the layer of the least penalised cross-entropy."""
+    from scipy import optimize
 
-    Args:
-        answers: Float array `(n,)`, what it is replaced by.
-        scores: Scores of the images.
-    """
-    logits = scores.logits.astype("float64")
-    log_sum = np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    replaced = np.exp(logits - log_sum)
-    replaced[:, scores.target] = answers
-    predictions = replaced.argmax(axis=1)
-    return _figures(predictions == scores.target, predictions, scores)
-
-
-def _regress(features, is_target):
-    """Returns two weights that are not negative, and the bias."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-12
-    standard = (features - mean) / spread
-    weights = np.zeros(2)
-    used = [0, 1]
-    while used:
-        model = LogisticRegression(C=REGULARIZATION)
-        model.fit(standard[:, used], is_target)
-        fitted = model.coef_[0]
-        if (fitted >= 0).all():
-            weights[used] = fitted / spread[used]
-            break
-        used = [i for i, weight in zip(used, fitted) if weight >= 0]
-    bias = float(model.intercept_[0] - weights @ mean)
-    return float(weights[0]), float(weights[1]), bias
-
-
-def _lower_bias(coefficients, scores):
-    least = figures_before(scores).other_accuracy
-    best, best_f1 = None, -1.0
-    for bias in _biases(coefficients, scores):
-        candidate, raised = (
-            dataclasses.replace(coefficients, bias=float(bias + margin))
-            for margin in (0.0, SAFETY_MARGIN)
-        )
-        f1 = figures_after(candidate, scores).f1
-        accuracy = figures_after(raised, scores).other_accuracy
-        if accuracy >= least and f1 > best_f1:
-            best, best_f1 = candidate, f1
-    return best
-
-
-def _biases(coefficients, scores):
-    """The fitted bias, then every lower one that changes an answer."""
-    margins = np.unique(_margins(coefficients, scores))
-    lowest = margins[0] - 1 - SAFETY_MARGIN  # Never takes the target class.
-    between = (margins[1:] + margins[:-1]) / 2
-    lower = np.sort([lowest, *between, *(between - SAFETY_MARGIN)])
-    return [
-        coefficients.bias,
-        *(bias for bias in reversed(lower) if bias < coefficients.bias),
-    ]
-
-
-def _margins(coefficients, scores):
-    """The bias above which an image is taken for the target class, `(n,)`."""
-    target = coefficients.module * scores.log_odds
-    target = target + coefficients.weak * scores.weak_log_odds
-    return scores.other_log_probability - target
-
-
-def _figures(is_chosen, predictions, scores):
-    is_target = scores.is_target
-    hits = np.sum(is_chosen & is_target)
-    right = ~is_chosen & (predictions == scores.labels)
-    return Figures(
-        f1=float(2 * hits / max(is_chosen.sum() + is_target.sum(), 1)),
-        other_accuracy=float(right[~is_target].mean()),
+    spread = max(float(scores.log_probabilities.std()), 1e-6)
+    reach = max(float(scores.log_odds.std()), 1e-6)
+    classes = scores.logits.shape[1]
+    is_other = np.arange(classes) != scores.target
+    features = scores.log_probabilities / spread, scores.log_odds / reach
+    slopes = [(None if other else 0, None) for other in is_other]
+    found = optimize.minimize(
+        _loss,
+        np.concatenate([np.ones(classes), np.zeros(2 * classes)]),
+        args=(*features, np.eye(classes)[scores.labels], is_other),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * classes + slopes + [(None, None)] * classes,
     )
+    factors, slopes, biases = found.x.reshape(3, classes)
+    return PatchLayer(
+        module=tuple((slopes / reach).tolist()),
+        weak=tuple((factors / spread).tolist()),
+        bias=tuple(biases.tolist()),
+    )
+
+
+def _loss(parameters, weak, module, truth, is_other):
+    """Returns the penalised sum of cross-entropies, and its gradient."""
+    factors, slopes, biases = parameters.reshape(3, -1)
+    values = factors * weak + module[:, None] * slopes + biases
+    sums = np.logaddexp.reduce(values, axis=1, keepdims=True)
+    error = np.exp(values - sums) - truth
+    gradient = np.stack([(error * weak).sum(0), error.T @ module, error.sum(0)])
+    held = np.stack(
+        [factors - factors.mean(), slopes * is_other, biases * is_other]
+    )
+    total = np.sum(sums[:, 0] - np.sum(values * truth, axis=1))
+    total += REGULARIZATION / 2 * np.sum(held**2)
+    return total, (gradient + REGULARIZATION * held).ravel()

@@ -21,6 +21,7 @@ from kmod.graph import rebuild
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
 from kmod.spec.model import Coefficients
+from kmod.spec.model import PatchLayer
 
 # What a patch without fitted coefficients does: the module answers alone.
 MODULE_ALONE = Coefficients(module=1.0, weak=0.0, bias=0.0)
@@ -35,7 +36,8 @@ class Patch:
         target: Index of the target class in the weak model's output.
         module: The module that knows the class better.
         combine: How the two scores become one; see `build_patched`.
-        coefficients: Weights of the rule `calibrated`.
+        layer: Weights of the rule `calibrated` for all classes, or `None`.
+        coefficients: Weights of that rule for the target, without a layer.
         range: Smallest and largest raw score, of the rule `minmax`.
         adaptation: How the weak model's images become the module's.
     """
@@ -43,6 +45,7 @@ class Patch:
     target: int
     module: ClassModule
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
+    layer: PatchLayer | None = None
     coefficients: Coefficients = MODULE_ALONE
     range: tuple[float, float] | None = None
     adaptation: Adaptation = Adaptation()
@@ -58,18 +61,20 @@ def build_patched(
 ) -> keras.Model:
     """Builds a patched model of built-in layers.
 
-    With `p` the weak model's probabilities and `T` the targets of the rule
-    `calibrated`, the scores in front of a softmax are
+    With `p` the weak model's probabilities and `T` the targets of patches
+    with coefficients, the scores in front of a softmax are
 
     - `log(p_j / sum of p over all but T)` for every class `j` not in `T`: how
       the weak model ranks them stays as it was;
     - `module * s + weak * log(p_t / (1 - p_t)) + bias` for `t` in `T`, where
       `s` is the module's log-odds.
 
-    The other rules then replace the target's probability and leave the rest
-    as it is, so that the answers no longer add up to 1: `raw` by the module's
-    probability, `minmax` by its raw score `o` as `(o - min) / (max - min)`.
-    The class with the highest answer counts.
+    Every patch with a layer then turns the scores `z` into
+    `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, one after another.
+    The other rules at last replace the target's probability and leave the
+    rest as it is, so that the answers no longer add up to 1: `raw` by the
+    module's probability, `minmax` by its raw score `o` as
+    `(o - min) / (max - min)`. The class with the highest answer counts.
 
     Args:
         weak: The weak model. It is copied, never changed.
@@ -91,21 +96,14 @@ def build_patched(
     """
     image, outputs = merge_models(patch_parts(weak, patches))
     name = name or f"{weak.name}_patched"
-    by_rule = {
-        is_calibrated: {
-            patch.target: patch
-            for patch in patches
-            if (patch.combine == "calibrated") == is_calibrated
-        }
-        for is_calibrated in (True, False)
-    }
-    log_odds = _log_odds(by_rule[True], outputs)
-    if not by_rule[False]:
-        return build_classifier(image, log_odds, name)
+    log_odds = _patched_scores(patches, outputs)
     columns = {
-        target: _replacement(patch, outputs[patch.part])
-        for target, patch in by_rule[False].items()
+        patch.target: _replacement(patch, outputs[patch.part])
+        for patch in patches
+        if patch.combine != "calibrated"
     }
+    if not columns:
+        return build_classifier(image, log_odds, name)
     whole = softmax(log_odds, "patch_probabilities")
     answers = _with_columns(whole, columns, PROBABILITIES_LAYER)
     return keras.Model(image, answers, name=name)
@@ -187,17 +185,37 @@ def _check_images(weak, scorer, patch):
         )
 
 
-def _log_odds(patches, outputs):
+def _patched_scores(patches, outputs):
     """Returns the scores in front of the softmax, `(batch, num_classes)`."""
-    logits = outputs[WEAK]
+    calibrated = [p for p in patches if p.combine == "calibrated"]
+    layers = [patch for patch in calibrated if patch.layer is not None]
     columns = {
-        target: _target_score(patch, logits, outputs[patch.part])
-        for target, patch in patches.items()
+        patch.target: _target_score(patch, outputs[WEAK], outputs[patch.part])
+        for patch in calibrated
+        if patch.layer is None
     }
+    names = ["patch_scores", *(f"patch_{p.target}_scores" for p in layers)]
+    names[-1] = LOG_ODDS_LAYER
+    scores = _with_target_scores(outputs[WEAK], columns, names[0])
+    for patch, name in zip(layers, names[1:]):
+        scores = _layer_scores(patch, scores, outputs[patch.part], name)
+    return scores
+
+
+def _with_target_scores(logits, columns, name):
     rest = _all_but(logits, columns)
     if columns and rest:
         logits = logits - _log_sum(logits, rest)
-    return _with_columns(logits, columns, LOG_ODDS_LAYER)
+    return _with_columns(logits, columns, name)
+
+
+def _layer_scores(patch, scores, log_odds, name):
+    layer, target = patch.layer, patch.target
+    weak = scores - keras.ops.logsumexp(scores, axis=-1, keepdims=True)
+    weak = line(weak, layer.weak, layer.bias, f"patch_{target}_weak")
+    module = keras.ops.repeat(log_odds, scores.shape[1], axis=-1)
+    module = line(module, layer.module, 0.0, f"patch_{target}_module")
+    return keras.layers.Add(name=name, dtype="float32")([weak, module])
 
 
 def _target_score(patch, logits, log_odds):

@@ -1,6 +1,5 @@
 """Patches the class that a weak model gets wrong with a module."""
 
-import dataclasses
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +7,16 @@ from typing import Any
 from typing import Literal
 
 import keras
-import numpy as np
 
 from kmod.composition.adaptation import Adaptation
-from kmod.composition.coefficients import Scores
-from kmod.composition.coefficients import figures_after
-from kmod.composition.coefficients import figures_before
-from kmod.composition.coefficients import figures_replaced
-from kmod.composition.coefficients import fit_coefficients
-from kmod.composition.coefficients import fit_range
+from kmod.composition.patch_figures import Scores
+from kmod.composition.patch_fit import PatchFit
+from kmod.composition.patch_fit import check_gain
+from kmod.composition.patch_fit import fit_on_scores
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.composition.patched_model import evidence_model
 from kmod.data.batches import to_arrays
-from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.evaluation.metrics import Evaluation
 from kmod.files import slug
@@ -49,10 +44,10 @@ def patch(
 ) -> keras.Model:
     """Lets a module answer, together with the weak model, for one class.
 
-    By the rule `calibrated`, how much each of the two counts is fitted on
-    validation data, so that the other classes lose no accuracy there. Their
-    order of likelihood stays as the weak model has it. The other rules are
-    the published ones; see `build_patched`.
+    By the rule `calibrated`, how much each of the two counts in the score of
+    every class is fitted on validation data, with an eye on the target's
+    recall and on the other classes; see `fit_layer`. The other rules are the
+    published ones; see `build_patched`.
 
     Args:
         weak: The weak model, images to one score per class. It is not
@@ -75,7 +70,8 @@ def patch(
 
     Raises:
         CheckError: If the patch does not raise the target's F1 on `data`, or
-            takes accuracy from the other classes there.
+            takes accuracy from the other classes there. Each image is judged
+            by weights that were fitted without it.
         ArtifactError: If weak model and module take different images.
         UsageError: If `target_class` or `data` do not fit the weak model.
         UnsupportedModelError: If the weak model's graph can not be read.
@@ -94,7 +90,7 @@ def patch(
         combine=combine,
         adaptation=adaptation,
     )
-    patched = build_patched(weak, [fitted])
+    patched = build_patched(weak, [fitted.patch])
     if class_names is not None:
         patched.class_names = tuple(class_names)
     return patched
@@ -109,61 +105,80 @@ def fit_patch(
     class_names: Sequence[str] | None = None,
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
-) -> Patch:
+) -> PatchFit:
     """Fits what `patch` needs on validation data.
 
     Takes the arguments of `patch` and raises what it raises.
 
     Returns:
-        The `Patch`, for `patch_spec` or for `build_patched`.
+        The `PatchFit`; its `patch` is for `patch_spec` or `build_patched`.
     """
     class_names = class_names or getattr(weak, "class_names", None)
     target = target_index(target_class, _num_classes(weak), class_names)
     scores = _scores(evidence_model(weak, module, adaptation), data, target)
-    fitted = Patch(target, module, combine, adaptation=adaptation)
-    if combine == "calibrated":
-        coefficients = fit_coefficients(scores)
-        fitted = dataclasses.replace(fitted, coefficients=coefficients)
-    elif combine == "minmax":
-        fitted = dataclasses.replace(fitted, range=fit_range(scores))
-    _check_gain(fitted, scores, target_class)
+    fitted = fit_on_scores(scores, module, combine, adaptation)
+    check_gain(fitted, target_class)
     return fitted
 
 
 def patch_spec(
     weak_path: str | Path,
     class_names: Sequence[str],
-    fitted: Patch,
-    donor: str | Path,
+    fitted: Sequence[Patch],
+    donors: Sequence[str | Path],
     path: str | Path,
     contract: InputSpec | None = None,
 ) -> Spec:
-    """Returns the spec of a patch, which `compose` builds.
+    """Returns the spec of patches, which `compose` builds.
 
     Args:
         weak_path: The weak model's `.keras` file.
         class_names: The weak model's classes.
-        fitted: What `fit_patch` returned.
-        donor: Directory of the module store.
+        fitted: The patches, in the order in which they were fitted.
+        donors: Directory of the module store of each.
         path: Where the spec shall be.
-        contract: The weak model's images, if they are not the donor's.
+        contract: The weak model's images, if they are not the donors'.
     """
     weak_path = Path(weak_path).resolve()
-    is_calibrated = fitted.combine == "calibrated"
-    entry = PatchEntry(
-        class_names[fitted.target],
-        ModuleRef(STORE_ID, fitted.module.info.class_name),
-        fitted.combine,
-        coefficients=fitted.coefficients if is_calibrated else None,
-        range=fitted.range,
-    )
+    donors = [Path(donor).resolve() for donor in donors]
+    ids = store_ids(donors)
     return Spec(
         name=f"{slug(weak_path.stem)}-patched",
         path=Path(path).resolve(),
-        stores={STORE_ID: StoreRef(Path(donor).resolve())},
+        stores={ids[donor]: StoreRef(donor) for donor in ids},
         input=contract,
         base=BaseModel(weak_path, tuple(class_names)),
-        patches=(entry,),
+        patches=tuple(
+            _entry(patch, class_names, ids[donor])
+            for patch, donor in zip(fitted, donors, strict=True)
+        ),
+    )
+
+
+def store_ids(stores: Sequence[Path]) -> dict[Path, str]:
+    """Names stores for a spec: `donor`, or `donor-1`, `donor-2`, ..."""
+    different = list(dict.fromkeys(stores))
+    if len(different) == 1:
+        return {different[0]: STORE_ID}
+    return {
+        store: f"{STORE_ID}-{number}"
+        for number, store in enumerate(different, 1)
+    }
+
+
+def _entry(patch, class_names, store_id):
+    is_calibrated = patch.combine == "calibrated"
+    return PatchEntry(
+        class_names[patch.target],
+        ModuleRef(store_id, patch.module.info.class_name),
+        patch.combine,
+        layer=patch.layer,
+        coefficients=(
+            patch.coefficients
+            if is_calibrated and patch.layer is None
+            else None
+        ),
+        range=patch.range,
     )
 
 
@@ -227,31 +242,6 @@ def target_index(
 
 def _num_classes(weak):
     return channel_graph(weak).num_classes
-
-
-def _check_gain(fitted, scores, target_class):
-    before, after = figures_before(scores), _figures_after(fitted, scores)
-    is_harmless = after.other_accuracy >= before.other_accuracy
-    if not is_harmless or after.f1 <= before.f1:
-        raise CheckError(
-            "A patch must raise the F1 of its class on the validation data, "
-            "without loss of accuracy on the other classes. Received: F1 of "
-            f"class {target_class!r} {before.f1:.4f} before and "
-            f"{after.f1:.4f} after, the others' accuracy "
-            f"{before.other_accuracy:.4f} and {after.other_accuracy:.4f}. "
-            "Take a better donor, more validation images or another class."
-        )
-
-
-def _figures_after(fitted, scores):
-    if fitted.combine == "calibrated":
-        return figures_after(fitted.coefficients, scores)
-    if fitted.combine == "raw":
-        return figures_replaced(
-            np.exp(-np.logaddexp(0, -scores.log_odds)), scores
-        )
-    low, high = fitted.range
-    return figures_replaced((scores.raw - low) / (high - low), scores)
 
 
 def _scores(model, data, target):

@@ -13,6 +13,7 @@ from kmod.spec.model import InputSpec
 from kmod.spec.model import ModuleRef
 from kmod.spec.model import OtherClass
 from kmod.spec.model import PatchEntry
+from kmod.spec.model import PatchLayer
 from kmod.spec.model import Scores
 from kmod.spec.model import Spec
 from kmod.spec.model import StoreRef
@@ -85,14 +86,20 @@ def _scores(data):
 
 
 def _patch(entry):
-    coefficients, limits = entry.get("coefficients"), entry.get("range")
+    layer, limits = entry.get("layer"), entry.get("range")
+    coefficients = entry.get("coefficients")
     return PatchEntry(
         class_name=entry["class"],
         module=_module(entry["module"]),
         combine=entry.get("combine", "calibrated"),
+        layer=layer and _layer(layer),
         coefficients=coefficients and Coefficients(**coefficients),
         range=limits and _range(limits),
     )
+
+
+def _layer(data):
+    return PatchLayer(**{key: tuple(map(float, data[key])) for key in data})
 
 
 def _check(entry):

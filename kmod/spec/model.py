@@ -151,18 +151,38 @@ class Coefficients:
 
 
 @dataclasses.dataclass(frozen=True)
+class PatchLayer:
+    """A linear layer over the weak model's answer and a module's score.
+
+    Every class `j` gets the score `weak[j] * log(p[j]) + module[j] * s +
+    bias[j]`, where `p` are the weak model's probabilities and `s` is the
+    module's log-odds; the softmax of these scores is the answer.
+
+    Attributes:
+        module: Factor of the module's log-odds for each class.
+        weak: Factor of the weak model's log-probability of each class.
+        bias: What is added for each class.
+    """
+
+    module: tuple[float, ...]
+    weak: tuple[float, ...]
+    bias: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class PatchEntry:
     """A class of the weak model and the module that patches it.
 
     Attributes:
         class_name: The target class.
         module: The module that knows it better.
-        combine: How the two scores become one: `calibrated` weighs their
-            log-odds; `minmax` puts the module's raw score, scaled by `range`,
-            and `raw` its probability in the place of the weak model's
-            probability.
-        coefficients: Fitted weights, only with `calibrated`; `None` if the
-            spec has none.
+        combine: How the two scores become one: `calibrated` weighs them;
+            `minmax` puts the module's raw score, scaled by `range`, and `raw`
+            its probability in the place of the weak model's probability.
+        layer: Fitted weights of all classes, only with `calibrated`; `None`
+            if the spec has none.
+        coefficients: Weights of the target's two log-odds, only with
+            `calibrated` and without `layer`; `None` if the spec has none.
         range: Smallest and largest raw score of the module on images of the
             class; only with `minmax`.
     """
@@ -170,6 +190,7 @@ class PatchEntry:
     class_name: str
     module: ModuleRef
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
+    layer: PatchLayer | None = None
     coefficients: Coefficients | None = None
     range: tuple[float, float] | None = None
 

@@ -20,6 +20,11 @@ from kmod.spec.yaml_marks import KeyPath
 from kmod.spec.yaml_marks import Place
 
 COMBINATIONS = ("calibrated", "minmax", "raw")
+KEYS_OF_COMBINATIONS = {
+    "range": "minmax",
+    "layer": "calibrated",
+    "coefficients": "calibrated",
+}
 
 
 def find_faults(document: Document) -> list[Fault]:
@@ -139,13 +144,30 @@ def _combination_has_its_keys(
 ) -> Iterator[tuple[KeyPath, str]]:
     for path, patch in document.find(dict, "patches", ...):
         combine = patch.get("combine", "calibrated")
-        for key, owner in (("range", "minmax"), ("coefficients", "calibrated")):
+        for key, owner in KEYS_OF_COMBINATIONS.items():
             is_other = combine in COMBINATIONS and combine != owner
             if key in patch and is_other:
                 yield (*path, key), (
                     f"`{key}` belongs to `combine: {owner}`. Received: "
                     f"combine {combine}. Remove it, or write {owner}."
                 )
+
+
+def _layers_fit_the_base(document: Document) -> Iterator[tuple[KeyPath, str]]:
+    classes = document.find_texts("base", "classes", ...)
+    count = len(list(classes))
+    for path, weights in document.find(list, "patches", ..., "layer", ...):
+        if count and len(weights) != count:
+            yield path, (
+                f"{dotted(path)} must have one number for each of the base's "
+                f"{count} classes. Received: {len(weights)}."
+            )
+    for path, patch in document.find(dict, "patches", ...):
+        if "layer" in patch and "coefficients" in patch:
+            yield (*path, "coefficients"), (
+                "a patch has `layer` or `coefficients`. Received: both. "
+                "Remove one."
+            )
 
 
 def _checked_classes_are_known(
@@ -247,6 +269,7 @@ FAULT_RULES = (
     _ranges_rise,
     _calibration_has_its_keys,
     _combination_has_its_keys,
+    _layers_fit_the_base,
     _checked_classes_are_known,
 )
 # They look at specs without faults.

@@ -98,12 +98,13 @@ def _scores_data(scores):
 
 
 def _patch_data(patch):
-    coefficients = patch.coefficients
+    layer, coefficients = patch.layer, patch.coefficients
     return _without_none(
         {
             "class": patch.class_name,
             "module": _module_data(patch.module),
             "combine": patch.combine,
+            "layer": layer and dataclasses.asdict(layer),
             "coefficients": coefficients and dataclasses.asdict(coefficients),
             "range": patch.range,
         }

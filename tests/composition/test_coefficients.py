@@ -3,21 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kmod.composition.coefficients import SAFETY_MARGIN
-from kmod.composition.coefficients import Scores
-from kmod.composition.coefficients import figures_after
-from kmod.composition.coefficients import figures_before
-from kmod.composition.coefficients import figures_replaced
-from kmod.composition.coefficients import fit_coefficients
+from kmod.composition.coefficients import FOLDS
+from kmod.composition.coefficients import cross_predictions
+from kmod.composition.coefficients import fit_layer
 from kmod.composition.coefficients import fit_range
+from kmod.composition.coefficients import folds
+from kmod.composition.patch_figures import Scores
+from kmod.composition.patch_figures import figures_of
+from kmod.composition.patch_figures import layer_predictions
 from kmod.errors import UsageError
-from kmod.spec.model import Coefficients
-
-# Three classes, the target is 2. The weak model takes image 3 for class 0.
-LOGITS = np.array(
-    [[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 1.0, 3.0], [3.0, 1.0, 1.0]]
-)
-LABELS = np.array([0, 1, 2, 2])
 
 
 def random_scores(quality, seed=0, count=600):
@@ -32,74 +26,70 @@ def random_scores(quality, seed=0, count=600):
     return Scores(logits, log_odds, log_odds, labels, 3)
 
 
-def test_log_odds_are_those_of_the_softmax():
-    scores = Scores(LOGITS, np.zeros(4), np.zeros(4), LABELS, 2)
-    powers = np.exp(LOGITS)
-    p = powers / powers.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        scores.weak_log_odds, np.log(p[:, 2] / (1 - p[:, 2]))
-    )
-    others = p[:, :2].max(axis=1) / (1 - p[:, 2])
-    np.testing.assert_allclose(scores.other_log_probability, np.log(others))
-
-
-def test_figures_by_hand():
-    log_odds = np.array([-9.0, 9.0, -9.0, 9.0])
-    scores = Scores(LOGITS, log_odds, log_odds, LABELS, 2)
-    before = figures_before(scores)
-    assert (before.f1, before.other_accuracy) == (2 / 3, 1.0)
-    after = figures_after(Coefficients(1.0, 0.0, 0.0), scores)
-    assert (after.f1, after.other_accuracy) == (1 / 2, 1 / 2)
-
-
-def test_good_module_raises_f1_and_spares_the_others():
-    scores = random_scores(quality=1.0)
-    coefficients = fit_coefficients(scores)
-    before = figures_before(scores)
-    after = figures_after(coefficients, scores)
+def test_good_module_raises_all_figures_on_other_images():
+    layer = fit_layer(random_scores(quality=1.0))
+    others = random_scores(quality=1.0, seed=1)
+    before = figures_of(others.predictions, others)
+    after = figures_of(layer_predictions(layer, others), others)
     assert after.f1 > before.f1 + 0.3
+    assert after.recall > before.recall
+    assert after.precision > before.precision
+    assert after.other_accuracy > before.other_accuracy
+
+
+def test_module_counts_most_for_its_own_class():
+    layer = fit_layer(random_scores(quality=1.0))
+    assert layer.module.index(max(layer.module)) == 3
+
+
+@pytest.mark.parametrize("quality", [-1.0, 0.0])
+def test_module_of_no_use_does_no_harm(quality):
+    scores = random_scores(quality)
+    layer = fit_layer(scores)
+    assert layer.module[3] >= 0
+    assert min(layer.weak) >= 0
+    before = figures_of(scores.predictions, scores)
+    after = figures_of(layer_predictions(layer, scores), scores)
     assert after.other_accuracy >= before.other_accuracy
-    assert coefficients.module > coefficients.weak >= 0
 
 
-def test_bias_is_lowered_where_the_others_would_lose():
-    scores = random_scores(quality=0.5)
-    logits = scores.logits.copy()
-    logits[:, 3] = -20  # So far, no image is taken for class 3 in error.
-    scores = dataclasses.replace(scores, logits=logits)
-    coefficients = fit_coefficients(scores)
-    before = figures_before(scores)
-    after = figures_after(coefficients, scores)
-    assert after.other_accuracy == before.other_accuracy
-    near, far = (
-        dataclasses.replace(coefficients, bias=coefficients.bias + margin)
-        for margin in (SAFETY_MARGIN, SAFETY_MARGIN + 3)
+def test_units_of_the_scores_do_not_matter():
+    scores = random_scores(1.0)
+    scaled = dataclasses.replace(scores, log_odds=50 * scores.log_odds)
+    first, second = (fit_layer(given) for given in (scores, scaled))
+    np.testing.assert_allclose(
+        np.multiply(50, second.module), first.module, rtol=1e-3, atol=1e-3
     )
-    kept = figures_after(near, scores).other_accuracy
-    lost = figures_after(far, scores).other_accuracy
-    assert lost < before.other_accuracy == kept
 
 
-def test_replaced_column_by_hand():
-    scores = Scores(LOGITS, np.zeros(4), np.zeros(4), LABELS, 2)
-    # The weak model gives 0.91 to class 0, 0.91 to class 1, 0.84 to its own.
-    answers = np.array([0.9, 0.92, 0.8, 0.9])
-    figures = figures_replaced(answers, scores)
-    assert (figures.f1, figures.other_accuracy) == (4 / 5, 1 / 2)
+def test_answers_of_a_fold_do_not_depend_on_it():
+    scores = random_scores(1.0, count=40)
+    seen = []
+
+    def fit(part):
+        seen.append(part)
+        return lambda others: np.full(len(others), len(seen))
+
+    predictions = cross_predictions(fit, scores)
+    assert [len(part) for part in seen] == [32] * FOLDS
+    for number, fold in enumerate(folds(scores.labels), 1):
+        assert (predictions[fold] == number).all()
+        rest = seen[number - 1].log_odds
+        assert not set(rest) & set(scores.log_odds[fold])
+
+
+def test_folds_show_all_classes_alike():
+    labels = np.repeat([0, 1, 2], [50, 10, 5])
+    parts = folds(labels)
+    assert np.sum(parts, axis=0).tolist() == [1] * 65
+    for part in parts:
+        assert np.bincount(labels[part]).tolist() == [10, 2, 1]
 
 
 def test_range_is_of_the_target_alone():
     raw = np.array([-9.0, 9.0, -2.0, 3.0])
-    scores = Scores(LOGITS, raw, raw, LABELS, 2)
+    labels = np.array([0, 1, 2, 2])
+    scores = Scores(np.zeros((4, 3)), raw, raw, labels, 2)
     assert fit_range(scores) == (-2.0, 3.0)
     with pytest.raises(UsageError, match="2 of score 1.0. Give more"):
         fit_range(dataclasses.replace(scores, raw=np.ones(4)))
-
-
-@pytest.mark.parametrize("quality", [-1.0, 0.0])
-def test_weights_are_never_negative(quality):
-    coefficients = fit_coefficients(random_scores(quality))
-    assert coefficients.module >= 0
-    assert coefficients.weak >= 0
-    if quality < 0:
-        assert coefficients.module == 0

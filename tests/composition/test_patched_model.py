@@ -8,9 +8,11 @@ from kmod.composition.patched_model import build_patched
 from kmod.errors import ArtifactError
 from kmod.modules.cut import log_odds_model
 from kmod.spec.model import Coefficients
+from kmod.spec.model import PatchLayer
 from kmod.store.manifest import InputContract
 
 GIVEN = Coefficients(module=0.7, weak=0.4, bias=-0.3)
+LAYER = PatchLayer((0.1, 0.9, 0.0), (0.5, 0.6, 0.7), (0.2, -0.3, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,47 @@ def test_several_patches_at_once(weak, donor, test_images, targets):
             + patch.coefficients.weak * np.log(own / (1 - own))
             - 0.3
         )
+    answers = build_patched(weak, patches).predict(test_images, verbose=0)
+    np.testing.assert_allclose(
+        answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4
+    )
+
+
+def layer_formula(layer, scores, log_odds):
+    return (
+        np.array(layer.weak) * log_softmax(scores)
+        + np.array(layer.module) * log_odds[:, None]
+        + np.array(layer.bias)
+    )
+
+
+def test_layer_scores_are_those_of_the_formula(weak, donor, test_images):
+    patched = build_patched(weak, [Patch(1, donor["8"], layer=LAYER)])
+    p = weak.predict(test_images, verbose=0).astype("float64")
+    s = scores_of(donor["8"], test_images, "log_odds")
+    scores = layer_formula(LAYER, np.log(p), s)
+    log_odds = keras.Model(patched.input, patched.get_layer("log_odds").output)
+    np.testing.assert_allclose(
+        log_odds.predict(test_images, verbose=0), scores, rtol=0, atol=1e-3
+    )
+    np.testing.assert_allclose(
+        patched.predict(test_images, verbose=0),
+        np.exp(log_softmax(scores)),
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+def test_layers_follow_each_other(weak, donor, test_images):
+    other = PatchLayer((0.0, 0.1, 0.8), (1.0, 0.9, 0.5), (0.0, 0.0, 0.4))
+    patches = [
+        Patch(1, donor["8"], layer=LAYER),
+        Patch(2, donor["9"], layer=other),
+    ]
+    scores = np.log(weak.predict(test_images, verbose=0).astype("float64"))
+    for patch in patches:
+        s = scores_of(patch.module, test_images, "log_odds")
+        scores = layer_formula(patch.layer, scores, s)
     answers = build_patched(weak, patches).predict(test_images, verbose=0)
     np.testing.assert_allclose(
         answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4

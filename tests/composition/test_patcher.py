@@ -67,12 +67,12 @@ def test_spec_composes_to_the_same_model(
     if combine != "raw":
         fitted = fit_patch(
             weak, 1, donor["8"], digits.validation, combine=combine
-        )
+        ).patch
     spec = patch_spec(
         tmp_path / "weak.keras",
         digits.class_names,
-        fitted,
-        donor.path,
+        [fitted],
+        [donor.path],
         tmp_path / "spec.yaml",
     )
     write_spec(spec_data(spec), tmp_path / "spec.yaml")

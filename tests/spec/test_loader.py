@@ -11,6 +11,7 @@ from kmod.spec.model import ClassEntry
 from kmod.spec.model import Coefficients
 from kmod.spec.model import ModuleRef
 from kmod.spec.model import PatchEntry
+from kmod.spec.model import PatchLayer
 from kmod.spec.model import StoreRef
 
 DIGEST = "sha256:" + "0a" * 32
@@ -103,11 +104,19 @@ def test_patch_spec_becomes_data(write, tmp_path):
             "cat",
             ModuleRef("cifar", "kitty"),
             "calibrated",
-            Coefficients(1, 0.5, -0.25),
+            coefficients=Coefficients(1, 0.5, -0.25),
         ),
     )
     assert spec.class_names == ("cat", "dog")
     assert spec.classes == ()
+
+
+def test_layer_becomes_data(write):
+    text = PATCH[: PATCH.index("    coefficients")]
+    layer = "{module: [1, 0], weak: [0.5, 2], bias: [-2.5e-1, 0]}"
+    (patch,) = load_spec(write(f"{text}    layer: {layer}\n")).patches
+    assert patch.layer == PatchLayer((1.0, 0.0), (0.5, 2.0), (-0.25, 0.0))
+    assert patch.coefficients is None
 
 
 def test_optional_keys_have_defaults(write):

@@ -251,6 +251,22 @@ def parse(text):
             id="coefficients-of-raw",
         ),
         pytest.param(
+            MINMAX,
+            "coefficients: {module: 1, weak: 2, bias: 3}",
+            "layer: {module: [1, 0], weak: [2, 0], bias: [0, 0, 0]}",
+            "spec.yaml:12:49: `patches[1].layer.bias` must have one number for "
+            "each of the base's 2 classes. Received: 3.",
+            id="layer-of-other-length",
+        ),
+        pytest.param(
+            MINMAX,
+            "    coefficients",
+            "    layer: {module: [1, 0], weak: [1, 1], bias: [0, 0]}\n"
+            "    coefficients",
+            "spec.yaml:13:19: a patch has `layer` or `coefficients`. ",
+            id="layer-and-coefficients",
+        ),
+        pytest.param(
             FULL,
             "class: cat}\n",
             "class: cta}\n",

@@ -121,6 +121,23 @@ def test_invalid_spec_is_not_written(tmp_path):
         ),
         pytest.param(
             {
+                "base": {"path": "../weak.keras", "classes": ["a", "b"]},
+                "patches": [
+                    {
+                        "class": "b",
+                        "module": {"store": "s", "class": "no"},
+                        "layer": {
+                            "module": [0.1, 1],
+                            "weak": [0.5, 0.25],
+                            "bias": [0, -1e-7],
+                        },
+                    }
+                ],
+            },
+            id="patch-with-layer",
+        ),
+        pytest.param(
+            {
                 "input": {
                     "shape": [8, 8, 3],
                     "range": [-1, 1],

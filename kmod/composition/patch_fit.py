@@ -1,0 +1,109 @@
+"""Fits a patch on scores and tells what it does on unseen images."""
+
+import dataclasses
+from typing import Literal
+
+from kmod.composition.adaptation import Adaptation
+from kmod.composition.coefficients import cross_predictions
+from kmod.composition.coefficients import fit_layer
+from kmod.composition.coefficients import fit_range
+from kmod.composition.patch_figures import Figures
+from kmod.composition.patch_figures import Scores
+from kmod.composition.patch_figures import figures_of
+from kmod.composition.patch_figures import layer_predictions
+from kmod.composition.patch_figures import minmax_predictions
+from kmod.composition.patch_figures import raw_predictions
+from kmod.composition.patched_model import Patch
+from kmod.errors import CheckError
+from kmod.modules.class_module import ClassModule
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PatchFit:
+    """A fitted patch, and what it did on images it was not fitted on.
+
+    Attributes:
+        patch: The patch.
+        before: Figures of the weak model on the validation images.
+        after: Figures of the patched model there; every image was answered
+            by weights that were fitted without it.
+    """
+
+    patch: Patch
+    before: Figures
+    after: Figures
+
+    @property
+    def helps(self) -> bool:
+        """Whether F1 rises and the other classes lose no accuracy."""
+        is_harmless = self.after.other_accuracy >= self.before.other_accuracy
+        return is_harmless and self.after.f1 > self.before.f1
+
+
+def fit_on_scores(
+    scores: Scores,
+    module: ClassModule,
+    combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
+    adaptation: Adaptation = Adaptation(),
+) -> PatchFit:
+    """Fits a patch on what weak model and module say of validation images.
+
+    Args:
+        scores: Scores of the images.
+        module: The module they are of.
+        combine: How the two scores become one.
+        adaptation: How the weak model's images become the module's.
+
+    Returns:
+        The `PatchFit`, whether the patch helps or not.
+
+    Raises:
+        UsageError: If the rule `minmax` can not be fitted.
+    """
+    patch = Patch(scores.target, module, combine, adaptation=adaptation)
+    if combine == "calibrated":
+        patch = dataclasses.replace(patch, layer=fit_layer(scores))
+    elif combine == "minmax":
+        patch = dataclasses.replace(patch, range=fit_range(scores))
+    predictions = cross_predictions(_FITS[combine], scores)
+    return PatchFit(
+        patch,
+        before=figures_of(scores.predictions, scores),
+        after=figures_of(predictions, scores),
+    )
+
+
+def check_gain(fitted: PatchFit, class_name: int | str) -> None:
+    """Refuses a patch that does not help.
+
+    Raises:
+        CheckError: If it does not raise the target's F1 on the validation
+            images, or takes accuracy from the other classes there.
+    """
+    before, after = fitted.before, fitted.after
+    if not fitted.helps:
+        raise CheckError(
+            "A patch must raise the F1 of its class on the validation data, "
+            "without loss of accuracy on the other classes. Received: F1 of "
+            f"class {class_name!r} {before.f1:.4f} before and "
+            f"{after.f1:.4f} after, the others' accuracy "
+            f"{before.other_accuracy:.4f} and {after.other_accuracy:.4f}. "
+            "Take a better donor, more validation images or another class."
+        )
+
+
+def _calibrated(scores):
+    layer = fit_layer(scores)
+    return lambda others: layer_predictions(layer, others)
+
+
+def _minmax(scores):
+    limits = fit_range(scores)
+    return lambda others: minmax_predictions(limits, others)
+
+
+def _raw(scores):
+    return raw_predictions
+
+
+_FITS = {"calibrated": _calibrated, "minmax": _minmax, "raw": _raw}
