@@ -8,6 +8,20 @@ from pathlib import Path
 from kmod.cli import console
 from kmod.cli.module_table import print_store
 
+SEARCHES = ("cnnsplitter", "importance", "random")
+METHODS = ("gradsplitter", *SEARCHES)
+# The methods that an option belongs to; all others belong to every method.
+OPTIONS_OF = {
+    "recipe": ("gradsplitter",),
+    "epochs": ("gradsplitter",),
+    "population": ("cnnsplitter",),
+    "generations": ("cnnsplitter",),
+    "patience": ("cnnsplitter",),
+    "images": SEARCHES,
+    "head_epochs": SEARCHES,
+    "figures": SEARCHES,
+}
+
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
@@ -25,20 +39,18 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--out", required=True, metavar="STORE")
     parser.add_argument(
         "--method",
-        choices=("gradsplitter",),
+        choices=METHODS,
         default="gradsplitter",
-        help="how masks are found (default: gradsplitter)",
+        help="how masks are found: by gradient, by genetic search, or as "
+        "controls the most important or random kernels (default: "
+        "gradsplitter)",
     )
-    parser.add_argument(
-        "--recipe", choices=("default", "paper"), default="default"
-    )
-    parser.add_argument("--epochs", type=int, metavar="N")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument(
         "--retention-target",
         type=float,
         metavar="R",
-        help="share of kernels to come down to, default recipe only",
+        help="share of kernels to come down to, not with --recipe paper",
     )
     parser.add_argument(
         "--mask-from",
@@ -56,7 +68,42 @@ def add_parser(subparsers) -> None:
         "--resume", action="store_true", help="go on with a run cut short"
     )
     parser.add_argument("--json", action="store_true")
+    _add_gradsplitter(parser.add_argument_group("gradsplitter"))
+    _add_searches(parser.add_argument_group("cnnsplitter and controls"))
     parser.set_defaults(run=run)
+
+
+def _add_gradsplitter(group):
+    group.add_argument("--recipe", choices=("default", "paper"))
+    group.add_argument("--epochs", type=int, metavar="N")
+
+
+def _add_searches(group):
+    group.add_argument(
+        "--population", type=int, metavar="N", help="candidates for each class"
+    )
+    group.add_argument("--generations", type=int, metavar="N")
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="generations without a better choice before the search stops",
+    )
+    group.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help="validation images that candidates are measured on",
+    )
+    group.add_argument(
+        "--head-epochs",
+        type=int,
+        metavar="N",
+        help="epochs that train heads, scales and shifts afterwards",
+    )
+    group.add_argument(
+        "--figures", metavar="DIR", help="draw what was measured, needs viz"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,20 +111,20 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
     from kmod.store.decompose import decompose
-    from kmod.training.gradsplitter import modularize
 
+    _check_options(args)
     out = check_out(args.out, args.overwrite)
     source = load_model(args.source)
     data = load_data(args.data, args.data_dir)
     run_directory = out.with_name(f".{out.name}.run")
-    modular = modularize(
+    by_method = _train_masks if args.method == "gradsplitter" else _search
+    modular, arguments = by_method(
+        args,
         source,
         (data.train.images, data.train.labels),
         (data.validation.images, data.validation.labels),
         class_names=data.class_names,
-        recipe=_recipe(args),
         mask_from=args.mask_from,
-        epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,
         run_directory=run_directory,
@@ -95,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
             "version": data.version,
             "split": "validation",
         },
+        method=args.method,
+        arguments=arguments,
         license=args.license,
         overwrite=args.overwrite,
     )
@@ -103,11 +152,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_options(args):
+    from kmod.errors import UsageError
+
+    for name, methods in OPTIONS_OF.items():
+        if getattr(args, name) is not None and args.method not in methods:
+            raise UsageError(
+                f"`--{name.replace('_', '-')}` belongs to the methods "
+                f"{', '.join(methods)}. Received: --method {args.method}. "
+                "Leave one of them out."
+            )
+
+
+def _train_masks(args, source, train, validation, **options):
+    from kmod.training.gradsplitter import modularize
+
+    modular = modularize(
+        source,
+        train,
+        validation,
+        recipe=_recipe(args),
+        epochs=args.epochs,
+        **options,
+    )
+    return modular, {}
+
+
 def _recipe(args):
     from kmod.errors import UsageError
     from kmod.masks.recipe import recipe_of
 
-    recipe = recipe_of(args.recipe)
+    recipe = recipe_of(args.recipe or "default")
     if args.retention_target is None:
         return recipe
     if recipe.retention_target is None:
@@ -116,3 +191,28 @@ def _recipe(args):
             f"--recipe {args.recipe}. Leave one of them out."
         )
     return dataclasses.replace(recipe, retention_target=args.retention_target)
+
+
+def _search(args, source, train, validation, **options):
+    from kmod.training.cnnsplitter import SearchOptions
+    from kmod.training.cnnsplitter import modularize_by_search
+
+    names = [field.name for field in dataclasses.fields(SearchOptions)]
+    given = {name: getattr(args, name, None) for name in names}
+    search = SearchOptions(
+        **{name: value for name, value in given.items() if value is not None}
+    )
+    heads = {}
+    if args.head_epochs is not None:
+        heads["head_epochs"] = args.head_epochs
+    modular = modularize_by_search(
+        source,
+        train,
+        validation,
+        method=args.method,
+        options=search,
+        figures=args.figures,
+        **heads,
+        **options,
+    )
+    return modular, {"search": search.as_dict(), **heads}

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from kmod.cli.main import main
+from kmod.store.module_store import load_store
+
+
+def arguments(source_path, out, *more):
+    start = ["modularize", str(source_path), "--data", "digits"]
+    return [*start, "--out", str(out), *more]
+
+
+SHORT = {
+    "cnnsplitter": ["--population", "4", "--generations", "2"],
+    "importance": [],
+    "random": [],
+}
+
+
+@pytest.mark.parametrize("method", SHORT)
+def test_store_names_its_method(source_path, tmp_path, capsys, method):
+    out = tmp_path / "store"
+    options = ["--method", method, *SHORT[method], "--images", "40"]
+    options += ["--head-epochs", "0", "--retention-target", "0.8", "--json"]
+    assert main(arguments(source_path, out, *options)) == 0
+    assert len(json.loads(capsys.readouterr().out)["modules"]) == 10
+    manifest = load_store(out).manifest
+    assert manifest.method == method
+    assert manifest.arguments["search"]["retention_target"] == 0.8
+    assert manifest.arguments["head_epochs"] == 0
+    assert manifest.metrics["after"]["retention_rate"] <= 0.8
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            ["--population", "4"],
+            "`--population` belongs to the methods cnnsplitter",
+            id="search-option-of-gradsplitter",
+        ),
+        pytest.param(
+            ["--method", "cnnsplitter", "--recipe", "default"],
+            "`--recipe` belongs to the methods gradsplitter",
+            id="recipe-of-cnnsplitter",
+        ),
+        pytest.param(
+            ["--method", "random", "--generations", "4"],
+            "`--generations` belongs to the methods cnnsplitter",
+            id="generations-of-a-control",
+        ),
+        pytest.param(
+            ["--method", "cnnsplitter", "--population", "2"],
+            "`population` must be at least 4",
+            id="population-too-small",
+        ),
+    ],
+)
+def test_options_of_other_methods_exit_with_2(
+    source_path, tmp_path, capsys, options, message
+):
+    out = tmp_path / "store"
+    assert main(arguments(source_path, out, *options)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
