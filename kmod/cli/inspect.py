@@ -209,6 +209,8 @@ def _read_spec(path):
     """Builds what a spec's modules have in common, but nothing is kept."""
     import keras
 
+    from kmod.composition.classifier import join
+    from kmod.composition.fusion.fuse import fuse
     from kmod.composition.parts import build_parts
     from kmod.composition.parts import total_sizes
     from kmod.composition.plan import plan
@@ -218,7 +220,8 @@ def _read_spec(path):
     planned = plan(load_spec(path))
     parts = build_parts(planned)
     image, outputs = merge_models(parts)
-    sizes = total_sizes([keras.Model(image, list(outputs.values()))])
+    model = keras.Model(image, join(list(outputs.values()), "scores"))
+    sizes = total_sizes([fuse(model)])
     return {
         "kind": "spec",
         "name": planned.spec.name,
@@ -233,10 +236,13 @@ def _read_spec(path):
 
 
 def _saved(unshared, sizes):
-    """What is saved by building once what modules have in common."""
+    """What is saved by building once what modules have in common.
+
+    Modules that share nothing may even grow, by zeros that make them faster.
+    """
     if unshared is None:  # In models that were saved without.
         return None
-    return {key: unshared[key] - sizes[key] for key in sizes}
+    return {key: max(0, unshared[key] - sizes[key]) for key in sizes}
 
 
 def _show_composition(figures):

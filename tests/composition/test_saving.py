@@ -104,8 +104,10 @@ def test_manifest(saved, stores):
         "spec.lock.yaml",
         "spec.yaml",
     } <= manifest.files.keys()
-    # The two modules are of different sources, so nothing is shared.
-    assert manifest.unshared == manifest.sizes
+    parts = [stores["a"]["cat"].model, stores["b"]["no"].model]
+    assert manifest.unshared["parameters"] == sum(
+        part.count_params() for part in parts
+    )
 
 
 def test_manifest_tells_what_sharing_saves(write_spec, stores, tmp_path):
@@ -119,7 +121,7 @@ def test_manifest_tells_what_sharing_saves(write_spec, stores, tmp_path):
         if layer.name.startswith("shared")
     )
     saved = manifest.unshared["parameters"] - manifest.sizes["parameters"]
-    assert saved == shared > 0
+    assert saved >= shared > 0  # Folding saves some more.
     assert manifest.unshared["macs"] > manifest.sizes["macs"]
     modules = [stores["a"].info(name) for name in ("cat", "dog")]
     assert manifest.unshared["macs"] == sum(info.macs for info in modules)
