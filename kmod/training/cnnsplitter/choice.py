@@ -59,7 +59,7 @@ class KernelChoice:
         """Returns the masks of the best team that a genetic search finds.
 
         Args:
-            verbose: 1 for a progress bar, 0 for none.
+            verbose: 1 for a progress bar, 2 for its last line, 0 for none.
 
         Returns:
             int64 array `(num_classes, num_kernels)` of 0 and 1.

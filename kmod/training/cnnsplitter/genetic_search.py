@@ -112,7 +112,7 @@ class GeneticSearch:
         """Runs generations until the last or none is better for long.
 
         Args:
-            verbose: 1 for a progress bar, 0 for none.
+            verbose: 1 for a progress bar, 2 for its last line, 0 for none.
 
         Returns:
             The state at the end; `chosen` is the best team.

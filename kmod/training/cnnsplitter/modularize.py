@@ -127,7 +127,7 @@ def _masks(choice, method, like, verbose):
         return choice.by_importance(like)
     if method == "random":
         return choice.by_chance(like)
-    return choice.by_search(0 if verbose == 0 else 1)
+    return choice.by_search(1 if verbose == "auto" else verbose)
 
 
 def _check(method, like, run_directory, resume):

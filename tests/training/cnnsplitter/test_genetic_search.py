@@ -1,0 +1,74 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kmod.masks.modular_model import ModularModel
+from kmod.training.cnnsplitter.choice import KernelChoice
+from kmod.training.cnnsplitter.genetic_search import GeneticSearch
+from kmod.training.cnnsplitter.options import SearchOptions
+
+OPTIONS = SearchOptions(
+    images=24, population=6, generations=4, retention_target=0.7, elites=0.4
+)
+
+
+@pytest.fixture
+def prepared(source, images):
+    return KernelChoice(ModularModel(source), *images, OPTIONS).prepared
+
+
+def search(prepared, **changes):
+    options = dataclasses.replace(OPTIONS, **changes)
+    parts = (prepared.genes, prepared.fitness, prepared.choice)
+    return GeneticSearch(*parts, options, seed=0)
+
+
+def test_known_candidates_are_not_scored_again(prepared, monkeypatch):
+    counts = []
+    score = prepared.fitness.candidates.score
+
+    def count(masks, classes):
+        counts.append(len(masks))
+        return score(masks, classes)
+
+    monkeypatch.setattr(prepared.fitness.candidates, "score", count)
+    search(prepared).run(verbose=0)
+    assert counts[0] <= 3 * 6
+    assert max(counts[1:]) <= 3 * (6 - 2)  # Two of each class are elites.
+
+
+def test_search_stops_when_nothing_gets_better(prepared):
+    state = search(prepared, generations=50, patience=2).run(verbose=0)
+    assert len(state.history) == state.generation < 50
+    assert state.stale == 2
+
+
+def test_fittest_team_is_never_lost(prepared):
+    history = search(prepared).run(verbose=0).history
+    assert all(
+        later["chosen_fitness"] >= earlier["chosen_fitness"]
+        for earlier, later in zip(history, history[1:])
+    )
+    assert all(row["retention"] <= 0.7 for row in history)
+
+
+def test_other_images_choose_than_measure_fitness(prepared):
+    assert len(prepared.fitness.labels) == len(prepared.choice.labels) == 24
+    first, second = (
+        judges.candidates.score(
+            np.ones((1, 20), "float32"), np.zeros(1, "int64")
+        )
+        for judges in (prepared.fitness, prepared.choice)
+    )
+    assert len(np.intersect1d(first, second)) < 4
+
+
+def test_source_accuracy_among_some_classes(prepared):
+    judges = dataclasses.replace(
+        prepared.fitness,
+        labels=np.array([0, 1, 2, 0]),
+        source_scores=np.array([[1, 0, 9, 2], [0, 3, 0, 4], [5, 0, 1, 0]]),
+    )
+    assert judges.source_accuracy(np.array([0, 1])) == pytest.approx(2 / 3)
+    assert judges.source_accuracy(np.arange(3)) == pytest.approx(1 / 4)
