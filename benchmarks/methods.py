@@ -248,9 +248,9 @@ class OneByOne(Candidates):
         self.images, self.num_images = images, len(images)
 
     def _score_rows(self, masks, classes):
-        self.mask.assign(masks)
-        self.classes.assign(classes)
-        return self.predict(self.images, batch_size=256, verbose=0).T
+        self.network.mask.assign(masks)
+        self.network.classes.assign(classes)
+        return self.network.predict(self.images, batch_size=256, verbose=0).T
 
 
 def candidate_images_per_second(candidates, masks, classes):

@@ -12,22 +12,18 @@ from kmod.masks.modular_model import ModularModel
 ROWS_PER_STEP = 2048
 
 
-class Candidates(keras.Model):
+class CandidateNetwork(keras.Model):
     """The masked network with one row for each of many candidates.
-
-    A *candidate* is a kernel mask for one class. Its score is the class's own
-    logit minus the mean of all, what an untrained head answers. What no mask
-    changes is computed once per image and kept.
 
     Args:
         modular: Modular model whose source and masked layers to use.
-        images: Images `(n, ...)` to score.
-        num_rows: Integer, candidates to a call. Fewer are filled up.
+        num_rows: Integer, number of candidates.
+
+    Output shape:
+        `(batch, num_rows)`: each candidate's score.
     """
 
-    def __init__(
-        self, modular: ModularModel, images: np.ndarray, num_rows: int = 64
-    ):
+    def __init__(self, modular: ModularModel, num_rows: int):
         super().__init__()
         self.flat_source = modular.flat_source
         self.num_classes = modular.num_classes
@@ -37,10 +33,6 @@ class Candidates(keras.Model):
         num_groups = len(modular.placement.sizes)
         self.mask = self._weight((num_rows, num_groups), "float32")
         self.classes = self._weight((num_rows,), "int32")
-        self.num_images = len(images)
-        self.images = images
-        if fits_memory(self.network.border_shapes, len(images)):
-            self.images = cache_front(self, images)
 
     def _weight(self, shape, dtype):
         return self.add_weight(
@@ -56,6 +48,30 @@ class Candidates(keras.Model):
         own = ops.one_hot(self.classes.value, self.num_classes)
         return ops.sum(logits * (own - 1 / self.num_classes), axis=-1)
 
+
+class Candidates:
+    """Scores candidates on the same images, many at once.
+
+    A *candidate* is a kernel mask for one class. Its score is the class's own
+    logit minus the mean of all, what an untrained head answers. What no mask
+    changes is computed once per image and kept, if there is room.
+
+    Args:
+        modular: Modular model whose source and masked layers to use.
+        images: Images `(n, ...)` to score.
+        num_rows: Integer, candidates to a call. Fewer are filled up.
+    """
+
+    def __init__(
+        self, modular: ModularModel, images: np.ndarray, num_rows: int = 64
+    ):
+        self.network = CandidateNetwork(modular, num_rows)
+        self.num_rows = num_rows
+        self.num_images = len(images)
+        self.images = images
+        if fits_memory(self.network.network.border_shapes, len(images)):
+            self.images = cache_front(self.network, images)
+
     def score(self, masks: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Scores candidates on all images.
 
@@ -66,21 +82,19 @@ class Candidates(keras.Model):
         Returns:
             float32 array `(num_candidates, num_images)`.
         """
-        num_rows = self.mask.shape[0]
         scores = np.empty((len(masks), self.num_images), "float32")
-        for start in range(0, len(masks), num_rows):
-            part = slice(start, start + num_rows)
+        for start in range(0, len(masks), self.num_rows):
+            part = slice(start, start + self.num_rows)
             scores[part] = self._score_rows(masks[part], classes[part])
         return scores
 
     def _score_rows(self, masks, classes):
-        num_rows = self.mask.shape[0]
-        empty = num_rows - len(masks)
-        self.mask.assign(np.pad(masks, ((0, empty), (0, 0))))
-        self.classes.assign(np.pad(classes, (0, empty)))
-        scores = self.predict(
+        empty = self.num_rows - len(masks)
+        self.network.mask.assign(np.pad(masks, ((0, empty), (0, 0))))
+        self.network.classes.assign(np.pad(classes, (0, empty)))
+        scores = self.network.predict(
             self.images,
-            batch_size=max(1, ROWS_PER_STEP // num_rows),
+            batch_size=max(1, ROWS_PER_STEP // self.num_rows),
             verbose=0,
         )
         return scores[:, : len(masks)].T
