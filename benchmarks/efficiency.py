@@ -2,31 +2,36 @@
 
     python benchmarks/efficiency.py --data-dir DIR [--networks simcnn ...]
 
-For each small twin on CIFAR-10: trains the source model, finds masks behind a
-shared stem, cuts the modules, refines them, composes all ten, and compares
-accuracy, multiply-accumulates, latency and time with the source model. The
-paper recipe is timed for a few steps and multiplied by its 145 epochs. Every
-finished part is kept under `--work`, and a later call goes on from there.
-Settings were chosen on validation images; the figures are of test images.
-Writes `benchmarks/results/efficiency.json`.
+For each small twin on CIFAR-10: trains the source model, finds masks, cuts
+the modules, refines them where the cell says so, composes all ten, and
+compares accuracy, multiply-accumulates, latency and time with the source
+model. The cells are `composed` (a late branch, cheapest to run together),
+`smallest` (fewest kernels, refined) and `frozen` (no refinement). Times are
+compared with steps of the source model's training and of the paper recipe,
+measured in the same call and multiplied by all their steps. Every finished
+part is kept under `--work`, and a later call goes on from there. Settings were
+chosen on validation images; the figures are of test images. Writes
+`benchmarks/results/efficiency.json` and the section `efficiency` of
+`benchmarks/results/summary.json`.
 """
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
+from common import machine
+from common import part
+from common import read_result
+from common import update_summary
+from common import write_result
 
 from kmod.composition.composer import compose
 from kmod.data.load import load_data
 from kmod.evaluation.latency import measure_latency
 from kmod.evaluation.sizes import model_sizes
-from kmod.files import atomic_write
 from kmod.masks.modular_model import ModularModel
 from kmod.masks.recipe import DEFAULT
 from kmod.masks.recipe import PAPER
@@ -35,47 +40,83 @@ from kmod.spec.writer import write_spec
 from kmod.store.decompose import decompose
 from kmod.store.module_store import load_store
 from kmod.training.gradsplitter import modularize
-from kmod.zoo.augmented_images import AugmentedImages
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
-RESULTS = Path(__file__).parent / "results" / "efficiency.json"
+RESULT = "efficiency"
 SOURCE_EPOCHS = 15
-SEARCH_EPOCHS = 3
+SOURCE_BATCH_SIZE = 128
 SEARCH_IMAGES = 15000
-REFINE_EPOCHS = 5
-PAPER_STEPS = 12
+TIMED_STEPS = 12
 BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Branch:
-    """Where modules branch off the stem, and what they keep."""
+class Cell:
+    """How the modules of one cell are found.
 
-    mask_from: str
-    retention_target: float
+    Attributes:
+        mask_from: First layer whose kernels may go.
+        retention_target: Share of kernels to come down to.
+        macs_target: Limit of the composition's multiply-accumulates, as a
+            multiple of the source model's.
+        search_epochs: Epochs of the search, on `SEARCH_IMAGES` images.
+        refine_epochs: Epochs of refinement on all images, 0 for none.
+    """
+
+    mask_from: str | None
+    retention_target: float = 1.0
+    macs_target: float | None = None
+    search_epochs: int = 2
+    refine_epochs: int = 0
 
 
-BRANCHES = {
-    "simcnn": Branch("conv_5", 0.43),
-    "rescnn": Branch("conv_6", 0.62),
-    "incecnn": Branch("conv_block_2_1x1", 0.72),
+CELLS = {
+    "simcnn": {
+        "composed": Cell("hidden_1", macs_target=0.999, refine_epochs=5),
+        "frozen": Cell("conv_3", 0.40, search_epochs=4),
+        "smallest": Cell("conv_3", 0.25, refine_epochs=4),
+    },
+    "rescnn": {
+        "composed": Cell("conv_7", macs_target=0.995, refine_epochs=7),
+        "frozen": Cell("conv_3", 0.40, search_epochs=4),
+        "smallest": Cell("conv_3", 0.25, refine_epochs=4),
+    },
+    "incecnn": {
+        "composed": Cell(
+            "conv_block_2_1x1", macs_target=0.995, refine_epochs=4
+        ),
+        "frozen": Cell("conv_block_1_5x5", 0.40, search_epochs=4),
+        "smallest": Cell("conv_block_1_5x5", 0.25, refine_epochs=4),
+    },
 }
+FIGURES = (
+    "accuracy_loss",
+    "retention_rate",
+    "macs_ratio",
+    "time_ratio_source",
+    "time_ratio_paper",
+)
+LATENCIES = ("latency_ratio_1", "latency_ratio_64")
 
 
 def main():
     args = parse_arguments()
-    args.work.mkdir(parents=True, exist_ok=True)
     data = load_data("cifar10", args.data_dir)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = read_result(RESULT)
     results["command"] = "python benchmarks/efficiency.py --data-dir DIR"
     results["machine"] = machine()
     results["seed"] = args.seed
     networks = results.setdefault("networks", {})
     for name in args.networks:
-        networks[name] = measure(args, data, name)
-        atomic_write(RESULTS, json.dumps(results, indent=1) + "\n")
-        print(json.dumps(networks[name], indent=1), flush=True)
+        for kind in args.cells:
+            figures = measure(args, data, name, kind)
+            networks.setdefault(name, {})[kind] = figures
+            write_result(RESULT, results)
+            names = FIGURES + (LATENCIES if kind == "composed" else ())
+            short = {key: figures[key] for key in names}
+            update_summary(RESULT, {name: {kind: short}})
+            print(name, kind, short, flush=True)
 
 
 def parse_arguments():
@@ -83,58 +124,41 @@ def parse_arguments():
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, default=Path("efficiency-work"))
     parser.add_argument(
-        "--networks", nargs="+", choices=sorted(BRANCHES), default=["simcnn"]
+        "--networks", nargs="+", choices=CELLS, default=list(CELLS)
     )
+    kinds = ("composed", "frozen", "smallest")
+    parser.add_argument("--cells", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-def measure(args, data, name):
+def measure(args, data, name, kind):
     folder = args.work / name
-    folder.mkdir(exist_ok=True)
-    trained = part(folder / "source.json", train, args, data, name, folder)
+    cell = CELLS[name][kind]
+    part(folder / "source.json", train, args, data, name, folder)
     source = keras.models.load_model(folder / "source.keras")
+    folder = folder / kind
+    times = part(folder / "times.json", time_steps, args, data, source, name)
     found = part(
-        folder / "search.json", search, args, data, source, name, folder
+        folder / "search.json", search, args, data, source, cell, folder
     )
-    better = part(folder / "refine.json", improve, args, data, source, folder)
-    paper = part(folder / "paper.json", time_paper, data, source)
-    seconds = found["seconds"] + better["seconds"]
+    seconds, store = found["seconds"], folder / "cut"
+    if cell.refine_epochs:
+        better = part(
+            folder / "refine.json", improve, args, data, source, cell, folder
+        )
+        seconds, store = seconds + better["seconds"], folder / "refined"
     before = accuracy(source, data.test)
-    cut, refined = (
-        composed_figures(folder / store, source, data)
-        for store in ("cut", "refined")
-    )
+    figures = composed_figures(store, source, data, kind == "composed")
     return {
-        "branch": dataclasses.asdict(BRANCHES[name]),
-        "seconds": {
-            "source": trained["seconds"],
-            "search": found["seconds"],
-            "refine": better["seconds"],
-            "paper_145_epochs": paper["seconds"],
-        },
+        "cell": dataclasses.asdict(cell),
+        "seconds": {"cell": seconds, **times},
         "source_accuracy": before,
-        "cut": {
-            **cut,
-            "accuracy_loss": 100 * (before - cut["accuracy"]),
-        },
-        "composed": {
-            **refined,
-            "accuracy_loss": 100 * (before - refined["accuracy"]),
-            "time_ratio_source": seconds / trained["seconds"],
-            "time_ratio_paper": seconds / paper["seconds"],
-        },
+        **figures,
+        "accuracy_loss": 100 * (before - figures["accuracy"]),
+        "time_ratio_source": seconds / times["source"],
+        "time_ratio_paper": seconds / times["paper"],
     }
-
-
-def part(path, function, *args):
-    """Runs one part and writes its figures, or reads an earlier call's."""
-    if not path.exists():
-        start = time.perf_counter()
-        figures = function(*args) or {}
-        figures.setdefault("seconds", time.perf_counter() - start)
-        atomic_write(path, json.dumps(figures))
-    return json.loads(path.read_text())
 
 
 def train(args, data, name, folder):
@@ -144,7 +168,7 @@ def train(args, data, name, folder):
         source,
         data,
         SOURCE_EPOCHS,
-        batch_size=128,
+        batch_size=SOURCE_BATCH_SIZE,
         learning_rate=0.1,
         seed=args.seed,
         augment=True,
@@ -153,7 +177,7 @@ def train(args, data, name, folder):
     source.save(folder / "source.keras")
 
 
-def search(args, data, source, name, folder):
+def search(args, data, source, cell, folder):
     some = np.random.default_rng(args.seed).permutation(len(data.train))
     few = data.train.take(some[:SEARCH_IMAGES])
     validation = (data.validation.images, data.validation.labels)
@@ -163,26 +187,28 @@ def search(args, data, source, name, folder):
         validation,
         class_names=data.class_names,
         recipe=dataclasses.replace(
-            DEFAULT, retention_target=BRANCHES[name].retention_target
+            DEFAULT,
+            retention_target=cell.retention_target,
+            macs_target=cell.macs_target,
         ),
-        mask_from=BRANCHES[name].mask_from,
-        epochs=SEARCH_EPOCHS,
+        mask_from=cell.mask_from,
+        epochs=cell.search_epochs,
         batch_size=BATCH_SIZE,
-        accuracy_budget=1.0,  # Refinement makes up for what is lost here.
+        accuracy_budget=1.0,  # The target counts; the loss is reported.
         seed=args.seed,
         verbose=2,
     )
     decompose(modular, folder / "cut", data=validation, overwrite=True)
 
 
-def improve(args, data, source, folder):
+def improve(args, data, source, cell, folder):
     refine(
         load_store(folder / "cut"),
         folder / "refined",
         source,
-        AugmentedImages(data.train, BATCH_SIZE, args.seed),
+        (data.train.images, data.train.labels),
         (data.validation.images, data.validation.labels),
-        epochs=REFINE_EPOCHS,
+        epochs=cell.refine_epochs,
         batch_size=BATCH_SIZE,
         seed=args.seed,
         verbose=2,
@@ -190,26 +216,40 @@ def improve(args, data, source, folder):
     )
 
 
-def time_paper(data, source):
-    """Times steps of the published recipe; returns seconds of 145 epochs."""
+def time_steps(args, data, source, name):
+    """Times steps of two trainings and multiplies by all their steps.
+
+    Returns:
+        Dict of the seconds of `source`, the source model's training, and of
+        `paper`, the 145 epochs of the published recipe.
+    """
+    images = len(data.train)
+    twin = build(name, (32, 32, 3), 10)
+    twin.compile(
+        keras.optimizers.SGD(0.01, 0.9), "sparse_categorical_crossentropy"
+    )
+    source_steps = SOURCE_EPOCHS * -(-images // SOURCE_BATCH_SIZE)
     modular = ModularModel(source, recipe=PAPER)
     modular.compile()
-    few = data.train.take(np.arange(PAPER_STEPS * BATCH_SIZE))
-    times = []
-    for _ in range(3):  # The first call compiles.
-        start = time.perf_counter()
-        modular.fit(
-            few.images, few.labels, batch_size=BATCH_SIZE, epochs=1, verbose=0
-        )
-        times.append((time.perf_counter() - start) / PAPER_STEPS)
-    steps = -(-len(data.train) // BATCH_SIZE)
+    paper_steps = PAPER.epochs * -(-images // BATCH_SIZE)
     return {
-        "seconds": min(times[1:]) * steps * PAPER.epochs,
-        "seconds_per_step": min(times[1:]),
+        "source": source_steps * step_seconds(twin, data, SOURCE_BATCH_SIZE),
+        "paper": paper_steps * step_seconds(modular, data, BATCH_SIZE),
     }
 
 
-def composed_figures(path, source, data):
+def step_seconds(model, data, batch_size):
+    few = data.train.take(np.arange(TIMED_STEPS * batch_size))
+    options = {"batch_size": batch_size, "epochs": 1, "verbose": 0}
+    times = []
+    for _ in range(4):  # The first call compiles.
+        start = time.perf_counter()
+        model.fit(few.images, few.labels, **options)
+        times.append((time.perf_counter() - start) / TIMED_STEPS)
+    return float(np.median(times[1:]))
+
+
+def composed_figures(path, source, data, is_timed):
     store = load_store(path)
     spec = path.with_suffix(".yaml")
     write_spec(
@@ -230,12 +270,18 @@ def composed_figures(path, source, data):
         "accuracy": accuracy(composed, data.test),
         "retention_rate": float(np.mean([i.retention_rate for i in infos])),
         "macs_ratio": model_sizes(composed).macs / model_sizes(source).macs,
-        "latency_ratio_1": latency_ratio(composed, source, 1),
-        "latency_ratio_64": latency_ratio(composed, source, 64),
+        **(latency_ratios(composed, source) if is_timed else {}),
         "kept_by_layer": {
             layer: float(np.mean([len(i.kept_kernels[layer]) for i in infos]))
             for layer in infos[0].kept_kernels
         },
+    }
+
+
+def latency_ratios(model, source):
+    return {
+        f"latency_ratio_{size}": latency_ratio(model, source, size)
+        for size in (1, 64)
     }
 
 
@@ -250,16 +296,6 @@ def latency_ratio(model, source, batch_size):
 def accuracy(model, images):
     scores = model.predict(images.images, batch_size=256, verbose=0)
     return float(np.mean(scores.argmax(1) == images.labels))
-
-
-def machine():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next(x.split(":")[1].strip() for x in lines if "model name" in x)
-    return {
-        "platform": platform.platform(),
-        "processor": name,
-        "cores": os.cpu_count(),
-    }
 
 
 if __name__ == "__main__":

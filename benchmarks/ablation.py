@@ -1,0 +1,119 @@
+"""Leaves one part of the default recipe out at a time.
+
+    python benchmarks/ablation.py --data-dir DIR --source SOURCE.keras
+
+The modules of a small SimCNN, trained by `benchmarks/efficiency.py`, are
+searched on some images of CIFAR-10, each time with one thing changed, down to
+the same share of kernels. What is compared is the accuracy of all ten modules
+together on validation images, since this is what the recipe was chosen by, and
+on test images; and the time. Every finished cell is kept under `--work`.
+Writes `benchmarks/results/ablation.json`.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from common import machine
+from common import part
+from common import write_result
+
+from kmod.data.load import load_data
+from kmod.masks.recipe import DEFAULT
+from kmod.training.gradsplitter import modularize
+
+RECIPE = dataclasses.replace(DEFAULT, retention_target=0.6)
+MASK_FROM = "conv_5"
+BATCH_SIZE = 64
+CHANGES = {
+    "default": {},
+    "no distillation": {"distillation": 0.0},
+    "distillation only as strong as the labels": {"distillation": 1.0},
+    "no scale and shift": {"scale_and_shift": False},
+    "heads with ten hidden units": {"hidden_units": 10},
+    "all modules see every image": {"rows_per_image": 0},
+    "removal at once": {"warm_up": 0.0, "removal_end": 0.01},
+    "removal until the end": {"removal_end": 1.0},
+    "rates of 0.001": {"head_rate": 0.001, "adapt_rate": 0.001},
+}
+NO_STEM = "no stem: masks from the first layer"
+NO_CACHE = "what is before the masks run in every step"
+
+
+def main():
+    args = parse_arguments()
+    data = load_data("cifar10", args.data_dir)
+    source = keras.models.load_model(args.source)
+    cells = {
+        name: part(
+            args.work / f"{index}.json", search, args, data, source, name
+        )
+        for index, name in enumerate([*CHANGES, NO_CACHE, NO_STEM])
+    }
+    result = {
+        "command": "python benchmarks/ablation.py --data-dir DIR "
+        "--source SOURCE.keras",
+        "machine": machine(),
+        "seed": args.seed,
+        "images": args.images,
+        "epochs": args.epochs,
+        "mask_from": MASK_FROM,
+        "retention_target": RECIPE.retention_target,
+        "source": {
+            split: accuracy(source, getattr(data, split))
+            for split in ("validation", "test")
+        },
+        "cells": cells,
+    }
+    write_result("ablation", result)
+    for name, cell in cells.items():
+        print(f"{name:45} {cell}")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--source", required=True, metavar="SOURCE.keras")
+    parser.add_argument("--work", type=Path, default=Path("ablation-work"))
+    parser.add_argument("--images", type=int, default=8000, metavar="N")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def search(args, data, source, name):
+    some = np.random.default_rng(args.seed).permutation(len(data.train))
+    few = data.train.take(some[: args.images])
+    train = few.images, few.labels
+    if name == NO_CACHE:  # Only arrays are kept.
+        train = tf.data.Dataset.from_tensor_slices(train)
+        train = train.shuffle(len(few), seed=args.seed).batch(BATCH_SIZE)
+    modular = modularize(
+        source,
+        train,
+        (data.validation.images, data.validation.labels),
+        recipe=dataclasses.replace(RECIPE, **CHANGES.get(name, {})),
+        mask_from=None if name == NO_STEM else MASK_FROM,
+        epochs=args.epochs,
+        batch_size=BATCH_SIZE,
+        accuracy_budget=1.0,  # The target counts; the loss is compared.
+        seed=args.seed,
+        verbose=2,
+    )
+    return {
+        "retention_rate": modular.retention_rate,
+        "validation": accuracy(modular, data.validation),
+        "test": accuracy(modular, data.test),
+    }
+
+
+def accuracy(model, images):
+    scores = model.predict(images.images, batch_size=256, verbose=0)
+    return float(np.mean(scores.argmax(1) == images.labels))
+
+
+if __name__ == "__main__":
+    main()

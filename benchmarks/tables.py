@@ -1,0 +1,176 @@
+"""Writes the README's tables of figures from `results/summary.json`.
+
+    python benchmarks/tables.py
+
+What stands between the two marks in README.md is replaced; a test compares
+it with the summary.
+"""
+
+from pathlib import Path
+
+from common import SUMMARY
+from common import read_result
+
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
+NETWORKS = {"simcnn": "SimCNN", "rescnn": "ResCNN", "incecnn": "InceCNN"}
+CELLS = {
+    "composed": "cheapest to compose",
+    "frozen": "kernels frozen",
+    "smallest": "smallest modules",
+}
+METHODS = {
+    "gradsplitter": "GradSplitter (`default` recipe)",
+    "cnnsplitter": "CNNSplitter",
+    "importance": "top kernels by importance, no search",
+    "random": "random kernels",
+}
+
+
+def main():
+    text = README.read_text()
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    tables = figures(read_result(SUMMARY))
+    README.write_text(f"{before}{START}\n{tables}\n{END}{after}")
+
+
+def figures(summary: dict) -> str:
+    """Returns the tables of all sections that the summary has."""
+    parts = {
+        "efficiency": efficiency,
+        "methods": methods,
+        "patching": patching,
+        "new_task": new_task,
+        "more_accurate": more_accurate,
+    }
+    return "\n".join(
+        make(summary[name]) for name, make in parts.items() if name in summary
+    )
+
+
+def efficiency(section):
+    rows = [
+        [
+            NETWORKS[network],
+            title,
+            f"{cell['accuracy_loss']:+.2f}",
+            f"{100 * cell['retention_rate']:.0f} %",
+            f"{cell['macs_ratio']:.2f}x",
+            _pair(cell),
+            f"{cell['time_ratio_source']:.2f}x",
+            f"1/{1 / cell['time_ratio_paper']:.0f}",
+        ]
+        for network in NETWORKS
+        for key, title in CELLS.items()
+        if (cell := section.get(network, {}).get(key))
+    ]
+    head = [
+        "small twin, CIFAR-10",
+        "modules",
+        "points lost",
+        "kernels kept",
+        "MACs of all ten",
+        "latency of all ten, 1 / 64 images",
+        "time ÷ source's training",
+        "time ÷ paper recipe",
+    ]
+    text = table(head, rows)
+    if "classes_30" in section:
+        text += (
+            "\nThirty classes (CIFAR-10, Fashion-MNIST, MNIST in one model): "
+            f"{section['classes_30']['accuracy_loss']:+.2f} points lost; a "
+            f"step takes {section['classes_30']['step_ratio']:.2f}x that of "
+            "ten classes.\n"
+        )
+    if "step_ratio_torch" in section:
+        text += (
+            "\nA step of the paper recipe takes "
+            f"{section['step_ratio_torch']:.2f}x what the same arithmetic "
+            "takes in PyTorch (SimCNN at full size, 64 images).\n"
+        )
+    return text
+
+
+def _pair(cell):
+    if "latency_ratio_1" not in cell:
+        return ""
+    return f"{cell['latency_ratio_1']:.2f}x / {cell['latency_ratio_64']:.2f}x"
+
+
+def methods(section):
+    rows = [
+        [
+            title,
+            f"{row['accuracy_loss']:+.2f}",
+            f"{100 * row['retention_rate']:.0f} %",
+            f"{row['macs_ratio']:.2f}x",
+            f"{row['jaccard_distance']:.2f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for key, title in METHODS.items()
+        if (row := section.get(key))
+    ]
+    head = [
+        "method",
+        "points lost",
+        "kernels kept",
+        "MACs of all modules",
+        "Jaccard distance",
+        "seconds",
+    ]
+    return table(head, rows)
+
+
+def patching(section):
+    kept = section["without_underfit"]
+    rows = [
+        [
+            title,
+            *(
+                f"{row[f'{key}_gain']:+.2f}"
+                for key in ("precision", "recall", "f1")
+            ),
+        ]
+        for title, row in (
+            (f"all {section['num_patches']} patches", section),
+            ("without underfit models", kept),
+        )
+    ]
+    rules = ", ".join(
+        f"`{rule}` {gain['f1_gain'] if isinstance(gain, dict) else gain:+.2f}"
+        for rule, gain in section["rules"].items()
+    )
+    return table(["patched class", "precision", "recall", "F1"], rows) + (
+        f"\nF1 falls in {section['f1_falls']} patches and recall in "
+        f"{section['recall_falls']}; accuracy on the other classes changes by "
+        f"{section['other_classes_gain']:+.2f} points in the mean and "
+        f"{section['other_classes_worst']:+.2f} at worst. F1 by rule of "
+        f"combination: {rules}.\n"
+    )
+
+
+def new_task(section):
+    return (
+        f"\nNew tasks ({section['num_tasks']}): "
+        f"{section['gap_to_scratch']:+.2f} points against training from "
+        f"scratch, in {100 * section['time_ratio']:.1f} % of its time; with "
+        "modules of wrong classes "
+        f"{section['wrong_class_control_gap']:+.2f}.\n"
+    )
+
+
+def more_accurate(section):
+    return (
+        "\nA model of the best modules of several sources gains "
+        f"{section['gain']:+.2f} points over the best single source.\n"
+    )
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
