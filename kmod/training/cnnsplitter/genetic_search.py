@@ -8,7 +8,6 @@ import numpy as np
 
 from kmod.masks.placement import Placement
 from kmod.masks.selection import keep_best
-from kmod.training.cnnsplitter.candidates import Candidates
 from kmod.training.cnnsplitter.checkpoint import SearchState
 from kmod.training.cnnsplitter.checkpoint import load_state
 from kmod.training.cnnsplitter.checkpoint import save_state
@@ -16,6 +15,7 @@ from kmod.training.cnnsplitter.encoding import Encoding
 from kmod.training.cnnsplitter.evolution import next_population
 from kmod.training.cnnsplitter.grading import Grades
 from kmod.training.cnnsplitter.grading import grade
+from kmod.training.cnnsplitter.judges import Judges
 from kmod.training.cnnsplitter.options import SearchOptions
 from kmod.training.cnnsplitter.population import first_population
 from kmod.training.cnnsplitter.population import within_target
@@ -23,29 +23,6 @@ from kmod.training.cnnsplitter.teams import Pool
 from kmod.training.cnnsplitter.teams import Weights
 from kmod.training.cnnsplitter.teams import build_teams
 from kmod.training.cnnsplitter.teams import pair_distances
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Judges:
-    """Labelled images that candidates are scored on.
-
-    Attributes:
-        candidates: Scores masks on the images.
-        labels: Integer class indices `(num_images,)`.
-        source_scores: Array `(num_classes, num_images)`: the source model's.
-    """
-
-    candidates: Candidates
-    labels: np.ndarray
-    source_scores: np.ndarray
-
-    def source_accuracy(self, classes: np.ndarray) -> float:
-        """Returns the source model's accuracy among some classes."""
-        seen = np.isin(self.labels, classes)
-        if not seen.any():
-            return 0.0
-        best = self.source_scores[classes][:, seen].argmax(axis=0)
-        return float(np.mean(classes[best] == self.labels[seen]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,7 +194,7 @@ class GeneticSearch:
                 if key not in known:
                     new[key] = mask
         if new:
-            scores = self.fitness.candidates.score(
+            scores = self.fitness.score(
                 np.stack(list(new.values())), np.array([key[0] for key in new])
             )
             known |= dict(zip(new, scores))
@@ -251,9 +228,7 @@ class GeneticSearch:
         """Keeps the team if it is the best so far on other images."""
         state.stale += 1
         masks = self.masks(team)
-        scores = self.choice.candidates.score(
-            masks, np.arange(self.num_classes)
-        )
+        scores = self.choice.score(masks, np.arange(self.num_classes))
         accuracy = np.mean(scores.argmax(axis=0) == self.choice.labels)
         distances = pair_distances(masks[:, None], self.genes.placement.sizes)
         pairs = np.triu_indices(self.num_classes, 1)

@@ -12,6 +12,7 @@ from kmod.errors import UsageError
 from kmod.masks.modular_model import ModularModel
 from kmod.masks.recipe import DEFAULT
 from kmod.training.calibration import calibrate
+from kmod.training.cnnsplitter.alignment import align_heads
 from kmod.training.cnnsplitter.choice import KernelChoice
 from kmod.training.cnnsplitter.evolution import check_pygad
 from kmod.training.cnnsplitter.options import SearchOptions
@@ -108,6 +109,7 @@ def modularize_by_search(
     modular.kernel_masks = _masks(choice, method, like, verbose)
     if figures is not None:
         save_figures(Path(figures), choice.prepared, choice.history)
+    align_heads(modular, images)
     modular.compile()
     if head_epochs:
         recover(

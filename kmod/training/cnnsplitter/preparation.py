@@ -8,13 +8,12 @@ import numpy as np
 
 from kmod.files import atomic_write
 from kmod.masks.modular_model import ModularModel
-from kmod.training.cnnsplitter.candidates import Candidates
 from kmod.training.cnnsplitter.checkpoint import load_arrays
 from kmod.training.cnnsplitter.checkpoint import save_arrays
 from kmod.training.cnnsplitter.encoding import encode
 from kmod.training.cnnsplitter.genetic_search import Genes
-from kmod.training.cnnsplitter.genetic_search import Judges
 from kmod.training.cnnsplitter.importance import kernel_importance
+from kmod.training.cnnsplitter.judges import Judges
 from kmod.training.cnnsplitter.options import SearchOptions
 from kmod.training.cnnsplitter.sensitivity import Sensitivity
 from kmod.training.cnnsplitter.sensitivity import genes_to_keep
@@ -80,7 +79,7 @@ def prepare(
     order = np.random.default_rng([modular.seed, 3]).permutation(len(labels))
     half = min(options.images, (len(labels) + 1) // 2)
     fitness, choice = (
-        _judges(modular, images[some], labels[some], num_rows)
+        Judges(modular, images[some], labels[some], num_rows)
         for some, num_rows in (
             (order[:half], 64),
             (order[half : 2 * half], modular.num_classes),
@@ -111,8 +110,7 @@ def prepare(
 def _measure(modular, images, labels, options, fitness):
     importance = kernel_importance(modular, images, labels, options.confidence)
     sensitivity = measure_sensitivity(
-        fitness.candidates,
-        fitness.labels,
+        fitness,
         importance,
         modular.placement,
         modular.kernels.layers,
@@ -123,8 +121,3 @@ def _measure(modular, images, labels, options, fitness):
         "fractions": np.array(sensitivity.fractions),
         "accuracy": sensitivity.accuracy,
     }
-
-
-def _judges(modular, images, labels, num_rows):
-    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
-    return Judges(Candidates(modular, images, num_rows), labels, logits.T)

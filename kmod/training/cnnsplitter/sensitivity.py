@@ -6,9 +6,9 @@ import numpy as np
 
 from kmod.errors import UsageError
 from kmod.masks.placement import Placement
-from kmod.training.cnnsplitter.candidates import Candidates
 from kmod.training.cnnsplitter.encoding import Encoding
 from kmod.training.cnnsplitter.encoding import gene_layers
+from kmod.training.cnnsplitter.judges import Judges
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 LEAST_SHARE = 0.5
@@ -46,8 +46,7 @@ class Sensitivity:
 
 
 def measure_sensitivity(
-    candidates: Candidates,
-    labels: np.ndarray,
+    judges: Judges,
     importance: np.ndarray,
     placement: Placement,
     layer_names: tuple[str, ...],
@@ -55,8 +54,7 @@ def measure_sensitivity(
     """Measures accuracy as one layer keeps its top kernels only.
 
     Args:
-        candidates: Scores masks on validation images.
-        labels: Integer class indices of those images.
+        judges: Validation images.
         importance: Array `(num_classes, num_groups)`.
         placement: What masks may remove.
         layer_names: Names of the layers with kernels, in order.
@@ -69,11 +67,11 @@ def measure_sensitivity(
     parts = [(g, f) for g in layers for f in FRACTIONS]
     masks = [top_groups(importance, *part) for part in parts]
     masks.append(np.ones_like(masks[0]))
-    scores = candidates.score(
+    scores = judges.score(
         np.concatenate(masks), np.tile(np.arange(len(importance)), len(masks))
     )
     teams = scores.reshape(len(masks), len(importance), -1)
-    accuracy = np.mean(teams.argmax(axis=1) == labels, axis=1)
+    accuracy = np.mean(teams.argmax(axis=1) == judges.labels, axis=1)
     curves = accuracy[:-1].reshape(len(layers), len(FRACTIONS))
     whole = np.full((len(layers), 1), accuracy[-1])
     return Sensitivity(

@@ -26,13 +26,13 @@ def search(prepared, **changes):
 
 def test_known_candidates_are_not_scored_again(prepared, monkeypatch):
     counts = []
-    score = prepared.fitness.candidates.score
+    score = prepared.fitness.score
 
     def count(masks, classes):
         counts.append(len(masks))
         return score(masks, classes)
 
-    monkeypatch.setattr(prepared.fitness.candidates, "score", count)
+    monkeypatch.setattr(prepared.fitness, "score", count)
     search(prepared).run(verbose=0)
     assert counts[0] <= 3 * 6
     assert max(counts[1:]) <= 3 * (6 - 2)  # Two of each class are elites.
@@ -56,19 +56,7 @@ def test_fittest_team_is_never_lost(prepared):
 def test_other_images_choose_than_measure_fitness(prepared):
     assert len(prepared.fitness.labels) == len(prepared.choice.labels) == 24
     first, second = (
-        judges.candidates.score(
-            np.ones((1, 20), "float32"), np.zeros(1, "int64")
-        )
+        judges.score(np.ones((1, 20), "float32"), np.zeros(1, "int64"))
         for judges in (prepared.fitness, prepared.choice)
     )
     assert len(np.intersect1d(first, second)) < 4
-
-
-def test_source_accuracy_among_some_classes(prepared):
-    judges = dataclasses.replace(
-        prepared.fitness,
-        labels=np.array([0, 1, 2, 0]),
-        source_scores=np.array([[1, 0, 9, 2], [0, 3, 0, 4], [5, 0, 1, 0]]),
-    )
-    assert judges.source_accuracy(np.array([0, 1])) == pytest.approx(2 / 3)
-    assert judges.source_accuracy(np.arange(3)) == pytest.approx(1 / 4)

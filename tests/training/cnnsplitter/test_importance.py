@@ -36,4 +36,5 @@ def test_tied_kernels_have_one_importance(source, images):
     modular = ModularModel(source)
     importance = kernel_importance(modular, *images)
     assert importance.shape == (3, modular.kernels.num_groups) == (3, 20)
-    assert np.all(importance >= 0) and importance.any(axis=0).all()
+    # A kernel may answer nothing at all, but not all kernels of a class.
+    assert np.all(importance >= 0) and importance.any(axis=1).all()

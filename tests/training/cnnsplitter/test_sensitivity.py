@@ -3,9 +3,9 @@ import pytest
 
 from kmod.errors import UsageError
 from kmod.masks.modular_model import ModularModel
-from kmod.training.cnnsplitter.candidates import Candidates
 from kmod.training.cnnsplitter.encoding import encode
 from kmod.training.cnnsplitter.importance import kernel_importance
+from kmod.training.cnnsplitter.judges import Judges
 from kmod.training.cnnsplitter.sensitivity import Sensitivity
 from kmod.training.cnnsplitter.sensitivity import genes_to_keep
 from kmod.training.cnnsplitter.sensitivity import measure_sensitivity
@@ -57,10 +57,9 @@ def test_unreachable_target_is_refused(placement):
 def test_accuracy_is_measured_layer_by_layer(source, images):
     modular = ModularModel(source)
     importance = kernel_importance(modular, *images)
-    candidates = Candidates(modular, images[0])
+    judges = Judges(modular, *images, num_rows=16)
     sensitivity = measure_sensitivity(
-        candidates,
-        images[1],
+        judges,
         importance,
         modular.placement,
         modular.kernels.layers,
@@ -72,8 +71,7 @@ def test_accuracy_is_measured_layer_by_layer(source, images):
     groups = np.flatnonzero(modular.placement.home == 2)
     masks = top_groups(importance, groups, 0.25)
     assert masks[:, groups].sum() == 3 * 3
-    modular.kernel_masks = masks[:, modular.kernels.groups]
-    scores = modular.predict(images[0], verbose=0)
+    scores = judges.score(masks, np.arange(3))
     assert sensitivity.accuracy[1, 1] == pytest.approx(
-        np.mean(scores.argmax(axis=1) == images[1])
+        np.mean(scores.argmax(axis=0) == images[1])
     )
