@@ -45,7 +45,7 @@ NETWORKS = ("simcnn", "incecnn", "rescnn")
 DATA = ("cifar10", "fashion_mnist")
 METHODS = ("gradsplitter", "cnnsplitter", "importance", "random")
 MASK_FROM = {
-    "simcnn": "conv_5",
+    "simcnn": "conv_4",
     "rescnn": "conv_5",
     "incecnn": "conv_block_1_1x1",
 }
