@@ -1,5 +1,6 @@
 """Reads labelled images from whatever a Keras user has, batch by batch."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,12 +92,12 @@ def _raw_batches(data, batch_size):
             for start in range(0, max(len(images), len(labels)), batch_size)
         )
     import keras
-    import tensorflow as tf
 
     if isinstance(data, keras.utils.PyDataset):
         _check_ends(data.num_batches is not None)
         return (data[index] for index in range(data.num_batches))
-    if isinstance(data, tf.data.Dataset):
+    tf = sys.modules.get("tensorflow")  # Who has such a data set has it.
+    if tf is not None and isinstance(data, tf.data.Dataset):
         _check_ends(data.cardinality() != tf.data.INFINITE_CARDINALITY)
         return data.as_numpy_iterator()
     raise TypeError(
