@@ -1,0 +1,266 @@
+"""Runs the paper's set-up at full size on an accelerator.
+
+On a machine that has CIFAR-10, once, and then where the accelerator is:
+
+    python benchmarks/full_size.py --export-data DATA.npz --data-dir DIR
+    KERAS_BACKEND=jax python benchmarks/full_size.py --data DATA.npz
+
+SimCNN, ResCNN and InceCNN in their published width on the published unevenly
+drawn part of CIFAR-10, four fifths to train on and one to choose epochs by:
+the source model, then masks by the paper's recipe (145 epochs) and by the
+default one. The second command needs Keras, JAX and scikit-learn, neither
+TensorFlow nor its data sets; without installing kmod, set `PYTHONPATH` to its
+checkout. Every epoch is backed up under `--work` and every finished cell
+written there, so a run that was cut short goes on where it stopped. Figures
+are of all test images. Writes `benchmarks/results/full_size.json`.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from common import machine
+from common import part
+from common import write_result
+
+from kmod.data.image_data import SPLITS
+from kmod.data.image_data import ImageData
+from kmod.data.image_data import LabelledImages
+from kmod.data.subsets import dirichlet_subset
+from kmod.evaluation.sizes import model_sizes
+from kmod.masks.recipe import DEFAULT
+from kmod.masks.recipe import PAPER
+from kmod.training.gradsplitter import modularize
+from kmod.training.run_directory import RUN_FILE
+from kmod.zoo.build import ARCHITECTURES
+from kmod.zoo.build import build
+from kmod.zoo.train import train_source
+
+RECIPES = {"paper": PAPER, "default": DEFAULT}
+
+
+def main():
+    args = parse_arguments()
+    if args.export_data:
+        return export_data(args.export_data, args.data_dir)
+    data = estimator_data(args)
+    results = {
+        "command": "KERAS_BACKEND=jax python benchmarks/full_size.py",
+        "settings": settings(args),
+        "machine": {**machine(), "device": device()},
+        "networks": {},
+    }
+    for name in args.networks:
+        results["networks"][name] = measure(args, data, name)
+        if not args.dry_run:
+            write_result("full_size", results)
+    print(json.dumps(results, indent=1))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="what --export-data wrote")
+    parser.add_argument("--export-data", type=Path, metavar="DATA.npz")
+    parser.add_argument("--data-dir", help="of the prepared data sets")
+    parser.add_argument("--work", type=Path, default=Path("full_size-work"))
+    networks = sorted(ARCHITECTURES)
+    parser.add_argument(
+        "--networks", nargs="+", choices=networks, default=networks
+    )
+    parser.add_argument(
+        "--estimator", type=int, default=1, help="the paper's seed of its data"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--images", type=int, help="of each split, as a test")
+    parser.add_argument("--source-epochs", type=int, default=100)
+    parser.add_argument("--paper-epochs", type=int, default=PAPER.epochs)
+    parser.add_argument("--default-epochs", type=int, default=20)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write no results"
+    )
+    args = parser.parse_args()
+    if not (args.data or args.export_data):
+        parser.error("give --data, or --export-data to write it first")
+    return args
+
+
+def settings(args):
+    left_out = ("data", "export_data", "data_dir", "work", "dry_run")
+    return {k: v for k, v in vars(args).items() if k not in left_out}
+
+
+def device():
+    """Names what the backend computes on."""
+    if keras.backend.backend() != "jax":
+        return keras.backend.backend()
+    import jax
+
+    return jax.devices()[0].device_kind
+
+
+def export_data(path, data_dir):
+    """Writes CIFAR-10 as arrays that NumPy reads."""
+    from kmod.data.load import load_data
+
+    data = load_data("cifar10", data_dir)
+    arrays = {}
+    for split in SPLITS:
+        images = getattr(data, split)
+        arrays[f"{split}_images"] = images.images
+        arrays[f"{split}_labels"] = images.labels
+    np.savez_compressed(
+        path, class_names=data.class_names, version=data.version, **arrays
+    )
+
+
+def estimator_data(args):
+    """Returns the data that the paper's estimator of a seed was trained on."""
+    with np.load(args.data) as file:
+        arrays = dict(file)
+    train, validation, test = (
+        LabelledImages(arrays[f"{split}_images"], arrays[f"{split}_labels"])
+        for split in SPLITS
+    )
+    names = tuple(map(str, arrays["class_names"]))
+    drawn = dirichlet_subset(
+        LabelledImages(
+            np.concatenate([train.images, validation.images]),
+            np.concatenate([train.labels, validation.labels]),
+        ),
+        len(names),
+        args.estimator,
+        min_count=1 if args.images else 100,
+    )
+    order = np.random.default_rng(args.estimator).permutation(len(drawn))
+    end = round(0.8 * len(drawn))
+    few = slice(args.images)
+    return ImageData(
+        "cifar10",
+        str(arrays["version"]),
+        names,
+        (0.0, 255.0),
+        drawn.take(order[:end][few]),
+        drawn.take(order[end:][few]),
+        test.take(np.arange(len(test))[few]),
+    )
+
+
+def measure(args, data, name):
+    folder = args.work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = part(folder / "source.json", train, args, data, name, folder)
+    source = keras.models.load_model(folder / "source.keras")
+    return {
+        "images": {s: len(getattr(data, s)) for s in SPLITS},
+        "source": trained,
+        **{
+            recipe: part(
+                folder / f"{recipe}.json",
+                search,
+                args,
+                data,
+                source,
+                recipe,
+                folder,
+            )
+            for recipe in RECIPES
+        },
+    }
+
+
+def train(args, data, name, folder):
+    """Trains a source model, from the last whole epoch on."""
+    keras.utils.set_random_seed(args.seed)
+    shape = data.train.images.shape[1:]
+    source = build(name, shape, len(data.class_names), False, args.width)
+    clock = Clock(folder / "source-epochs.json")
+    train_source(
+        source,
+        data,
+        args.source_epochs,
+        batch_size=128,
+        seed=args.seed,
+        augment=True,
+        verbose=2,
+        callbacks=[
+            keras.callbacks.BackupAndRestore(folder / "source-backup"),
+            clock,
+        ],
+    )
+    source.save(folder / "source.keras")
+    sizes = model_sizes(source)
+    answers = source.predict(data.test.images, batch_size=256, verbose=0)
+    return {
+        **dataclasses.asdict(sizes),
+        "accuracy": float(np.mean(answers.argmax(1) == data.test.labels)),
+        "seconds": clock.seconds,
+    }
+
+
+def search(args, data, source, recipe, folder):
+    """Finds masks by a recipe, from the last whole epoch on."""
+    directory = folder / f"{recipe}-run"
+    clock = Clock(folder / f"{recipe}-epochs.json")
+    modular = modularize(
+        source,
+        (data.train.images, data.train.labels),
+        (data.validation.images, data.validation.labels),
+        class_names=data.class_names,
+        recipe=RECIPES[recipe],
+        epochs=getattr(args, f"{recipe}_epochs"),
+        seed=args.seed,
+        run_directory=directory,
+        resume=(directory / RUN_FILE).exists(),
+        callbacks=[clock],
+        verbose=2,
+    )
+    answers = modular.class_scores(data.test.images).argmax(1)
+    composition = modular.macs.of_composition(modular.masks.mask.value)
+    return {
+        "accuracy": float(np.mean(answers == data.test.labels)),
+        "retention_rate": modular.retention_rate,
+        "macs_ratio": float(composition),
+        "epochs": clock.epochs,
+        "seconds": clock.seconds,
+    }
+
+
+class Clock(keras.callbacks.Callback):
+    """Adds up the time of epochs over all the runs that they took.
+
+    Args:
+        path: JSON file, epoch to seconds.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self._start = None
+
+    @property
+    def _times(self):
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    @property
+    def epochs(self):
+        return len(self._times)
+
+    @property
+    def seconds(self):
+        return sum(self._times.values())
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        times = {**self._times, str(epoch): time.perf_counter() - self._start}
+        self.path.write_text(json.dumps(times))
+
+
+if __name__ == "__main__":
+    main()
