@@ -14,6 +14,7 @@ METHODS = ("gradsplitter", *SEARCHES)
 OPTIONS_OF = {
     "recipe": ("gradsplitter",),
     "epochs": ("gradsplitter",),
+    "macs_target": ("gradsplitter",),
     "population": ("cnnsplitter",),
     "generations": ("cnnsplitter",),
     "patience": ("cnnsplitter",),
@@ -76,6 +77,14 @@ def add_parser(subparsers) -> None:
 def _add_gradsplitter(group):
     group.add_argument("--recipe", choices=("default", "paper"))
     group.add_argument("--epochs", type=int, metavar="N")
+    group.add_argument(
+        "--macs-target",
+        type=float,
+        metavar="M",
+        help="limit of what all modules composed may cost, as a multiple of "
+        "the source model's multiply-accumulates; with --retention-target 1 "
+        "the only limit",
+    )
 
 
 def _add_searches(group):
@@ -183,14 +192,18 @@ def _recipe(args):
     from kmod.masks.recipe import recipe_of
 
     recipe = recipe_of(args.recipe or "default")
-    if args.retention_target is None:
-        return recipe
-    if recipe.retention_target is None:
+    targets = {
+        name: getattr(args, name)
+        for name in ("retention_target", "macs_target")
+        if getattr(args, name) is not None
+    }
+    if targets and recipe.retention_target is None:
+        first = next(iter(targets)).replace("_", "-")
         raise UsageError(
-            "`--retention-target` belongs to the default recipe. Received: "
-            f"--recipe {args.recipe}. Leave one of them out."
+            f"`--{first}` belongs to the default recipe. Received: --recipe "
+            f"{args.recipe}. Leave one of them out."
         )
-    return dataclasses.replace(recipe, retention_target=args.retention_target)
+    return dataclasses.replace(recipe, **targets)
 
 
 def _search(args, source, train, validation, **options):

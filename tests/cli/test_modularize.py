@@ -22,11 +22,13 @@ def test_store_is_written_and_the_run_directory_goes(source, tmp_path, capsys):
     out = tmp_path / "store"
     options = ["--epochs", "1", "--batch-size", "256", "--json"]
     options += ["--mask-from", "conv_3", "--retention-target", "0.5"]
+    options += ["--macs-target", "2.5"]
     assert main(arguments(source, out, *options)) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [row["class"] for row in printed["modules"]] == list("0123456789")
     store = load_store(out)
     assert store.manifest.arguments["mask_from"] == "conv_3"
+    assert store.manifest.arguments["recipe"]["macs_target"] == 2.5
     assert store.manifest.source.name == "source"
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
@@ -38,6 +40,16 @@ def test_store_is_written_and_the_run_directory_goes(source, tmp_path, capsys):
             ["--recipe", "paper", "--retention-target", "0.5"],
             "belongs to the default recipe",
             id="target-of-paper-recipe",
+        ),
+        pytest.param(
+            ["--recipe", "paper", "--macs-target", "2"],
+            "`--macs-target` belongs to the default recipe",
+            id="macs-target-of-paper-recipe",
+        ),
+        pytest.param(
+            ["--macs-target", "0.1", "--mask-from", "conv_3"],
+            "above the stem's share",
+            id="macs-below-the-stem",
         ),
         pytest.param(
             ["--mask-from", "conv_99"],
