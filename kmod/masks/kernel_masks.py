@@ -9,6 +9,7 @@ from kmod.graph.kernels import KernelTable
 from kmod.masks.macs import Macs
 from kmod.masks.placement import Placement
 from kmod.masks.recipe import Recipe
+from kmod.masks.rounding import round_up
 from kmod.masks.schedule import retention_at
 from kmod.masks.selection import keep_best
 from kmod.masks.selection import positive_scores
@@ -136,6 +137,21 @@ class KernelMasks(keras.layers.Layer):
     def retention(self) -> float:
         """Returns the share of kernels kept, averaged over classes, 0 to 1."""
         return float(self._retention_of(self.mask.value))
+
+    def round_to(self, multiple: int, kernels: KernelTable):
+        """Rounds each layer's kept kernels up, in every class; see `round_up`.
+
+        Args:
+            multiple: Integer, at least 1.
+            kernels: The source model's kernels.
+        """
+        mask, scores = (
+            ops.convert_to_numpy(values)
+            for values in (self.mask, self.mask_scores)
+        )
+        self.mask.assign(
+            round_up(mask, scores, self.placement, kernels, multiple)
+        )
 
     def set_masks(self, masks: np.ndarray):
         """Sets masks, and scores that agree with them.

@@ -32,6 +32,7 @@ def modularize(
     epochs: int | None = None,
     batch_size: int = 64,
     accuracy_budget: float = 0.01,
+    round_to: int = 1,
     seed: int = 0,
     run_directory: str | Path | None = None,
     resume: bool = False,
@@ -58,6 +59,8 @@ def modularize(
         epochs: Integer. Defaults to the recipe's phases, or 10.
         batch_size: Integer, images to a step, for arrays.
         accuracy_budget: Accuracy that modules may lose on validation data.
+        round_to: Integer; after the choice, each layer's number of kept
+            kernels is rounded up to a multiple of it.
         seed: Integer, seed of shuffling and of drawn rows.
         run_directory: Directory to keep a backup of every epoch in. Defaults
             to none, so that a run that was cut short starts anew.
@@ -81,6 +84,10 @@ def modularize(
             "`resume` needs the `run_directory` of the run to go on with. "
             "Received: run_directory=None"
         )
+    if round_to < 1:
+        raise UsageError(
+            f"`round_to` must be at least 1. Received: round_to={round_to}"
+        )
     keras.utils.set_random_seed(seed)
     modular = ModularModel(
         source, class_names, recipe=recipe, mask_from=mask_from, seed=seed
@@ -101,6 +108,7 @@ def modularize(
             "epochs": epochs,
             "batch_size": batch_size,
             "accuracy_budget": accuracy_budget,
+            "round_to": round_to,
             "seed": seed,
             "source_accuracy": source_accuracy,
         }
@@ -122,6 +130,7 @@ def modularize(
         callbacks=[*own_callbacks, *callbacks, selection],
         verbose=verbose,
     )
+    modular.masks.round_to(round_to, modular.kernels)
     calibrate(modular, images, labels)
     return modular
 
