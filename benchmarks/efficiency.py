@@ -62,6 +62,7 @@ class Cell:
             multiple of the source model's.
         search_epochs: Epochs of the search, on `SEARCH_IMAGES` images.
         refine_epochs: Epochs of refinement on all images, 0 for none.
+        mirror: Whether refinement also sees every image mirrored.
     """
 
     mask_from: str | None
@@ -69,25 +70,28 @@ class Cell:
     macs_target: float | None = None
     search_epochs: int = 2
     refine_epochs: int = 0
+    mirror: bool = False
 
 
 CELLS = {
     "simcnn": {
         "composed": Cell("hidden_1", macs_target=0.999, refine_epochs=5),
-        "frozen": Cell("conv_3", 0.40, search_epochs=4),
-        "smallest": Cell("conv_3", 0.25, refine_epochs=4),
+        "frozen": Cell("conv_3", 0.40, search_epochs=3),
+        "smallest": Cell("conv_3", 0.25, refine_epochs=3),
     },
     "rescnn": {
-        "composed": Cell("conv_7", macs_target=0.995, refine_epochs=7),
-        "frozen": Cell("conv_3", 0.40, search_epochs=4),
-        "smallest": Cell("conv_3", 0.25, refine_epochs=4),
+        "composed": Cell(
+            "conv_7", macs_target=0.995, refine_epochs=4, mirror=True
+        ),
+        "frozen": Cell("conv_3", 0.40, search_epochs=3),
+        "smallest": Cell("conv_3", 0.25, refine_epochs=3),
     },
     "incecnn": {
         "composed": Cell(
             "conv_block_2_1x1", macs_target=0.995, refine_epochs=4
         ),
-        "frozen": Cell("conv_block_1_5x5", 0.40, search_epochs=4),
-        "smallest": Cell("conv_block_1_5x5", 0.25, refine_epochs=4),
+        "frozen": Cell("conv_block_1_5x5", 0.40, search_epochs=3),
+        "smallest": Cell("conv_block_1_5x5", 0.25, refine_epochs=3),
     },
 }
 FIGURES = (
@@ -202,11 +206,15 @@ def search(args, data, source, cell, folder):
 
 
 def improve(args, data, source, cell, folder):
+    images, labels = data.train.images, data.train.labels
+    if cell.mirror:
+        images = np.concatenate([images, images[:, :, ::-1]])
+        labels = np.concatenate([labels, labels])
     refine(
         load_store(folder / "cut"),
         folder / "refined",
         source,
-        (data.train.images, data.train.labels),
+        (images, labels),
         (data.validation.images, data.validation.labels),
         epochs=cell.refine_epochs,
         batch_size=BATCH_SIZE,
