@@ -115,6 +115,7 @@ def test_recovery_leaves_the_masks_and_the_store_can_be_made(
     assert not np.all(keras.ops.convert_to_numpy(trained.scale) == 1)
     assert not trained.masks.frozen
     assert trained.retention_rate <= QUICK.retention_target
+    pytest.importorskip("tensorflow")  # It writes SavedModels.
     store = decompose(
         trained,
         tmp_path / "store",
