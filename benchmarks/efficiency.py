@@ -2,10 +2,11 @@
 
     python benchmarks/efficiency.py --data-dir DIR [--networks simcnn ...]
 
-For each small twin on CIFAR-10: trains the source model, finds masks, cuts
-the modules, refines them where the cell says so, composes all ten, and
-compares accuracy, multiply-accumulates, latency and time with the source
-model. The cells are `composed` (a late branch, cheapest to run together),
+For each network on CIFAR-10, the small twins and SimCNN at a quarter of its
+width (`--source` takes the source model of `kmod demo --data cifar10`): trains
+the source model, finds masks, cuts the modules, refines them where the cell
+says so, composes all ten, and compares accuracy, multiply-accumulates, latency
+and time with the source model. The cells are `composed` (a late branch, cheapest to run together),
 `smallest` (fewest kernels, refined) and `frozen` (no refinement). Times are
 compared with steps of the source model's training and of the paper recipe,
 measured in the same call and multiplied by all their steps. Every finished
@@ -17,6 +18,7 @@ chosen on validation images; the figures are of test images. Writes
 
 import argparse
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 
@@ -44,7 +46,13 @@ from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
 RESULT = "efficiency"
-SOURCE_EPOCHS = 15
+SMALL = {"epochs": 15, "small": True, "width": 1.0}
+NETWORKS = {
+    "simcnn": SMALL,
+    "rescnn": SMALL,
+    "incecnn": SMALL,
+    "simcnn_quarter": {"epochs": 12, "small": False, "width": 0.25},
+}
 SOURCE_BATCH_SIZE = 128
 SEARCH_IMAGES = 15000
 TIMED_STEPS = 12
@@ -85,6 +93,11 @@ CELLS = {
         ),
         "frozen": Cell("conv_3", 0.40, search_epochs=3),
         "smallest": Cell("conv_3", 0.25, refine_epochs=3),
+    },
+    "simcnn_quarter": {
+        "composed": Cell("hidden_1", macs_target=0.999, refine_epochs=4),
+        "frozen": Cell("conv_8", 0.22, search_epochs=4),
+        "smallest": Cell("conv_8", 0.18, search_epochs=3, refine_epochs=2),
     },
     "incecnn": {
         "composed": Cell(
@@ -132,6 +145,9 @@ def parse_arguments():
     )
     kinds = ("composed", "frozen", "smallest")
     parser.add_argument("--cells", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument(
+        "--source", type=Path, help="trained source model of one network"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -165,13 +181,21 @@ def measure(args, data, name, kind):
     }
 
 
+def untrained(name):
+    size = {key: NETWORKS[name][key] for key in ("small", "width")}
+    return build(name.partition("_")[0], (32, 32, 3), 10, **size)
+
+
 def train(args, data, name, folder):
+    if args.source is not None:
+        shutil.copy(args.source, folder / "source.keras")
+        return
     keras.utils.set_random_seed(args.seed)
-    source = build(name, (32, 32, 3), 10)
+    source = untrained(name)
     train_source(
         source,
         data,
-        SOURCE_EPOCHS,
+        NETWORKS[name]["epochs"],
         batch_size=SOURCE_BATCH_SIZE,
         learning_rate=0.1,
         seed=args.seed,
@@ -232,11 +256,11 @@ def time_steps(args, data, source, name):
         `paper`, the 145 epochs of the published recipe.
     """
     images = len(data.train)
-    twin = build(name, (32, 32, 3), 10)
+    twin = untrained(name)
     twin.compile(
         keras.optimizers.SGD(0.01, 0.9), "sparse_categorical_crossentropy"
     )
-    source_steps = SOURCE_EPOCHS * -(-images // SOURCE_BATCH_SIZE)
+    source_steps = NETWORKS[name]["epochs"] * -(-images // SOURCE_BATCH_SIZE)
     modular = ModularModel(source, recipe=PAPER)
     modular.compile()
     paper_steps = PAPER.epochs * -(-images // BATCH_SIZE)

@@ -13,7 +13,12 @@ from common import read_result
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
-NETWORKS = {"simcnn": "SimCNN", "rescnn": "ResCNN", "incecnn": "InceCNN"}
+NETWORKS = {
+    "simcnn": "small SimCNN",
+    "rescnn": "small ResCNN",
+    "incecnn": "small InceCNN",
+    "simcnn_quarter": "SimCNN, a quarter of its width",
+}
 CELLS = {
     "composed": "cheapest to compose",
     "frozen": "kernels frozen",
@@ -66,7 +71,7 @@ def efficiency(section):
         if (cell := section.get(network, {}).get(key))
     ]
     head = [
-        "small twin, CIFAR-10",
+        "network, CIFAR-10",
         "modules",
         "points lost",
         "kernels kept",
