@@ -6,13 +6,13 @@ For each network on CIFAR-10, the small twins and SimCNN at a quarter of its
 width (`--source` takes the source model of `kmod demo --data cifar10`): trains
 the source model, finds masks, cuts the modules, refines them where the cell
 says so, composes all ten, and compares accuracy, multiply-accumulates, latency
-and time with the source model. The cells are `composed` (a late branch, cheapest to run together),
-`smallest` (fewest kernels, refined) and `frozen` (no refinement). Times are
-compared with steps of the source model's training and of the paper recipe,
-measured in the same call and multiplied by all their steps. Every finished
-part is kept under `--work`, and a later call goes on from there. Settings were
-chosen on validation images; the figures are of test images. Writes
-`benchmarks/results/efficiency.json` and the section `efficiency` of
+and time with the source model. The cells are `composed` (a late branch,
+cheapest to run together), `smallest` (fewest kernels, refined) and `frozen` (no
+refinement). Times are compared with steps of the source model's training and of
+the paper recipe, measured in the same call and multiplied by all their steps.
+Every finished part is kept under `--work`, and a later call goes on from there.
+Settings were chosen on validation images; the figures are of test images.
+Writes `benchmarks/results/efficiency.json` and the section `efficiency` of
 `benchmarks/results/summary.json`.
 """
 
