@@ -12,6 +12,7 @@ themselves.
 import argparse
 import dataclasses
 import functools
+import time
 from pathlib import Path
 
 import keras
@@ -24,6 +25,7 @@ from kmod.composition.adapters import adapt_images
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.subsets import dirichlet_subset
+from kmod.masks.front import Front
 from kmod.store.manifest import InputContract
 
 ARCHITECTURES = ("simcnn", "incecnn", "rescnn")
@@ -41,21 +43,21 @@ POOLS = {
 
 def pool(name: str, data_dir) -> LabelledImages:
     """The images that source models, and models from scratch, learn from."""
-    return twins.some(_load(name, data_dir).train, POOLS[name][0])
+    return twins.some(load(name, data_dir).train, POOLS[name][0])
 
 
 def few_images(name: str, data_dir) -> LabelledImages:
     """The labelled images to choose and calibrate with."""
-    return twins.some(_load(name, data_dir).validation, FEW)
+    return twins.some(load(name, data_dir).validation, FEW)
 
 
 def test_images(name: str, data_dir, count: int) -> LabelledImages:
     """Test images; fewer of them are the first of more."""
-    return twins.some(_load(name, data_dir).test, count)
+    return twins.some(load(name, data_dir).test, count)
 
 
 @functools.lru_cache(maxsize=3)
-def _load(name, data_dir):
+def load(name, data_dir):
     return load_data(name, data_dir)
 
 
@@ -63,9 +65,9 @@ def adapted(name: str, to: str, images: np.ndarray, data_dir) -> np.ndarray:
     """Brings images of one data set to the input of another's models."""
     own, other = (
         InputContract(
-            _load(each, data_dir).train.images.shape[1:],
+            load(each, data_dir).train.images.shape[1:],
             "float32",
-            tuple(_load(each, data_dir).value_range),
+            tuple(load(each, data_dir).value_range),
         )
         for each in (name, to)
     )
@@ -77,7 +79,7 @@ def adapted(name: str, to: str, images: np.ndarray, data_dir) -> np.ndarray:
 
 def source_answers(args, name, architecture, seed) -> dict[str, np.ndarray]:
     """What a source model and its modules say of all data sets' images."""
-    data = _load(name, args.data_dir)
+    data = load(name, args.data_dir)
     count, settings = POOLS[name]
     own = dataclasses.replace(
         data,
@@ -93,6 +95,7 @@ def source_answers(args, name, architecture, seed) -> dict[str, np.ndarray]:
     answers = {
         "counts": np.bincount(own.train.labels),
         "retention": np.array(modular.retention_rate),
+        "seconds_per_image": np.array(_seconds(modular, own.train.images)),
     }
     for other in POOLS:
         tests = TEST_OWN if other == name else TEST_OTHER
@@ -106,6 +109,18 @@ def source_answers(args, name, architecture, seed) -> dict[str, np.ndarray]:
             for key, values in found.items():
                 answers[f"{other}_{part}_{key}"] = values.astype("float32")
     return answers
+
+
+def _seconds(modular, images):
+    """How long all modules take for one image, once graphs are traced."""
+    images = images[:500]
+    front = Front(modular)
+    for _ in range(2):  # The first run traces.
+        start = time.perf_counter()
+        values = front.predict(images, batch_size=250, verbose=0)
+        modular.predict(values, batch_size=250, verbose=0)
+        seconds = time.perf_counter() - start
+    return seconds / len(images)
 
 
 def _features(source, images):

@@ -31,7 +31,7 @@ from kmod.zoo.train import train_source
 MASKS = {
     "simcnn": ("conv_5", 0.6),
     "rescnn": ("conv_6", 0.69),
-    "incecnn": ("conv_block_2_1x1", 0.78),
+    "incecnn": ("conv_block_2_5x5", 0.78),
 }
 
 
@@ -55,13 +55,20 @@ def some(
     images: LabelledImages, per_class: int, seed: int = 0, skip: int = 0
 ) -> LabelledImages:
     """Draws a number of images of each class, after `skip` others."""
+    return images.take(indices_of_some(images.labels, per_class, seed, skip))
+
+
+def indices_of_some(
+    labels: np.ndarray, per_class: int, seed: int = 0, skip: int = 0
+) -> np.ndarray:
+    """Returns where the images are that `some` draws; few are among more."""
     random = np.random.default_rng(seed)
     members = (
-        random.permutation(np.flatnonzero(images.labels == label))
-        for label in np.unique(images.labels)
+        random.permutation(np.flatnonzero(labels == label))
+        for label in np.unique(labels)
     )
     chosen = [found[skip : skip + per_class] for found in members]
-    return images.take(np.sort(np.concatenate(chosen)))
+    return np.sort(np.concatenate(chosen))
 
 
 def of_classes(images: LabelledImages, classes: Sequence[int]):
