@@ -175,7 +175,7 @@ def measure(args, data, name, kind):
         "seconds": {"cell": seconds, **times},
         "source_accuracy": before,
         **figures,
-        "accuracy_loss": 100 * (before - figures["accuracy"]),
+        "accuracy_loss": round(100 * (before - figures["accuracy"]), 6),
         "time_ratio_source": seconds / times["source"],
         "time_ratio_paper": seconds / times["paper"],
     }

@@ -66,9 +66,8 @@ def main():
         "macs_ratio": model_sizes(composed).macs / model_sizes(source).macs,
         "step_seconds": steps,
     }
-    figures["accuracy_loss"] = 100 * (
-        figures["source_accuracy"] - figures["composed_accuracy"]
-    )
+    loss = figures["source_accuracy"] - figures["composed_accuracy"]
+    figures["accuracy_loss"] = round(100 * loss, 6)
     figures["step_ratio"] = steps["thirty"] / steps["ten"]
     command = "python benchmarks/many_classes.py --data-dir DIR"
     facts = {
