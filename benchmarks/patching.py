@@ -26,6 +26,7 @@ import patching_rows
 import twins
 from common import RESULTS
 from common import machine
+from common import part
 from common import update_summary
 from common import write_result
 from twins import SourceSettings
@@ -94,14 +95,14 @@ def strong_answers(args, name, architecture, seed) -> dict[str, np.ndarray]:
     modular = twins.train_modular(architecture, own, settings.strong, seed)
     answers = {}
     parts = images_of(data)
-    for part, images in parts.items():
+    for split, images in parts.items():
         found = twins.module_answers(modular, images.images)
-        answers |= {f"{part}_{key}": found[key] for key in found}
+        answers |= {f"{split}_{key}": found[key] for key in found}
     answers["retention"] = np.array(modular.retention_rate)
     twins.randomize(modular, own.validation, seed)
-    for part, images in parts.items():
+    for split, images in parts.items():
         found = twins.module_answers(modular, images.images)
-        answers |= {f"{part}_random_{key}": found[key] for key in found}
+        answers |= {f"{split}_random_{key}": found[key] for key in found}
     return answers
 
 
@@ -144,16 +145,16 @@ def weak_answers(args, name, data, variant_twins, target, seed):
         skip=0,
     )
     parts = {
-        part: twins.of_classes(images, [CLASSES.index(c) for c in classes])
-        for part, images in images_of(data).items()
+        split: twins.of_classes(images, [CLASSES.index(c) for c in classes])
+        for split, images in images_of(data).items()
     }
     simple, whole = variant_twins
     logits = {"simple": _simple(simple, train, parts, settings, seed)}
     logits |= _fits(whole, train, parts, settings, seed)
     return {
-        f"{part}_{variant}": found[part]
+        f"{split}_{variant}": found[split]
         for variant, found in logits.items()
-        for part in parts
+        for split in parts
     }
 
 
@@ -164,7 +165,7 @@ def _simple(twin, train, parts, settings, seed):
         images = AugmentedImages(train, twins.batch_size(train), seed)
     for _ in range(settings.simple_epochs):
         twin.epoch(images)
-    return {part: twin.logits(parts[part].images) for part in parts}
+    return {split: twin.logits(parts[split].images) for split in parts}
 
 
 def _fits(twin, train, parts, settings, seed):
@@ -228,7 +229,7 @@ def _train_weak(args, name, architecture, seed):
 
 
 def all_rows(args) -> list[dict]:
-    """One row for each patch that has been trained so far."""
+    """One row for each patch that has been trained so far, kept at once."""
     rows = []
     for seed in range(args.seeds):
         for name in args.data:
@@ -243,29 +244,32 @@ def _cell_rows(args, name, architecture, seed):
     paths = [args.work / f"weak-{cell}-{c}.npz" for c in STRONG_CLASSES]
     if not all(path.exists() for path in (strong_path, *paths)):
         return []
-    data = load_data(name, args.data_dir)
-    strong = twins.arrays(strong_path, None)
-    strong |= {
-        f"{part}_labels": images.labels
-        for part, images in images_of(data).items()
-    }
     rows = []
     for target, path in zip(STRONG_CLASSES, paths):
-        facts = {
-            "data": name,
-            "architecture": architecture,
-            "seed": seed,
-            "target": data.class_names[target],
-        }
-        rows += patching_rows.rows_of(
-            facts,
-            strong,
-            twins.arrays(path, None),
-            target,
-            VARIANTS,
-            args.validation_images,
-        )
+        row_path = args.work / "rows" / f"{cell}-{target}.json"
+        facts = {"data": name, "architecture": architecture, "seed": seed}
+        found = part(row_path, _target_rows, args, facts, strong_path, path)
+        rows += found["rows"]
     return rows
+
+
+def _target_rows(args, facts, strong_path, weak_path):
+    data = load_data(facts["data"], args.data_dir)
+    strong = twins.arrays(strong_path, None)
+    strong |= {
+        f"{split}_labels": images.labels
+        for split, images in images_of(data).items()
+    }
+    target = int(weak_path.stem.rpartition("-")[2])
+    rows = patching_rows.rows_of(
+        facts | {"target": data.class_names[target]},
+        strong,
+        twins.arrays(weak_path, None),
+        target,
+        VARIANTS,
+        args.validation_images,
+    )
+    return {"rows": rows}
 
 
 def write(args, rows: list[dict]) -> None:

@@ -32,6 +32,15 @@ ALLOWED = {
         "spec",
         "data",
     },
+    "reuse": {
+        "graph",
+        "evaluation",
+        "modules",
+        "store",
+        "composition",
+        "spec",
+        "data",
+    },
     "refinement": {
         "graph",
         "masks",

@@ -12,6 +12,7 @@ import traceback
 
 import kmod
 from kmod.cli import check
+from kmod.cli import choose
 from kmod.cli import compose
 from kmod.cli import console
 from kmod.cli import demo
@@ -37,6 +38,7 @@ COMMANDS = (
     inspect,
     check,
     lock,
+    choose,
     compose,
     patch,
     evaluate,

@@ -1,4 +1,4 @@
-"""`kmod patch`: improves the class that a model gets wrong."""
+"""`kmod patch`: improves the classes that a model gets wrong."""
 
 import argparse
 from pathlib import Path
@@ -7,14 +7,22 @@ from kmod.cli import console
 from kmod.errors import UsageError
 
 _SPEC_FILE = "spec.yaml"
+_ROWS = {
+    "precision": "precision",
+    "recall": "recall",
+    "F1": "f1",
+    "others' accuracy": "other_classes_accuracy",
+}
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "patch",
-        help="let a module of a better model answer for a weak class",
-        description="Fits a patch on SPLIT, saves the patched model with its "
-        "spec, and prints what it does on the test images.",
+        help="let modules of better models answer for weak classes",
+        description="Finds the weak classes, tries the donors' modules on "
+        "SPLIT, saves the patched model with its spec, and prints what it does "
+        "on the test images. Where no module helps, nothing is saved and the "
+        "exit code is 5.",
     )
     parser.add_argument("weak", metavar="WEAK.keras", help="model to patch")
     parser.add_argument(
@@ -23,7 +31,8 @@ def add_parser(subparsers) -> None:
         action="append",
         dest="donors",
         metavar="STORE",
-        help="module store of a better model; one in this version",
+        help="module store of a better model; several are compared. "
+        "STORE:CLASS takes a class of another name than the target's",
     )
     parser.add_argument(
         "--data",
@@ -40,14 +49,23 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument(
         "--target-class",
+        action="append",
+        dest="target_classes",
         metavar="C",
-        help="class to patch (default: the one of lowest F1)",
+        help="class to patch; may be given several times (default: those of "
+        "an F1 more than 0.1 below the mean, at least the weakest)",
     )
     parser.add_argument(
         "--combine",
         choices=("calibrated", "minmax", "raw"),
         default="calibrated",
         help="how the two scores become one (default: calibrated)",
+    )
+    parser.add_argument(
+        "--alone",
+        action="store_true",
+        help="take the target's module only; otherwise the donor's other "
+        "modules may support it, which makes the model larger",
     )
     parser.add_argument(
         "--overwrite",
@@ -65,19 +83,20 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import images_for
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
-    from kmod.store.module_store import load_store
+    from kmod.reuse.donors import read_donor
 
     name, split = _check(args)
     weak = load_model(args.weak)
-    (donor,) = args.donors
-    store = load_store(donor, verify=False)
+    donors = [read_donor(text) for text in dict.fromkeys(args.donors)]
     data = load_data(name, args.data_dir)
     validation = images_for(weak, data, split)
     weak.class_names = data.class_names
     contract = image_contract(data)
-    with console.status("patching"):
-        spec = _fit(weak, store, validation, contract, args)
+    choice = _choose(weak, donors, validation, contract, args)
+    with console.status("composing and measuring"):
+        spec = _spec(choice, donors, contract, args)
         figures = _build(weak, spec, data, args)
+    figures["tried"] = [each.as_dict() for each in choice.tried]
     if args.json:
         console.print_json(figures)
     else:
@@ -89,11 +108,6 @@ def _check(args):
     from kmod.cli.models import check_out
     from kmod.data.load import parse_split
 
-    if len(args.donors) > 1:
-        raise UsageError(
-            "This version patches with one donor. Received: "
-            f"{len(args.donors)} of them. Give `--donor` once."
-        )
     check_out(args.out, args.overwrite)
     name, split = parse_split(args.data)
     if split == "test":
@@ -105,35 +119,41 @@ def _check(args):
     return name, split
 
 
-def _fit(weak, store, validation, contract, args):
-    """Chooses the class, fits the patch and returns the spec."""
-    from kmod.composition.adaptation import plan_adaptation
-    from kmod.composition.patcher import fit_patch
+def _choose(weak, donors, validation, contract, args):
+    from kmod.reuse.patching import choose_patches
+
+    has_class = any(donor.class_name is not None for donor in donors)
+    if has_class and len(args.target_classes or ()) != 1:
+        raise UsageError(
+            "STORE:CLASS names the module for one target. Received: "
+            f"{len(args.target_classes or ())} times `--target-class`. Give "
+            "it once."
+        )
+    return choose_patches(
+        weak,
+        donors,
+        validation,
+        target_classes=args.target_classes,
+        combine=args.combine,
+        contract=contract,
+        alone=args.alone,
+        track=lambda items: console.track(items, "trying donors"),
+    )
+
+
+def _spec(choice, donors, contract, args):
     from kmod.composition.patcher import patch_spec
-    from kmod.composition.patcher import target_index
-    from kmod.evaluation.metrics import evaluate
-    from kmod.evaluation.weak_classes import weakest_class
     from kmod.spec.model import InputSpec
 
-    names = weak.class_names
-    if args.target_class is None:
-        target = names[weakest_class(evaluate(weak, validation, names))]
-    else:
-        target = names[target_index(args.target_class, len(names), names)]
-    fitted = fit_patch(
-        weak,
-        target,
-        store[target],
-        validation,
-        combine=args.combine,
-        adaptation=plan_adaptation(contract, store.manifest.input),
+    is_same = all(
+        contract == donor.store.manifest.input
+        for donor in {each.donor for each in choice.chosen}
     )
-    is_same = contract == store.manifest.input
     return patch_spec(
         args.weak,
-        names,
-        fitted,
-        store.path,
+        choice.evaluation.class_names,
+        [each.fit.patch for each in choice.chosen],
+        [each.donor.store.path for each in choice.chosen],
         Path(args.out) / _SPEC_FILE,
         None if is_same else InputSpec(contract.shape, contract.range),
     )
@@ -142,18 +162,18 @@ def _fit(weak, store, validation, contract, args):
 def _build(weak, spec, data, args):
     """Composes the spec, measures and saves it; returns the figures."""
     from kmod.composition.composer import compose_plan
-    from kmod.composition.patcher import compare_patch
     from kmod.composition.plan import plan
     from kmod.composition.saving import save_composition
-    from kmod.evaluation.metrics import evaluate
+    from kmod.evaluation.metrics import answers
+    from kmod.reuse.comparison import compare_patches
 
     planned = plan(spec)
     patched = compose_plan(planned)
-    before, after = (
-        evaluate(model, data.test, spec.class_names)
-        for model in (weak, patched)
+    (labels, before, _), (_, after, _) = (
+        answers(model, data.test) for model in (weak, patched)
     )
-    figures = compare_patch(before, after, spec.patches[0].class_name)
+    targets = [patch.class_name for patch in spec.patches]
+    figures = compare_patches(labels, before, after, targets, spec.class_names)
     save_composition(
         patched,
         planned,
@@ -165,18 +185,39 @@ def _build(weak, spec, data, args):
 
 
 def _print(figures, out):
-    others = figures["other_classes_accuracy"]
-    rows = [
-        [name, *(f"{figures[when][key]:.4f}" for when in ("before", "after"))]
-        for name, key in (
-            ("precision", "precision"),
-            ("recall", "recall"),
-            ("F1", "f1"),
-        )
-    ]
-    rows.append(
-        ["others' accuracy", *(f"{others[w]:.4f}" for w in ("before", "after"))]
+    for patch in figures["patches"]:
+        rows = [
+            [words, *_cells(patch["figures"][name])]
+            for words, name in _ROWS.items()
+        ]
+        title = f"class {patch['target_class']}, on test images"
+        columns = ["", "before", "after", "gain", "95 % interval of the gain"]
+        console.print_table(columns, rows, title)
+    columns = ["class", "donor", "module", "others", "F1", "patched", "helps"]
+    console.print_table(
+        columns,
+        [
+            [
+                each["target_class"],
+                Path(each["store"]).name,
+                each["class"],
+                len(each["support"]),
+                f"{each['before']['f1']:.4f}",
+                f"{each['after']['f1']:.4f}",
+                "yes" if each["helps"] else "no",
+            ]
+            for each in figures["tried"]
+        ],
+        "modules tried, on validation images",
     )
-    title = f"class {figures['target_class']}, on test images"
-    console.print_table(["", "before", "after"], rows, title)
     console.print_message(f"Saved to '{out}'.")
+
+
+def _cells(figure):
+    low, high = figure["gain_interval"]
+    return [
+        f"{figure['before']:.4f}",
+        f"{figure['after']:.4f}",
+        f"{figure['gain']:+.4f}",
+        f"{low:+.4f} to {high:+.4f}",
+    ]

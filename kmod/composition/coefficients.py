@@ -12,12 +12,14 @@ from kmod.errors import UsageError
 from kmod.spec.model import PatchLayer
 
 FOLDS = 5
-# Weight of the squared differences between classes, beside the sum of the
-# cross-entropies of all images; features have a spread of 1.
+# Weights of the squared differences between classes, beside the sum of the
+# cross-entropies of all images; features have a spread of 1. The second one is
+# of what the modules' scores say of classes other than the target.
 REGULARIZATION = 10.0
+MODULE_REGULARIZATION = 3.0
 
 
-def fit_layer(scores: Scores) -> PatchLayer:
+def fit_layer(scores: Scores, start: PatchLayer | None = None) -> PatchLayer:
     """Fits the layer of a patch on validation data.
 
     Multinomial logistic regression on the weak model's log-probabilities, one
@@ -29,15 +31,17 @@ def fit_layer(scores: Scores) -> PatchLayer:
 
     Args:
         scores: Scores of validation images.
+        start: A layer to begin with, fitted on nearly the same images, so
+            that it takes less time.
 
     Returns:
         The `PatchLayer`. Whether it helps is the caller's question; see
         `cross_predictions`.
     """
-    layer = _regress(scores)
+    layer = _regress(scores, start)
     values = np.empty(scores.logits.shape)
     for fold in folds(scores.labels):
-        part = _regress(scores.take(~fold))
+        part = _regress(scores.take(~fold), layer)
         values[fold] = layer_scores(part, scores.take(fold))
     bias = np.array(layer.bias)
     bias[scores.target] += best_shift(values, scores)
@@ -91,42 +95,68 @@ def fit_range(scores: Scores) -> tuple[float, float]:
     return float(raw.min()), float(raw.max())
 
 
-def _regress(scores):
-    """Returns the layer of the least penalised cross-entropy."""
+def _regress(scores, start=None):
+    """Returns the layer of the least penalised cross-entropy.
+
+    Args:
+        scores: Scores of the images to fit on.
+        start: A layer that is near it, from most of these images.
+    """
     from scipy import optimize
 
     spread = max(float(scores.log_probabilities.std()), 1e-6)
-    reach = max(float(scores.log_odds.std()), 1e-6)
-    classes = scores.logits.shape[1]
-    is_other = np.arange(classes) != scores.target
-    features = scores.log_probabilities / spread, scores.log_odds / reach
-    slopes = [(None if other else 0, None) for other in is_other]
+    reach = np.maximum(scores.evidence.std(axis=0), 1e-6)
+    num_classes, num_modules = scores.logits.shape[1], len(reach)
+    weak, modules = scores.log_probabilities / spread, scores.evidence / reach
+    is_held = np.ones((num_modules + 1, num_classes))
+    is_held[[0, -1], scores.target] = 0
+    limits = np.full((num_modules + 2, num_classes), -np.inf)
+    limits[0], limits[1, scores.target] = 0, 0
+    units = np.array([spread, *reach, 1])[:, None]
+    if start is None:
+        first = np.zeros_like(limits)
+        first[0] = 1
+    else:
+        rows = [start.weak, start.module, *start.support, start.bias]
+        first = np.array(rows) * units
     found = optimize.minimize(
         _loss,
-        np.concatenate([np.ones(classes), np.zeros(2 * classes)]),
-        args=(*features, np.eye(classes)[scores.labels], is_other),
+        first.ravel(),
+        args=(weak, modules, np.eye(num_classes)[scores.labels], is_held),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0, None)] * classes + slopes + [(None, None)] * classes,
+        tol=1e-5,
+        bounds=[(low, None) for low in limits.ravel()],
     )
-    factors, slopes, biases = found.x.reshape(3, classes)
-    return PatchLayer(
-        module=tuple((slopes / reach).tolist()),
-        weak=tuple((factors / spread).tolist()),
-        bias=tuple(biases.tolist()),
-    )
+    rows = found.x.reshape(limits.shape) / units
+    weak, module, *support, bias = (tuple(row) for row in rows.tolist())
+    return PatchLayer(module, weak, bias, tuple(support))
 
 
-def _loss(parameters, weak, module, truth, is_other):
+def _loss(parameters, weak, modules, truth, is_held):
     """Returns the penalised sum of cross-entropies, and its gradient."""
-    factors, slopes, biases = parameters.reshape(3, -1)
-    values = factors * weak + module[:, None] * slopes + biases
+    parameters = parameters.reshape(-1, weak.shape[1])
+    factors, slopes, biases = parameters[0], parameters[1:-1], parameters[-1]
+    values = factors * weak + modules @ slopes + biases
     sums = np.logaddexp.reduce(values, axis=1, keepdims=True)
     error = np.exp(values - sums) - truth
-    gradient = np.stack([(error * weak).sum(0), error.T @ module, error.sum(0)])
-    held = np.stack(
-        [factors - factors.mean(), slopes * is_other, biases * is_other]
+    gradient = np.concatenate(
+        [
+            np.sum(error * weak, axis=0, keepdims=True),
+            modules.T @ error,
+            error.sum(axis=0, keepdims=True),
+        ]
+    )
+    held = np.concatenate(
+        [[factors - factors.mean()], is_held * parameters[1:]]
     )
     total = np.sum(sums[:, 0] - np.sum(values * truth, axis=1))
-    total += REGULARIZATION / 2 * np.sum(held**2)
-    return total, (gradient + REGULARIZATION * held).ravel()
+    weights = _weights(len(parameters))
+    total += np.sum(weights * held**2) / 2
+    return total, (gradient + weights * held).ravel()
+
+
+def _weights(num_rows):
+    weights = np.full((num_rows, 1), REGULARIZATION)
+    weights[1:-1] = MODULE_REGULARIZATION
+    return weights

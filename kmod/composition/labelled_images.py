@@ -146,6 +146,7 @@ def reader_of_plan(planned: CompositionPlan) -> ImageReader:
             (index, module.ref.class_name)
             for index, entry in enumerate(planned.classes)
             for module in entry.modules
+            if spec.base is None
         ),
     )
 
@@ -157,6 +158,7 @@ def reader_of_manifest(manifest: CompositionManifest) -> ImageReader:
     parts = _parts(
         (names.index(source["class"]), source["module"])
         for source in manifest.sources
+        if not source.get("support")
     )
     return ImageReader(manifest.input, manifest.size, names, other, parts)
 

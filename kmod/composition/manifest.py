@@ -37,7 +37,8 @@ class CompositionManifest:
         sources: For each module: the `class` it answers for, `module` (its
             class in the store), digests of `store` and `source`, the source
             model's `model` name and `data` set, `license`, `retention_rate`,
-            `parameters` and `macs`.
+            `parameters` and `macs`; `support` if it only helps the module of
+            a patch.
         sizes: `parameters` and `macs` of the whole model.
         metrics: Figures on data, by name.
         unshared: `parameters` and `macs` of its parts together, if what they
@@ -89,9 +90,9 @@ def manifest_of(
         input=planned.input,
         license=planned.spec.license,
         sources=tuple(
-            _source(planned, entry, module)
+            _source(planned, entry, module, number)
             for entry in planned.classes
-            for module in entry.modules
+            for number, module in enumerate(entry.modules)
         ),
         sizes=sizes,
         metrics=metrics,
@@ -165,9 +166,11 @@ def _validator():
     )
 
 
-def _source(planned, entry, module):
+def _source(planned, entry, module, number):
     store = planned.stores[module.ref.store]
+    is_support = planned.spec.base is not None and number > 0
     return {
+        **({"support": True} if is_support else {}),
         "class": entry.name,
         "module": module.ref.class_name,
         "store": store.digest,

@@ -65,6 +65,7 @@ def patches_of(planned: CompositionPlan) -> list[Patch]:
             spec.base.classes.index(entry.class_name),
             _load(planned, planned_class.modules[0]),
             entry.combine,
+            tuple(_load(planned, each) for each in planned_class.modules[1:]),
             entry.layer,
             entry.coefficients or MODULE_ALONE,
             entry.range,

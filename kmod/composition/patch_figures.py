@@ -18,6 +18,8 @@ class Scores:
         raw: Float array `(n,)` of the module, before its calibration.
         labels: int64 array `(n,)` in the weak model's classes.
         target: Index of the target class.
+        support: Float array `(n, num_modules)`, log-odds of the modules that
+            support it; `None` for none.
     """
 
     logits: np.ndarray
@@ -25,6 +27,7 @@ class Scores:
     raw: np.ndarray
     labels: np.ndarray
     target: int
+    support: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,7 +40,14 @@ class Scores:
             self.raw[rows],
             self.labels[rows],
             self.target,
+            None if self.support is None else self.support[rows],
         )
+
+    @functools.cached_property
+    def evidence(self) -> np.ndarray:
+        """Log-odds of all modules, the target's first, float64 `(n, k)`."""
+        support = [] if self.support is None else [self.support]
+        return np.column_stack([self.log_odds, *support]).astype("float64")
 
     @functools.cached_property
     def is_target(self) -> np.ndarray:
@@ -90,7 +100,7 @@ def layer_scores(layer: PatchLayer, scores: Scores) -> np.ndarray:
     """Returns the scores of a patch layer before its softmax."""
     return (
         np.asarray(layer.weak) * scores.log_probabilities
-        + np.asarray(layer.module) * scores.log_odds[:, None]
+        + scores.evidence @ np.array([layer.module, *layer.support])
         + np.asarray(layer.bias)
     )
 

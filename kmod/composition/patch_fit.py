@@ -1,7 +1,11 @@
 """Fits a patch on scores and tells what it does on unseen images."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Literal
+
+import numpy as np
 
 from kmod.composition.adaptation import Adaptation
 from kmod.composition.coefficients import cross_predictions
@@ -27,17 +31,22 @@ class PatchFit:
         before: Figures of the weak model on the validation images.
         after: Figures of the patched model there; every image was answered
             by weights that were fitted without it.
+        lost: How many fewer images of the other classes it gets right.
     """
 
     patch: Patch
     before: Figures
     after: Figures
+    lost: int
 
     @property
     def helps(self) -> bool:
-        """Whether F1 rises and the other classes lose no accuracy."""
-        is_harmless = self.after.other_accuracy >= self.before.other_accuracy
-        return is_harmless and self.after.f1 > self.before.f1
+        """Whether F1 rises and the other classes lose no accuracy.
+
+        A single image more or less is none: it may be chance, and where the
+        weak model never answers with the target, it can only be one less.
+        """
+        return self.lost <= 1 and self.after.f1 > self.before.f1
 
 
 def fit_on_scores(
@@ -45,6 +54,7 @@ def fit_on_scores(
     module: ClassModule,
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
+    support: Sequence[ClassModule] = (),
 ) -> PatchFit:
     """Fits a patch on what weak model and module say of validation images.
 
@@ -53,6 +63,7 @@ def fit_on_scores(
         module: The module they are of.
         combine: How the two scores become one.
         adaptation: How the weak model's images become the module's.
+        support: The modules that `scores.support` is of.
 
     Returns:
         The `PatchFit`, whether the patch helps or not.
@@ -60,16 +71,28 @@ def fit_on_scores(
     Raises:
         UsageError: If the rule `minmax` can not be fitted.
     """
-    patch = Patch(scores.target, module, combine, adaptation=adaptation)
+    patch = Patch(
+        scores.target,
+        module,
+        combine,
+        support=tuple(support),
+        adaptation=adaptation,
+    )
     if combine == "calibrated":
         patch = dataclasses.replace(patch, layer=fit_layer(scores))
     elif combine == "minmax":
         patch = dataclasses.replace(patch, range=fit_range(scores))
-    predictions = cross_predictions(_FITS[combine], scores)
+    fit = functools.partial(_FITS[combine], patch)
+    predictions = cross_predictions(fit, scores)
+    before, after = (
+        np.sum((answers == scores.labels) & ~scores.is_target)
+        for answers in (scores.predictions, predictions)
+    )
     return PatchFit(
         patch,
         before=figures_of(scores.predictions, scores),
         after=figures_of(predictions, scores),
+        lost=int(before - after),
     )
 
 
@@ -92,17 +115,17 @@ def check_gain(fitted: PatchFit, class_name: int | str) -> None:
         )
 
 
-def _calibrated(scores):
-    layer = fit_layer(scores)
+def _calibrated(patch, scores):
+    layer = fit_layer(scores, start=patch.layer)
     return lambda others: layer_predictions(layer, others)
 
 
-def _minmax(scores):
+def _minmax(patch, scores):
     limits = fit_range(scores)
     return lambda others: minmax_predictions(limits, others)
 
 
-def _raw(scores):
+def _raw(patch, scores):
     return raw_predictions
 
 

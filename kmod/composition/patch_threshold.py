@@ -6,20 +6,23 @@ from kmod.composition.patch_figures import Scores
 
 # How many standard errors the recall and the others' accuracy shall be above
 # the weak model's, because what just holds on these images does not on others.
-CAUTION = 1.0
+CAUTION = 2.0
 # What a point that recall and the others' accuracy lack of that costs, in
 # points of F1.
 RECALL_PENALTY = 3.0
 OTHERS_PENALTY = 5.0
+# Places that are worse than the best one by no more than this are as good: the
+# one that changes the fitted layer least is taken.
+TOLERANCE = 0.03
 
 
 def best_shift(values: np.ndarray, scores: Scores) -> float:
     """Returns what to add to the target's scores.
 
-    To where the F1 of the target is highest, less what its recall and the
-    accuracy on the other classes lack of the weak model's and of `CAUTION`
-    standard errors more; the errors are of pairs, since both models answer
-    for the same images.
+    To where the F1 of the target and the accuracy on the other classes are
+    highest together, less what recall and that accuracy lack of the weak
+    model's and of `CAUTION` standard errors more; the errors are of pairs,
+    since both models answer for the same images.
 
     Args:
         values: Float array `(n, num_classes)`, scores of images that they
@@ -45,11 +48,13 @@ def best_shift(values: np.ndarray, scores: Scores) -> float:
     spared = _gain_of_others(kept, right, known & ~own, own)
     value = (
         f1
+        + kept / max(np.sum(~own), 1)
         - RECALL_PENALTY * np.maximum(-gained, 0)
         - OTHERS_PENALTY * np.maximum(-spared, 0)
     )
     ends = np.concatenate([[-np.inf], limits[order], [np.inf]])
-    return _between(ends, int(value.argmax()))
+    good = np.flatnonzero(value >= value.max() - TOLERANCE)
+    return min((_between(ends, index) for index in good), key=abs)
 
 
 def _gain(hits, known, own):
@@ -72,8 +77,10 @@ def _sums(flags):
 
 
 def _between(ends, index):
-    """The middle of what lies before and behind a number of taken images."""
+    """A shift that takes the first images: none, or one in the middle."""
     low, high = ends[index], ends[index + 1]
+    if low < 0 < high:
+        return 0.0
     if np.isinf(low):
         return float(high - 1)
     return float(low + 1 if np.isinf(high) else (low + high) / 2)

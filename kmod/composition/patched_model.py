@@ -36,6 +36,7 @@ class Patch:
         target: Index of the target class in the weak model's output.
         module: The module that knows the class better.
         combine: How the two scores become one; see `build_patched`.
+        support: Modules of the same store that help it, with a layer.
         layer: Weights of the rule `calibrated` for all classes, or `None`.
         coefficients: Weights of that rule for the target, without a layer.
         range: Smallest and largest raw score, of the rule `minmax`.
@@ -45,6 +46,7 @@ class Patch:
     target: int
     module: ClassModule
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
+    support: tuple[ClassModule, ...] = ()
     layer: PatchLayer | None = None
     coefficients: Coefficients = MODULE_ALONE
     range: tuple[float, float] | None = None
@@ -54,6 +56,13 @@ class Patch:
     def part(self) -> str:
         """Name of the module's layers in the patched model."""
         return f"module_{self.target}"
+
+    @property
+    def parts(self) -> dict[str, ClassModule]:
+        """The modules by the name of their layers, the target's first."""
+        others = enumerate(self.support, 1)
+        support = {f"{self.part}_{number}": each for number, each in others}
+        return {self.part: self.module, **support}
 
 
 def build_patched(
@@ -70,7 +79,8 @@ def build_patched(
       `s` is the module's log-odds.
 
     Every patch with a layer then turns the scores `z` into
-    `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, one after another.
+    `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, and what supporting
+    modules add in the same way, one after another.
     The other rules at last replace the target's probability and leave the
     rest as it is, so that the answers no longer add up to 1: `raw` by the
     module's probability, `minmax` by its raw score `o` as
@@ -113,6 +123,7 @@ def evidence_model(
     weak: keras.Model,
     module: ClassModule,
     adaptation: Adaptation = Adaptation(),
+    support: Sequence[ClassModule] = (),
 ) -> keras.Model:
     """Builds what a patch is fitted on.
 
@@ -120,20 +131,27 @@ def evidence_model(
         weak: The weak model.
         module: The module.
         adaptation: How the weak model's images become the module's.
+        support: Modules that help it.
 
     Returns:
         Functional model, images to a dict of `logits` `(batch, num_classes)`
-        of the weak model, and of `log_odds` and `raw` `(batch, 1)`, the
-        module's scores after and before its calibration.
+        of the weak model, of `raw` `(batch, 1)`, the module's score before
+        its calibration, and of `log_odds` `(batch, num_modules)`, the
+        scores of all modules after theirs, the module's first.
     """
-    patches = [
-        Patch(target, module, rule, adaptation=adaptation)
-        for target, rule in enumerate(("calibrated", "minmax"))
-    ]
-    image, outputs = merge_models(patch_parts(weak, patches))
-    log_odds, raw = (outputs[patch.part] for patch in patches)
+    calibrated, raw = (
+        Patch(0, module, "calibrated", tuple(support), adaptation=adaptation),
+        Patch(1, module, "minmax", adaptation=adaptation),
+    )
+    image, outputs = merge_models(patch_parts(weak, [calibrated, raw]))
+    log_odds = join([outputs[part] for part in calibrated.parts], "evidence")
     return keras.Model(
-        image, {"logits": outputs[WEAK], "log_odds": log_odds, "raw": raw}
+        image,
+        {
+            "logits": outputs[WEAK],
+            "log_odds": log_odds,
+            "raw": outputs[raw.part],
+        },
     )
 
 
@@ -153,24 +171,26 @@ def patch_parts(
     weak = rebuild(channel_graph(weak))
     scorers = {}
     for patch in patches:
-        scorer = adapt_model(_scorer(patch), patch.adaptation, weak.inputs[0])
-        _check_images(weak, scorer, patch)
-        scorers[patch.part] = scorer
+        for part, module in patch.parts.items():
+            scorer = _scorer(module, patch.combine)
+            scorer = adapt_model(scorer, patch.adaptation, weak.inputs[0])
+            _check_images(weak, scorer, module)
+            scorers[part] = scorer
     return {WEAK: weak, **scorers}
 
 
-def _scorer(patch):
-    model = patch.module.model
+def _scorer(module, combine):
+    model = module.model
     calibration = model.get_layer(CALIBRATION_LAYER)
     outputs = {
         "calibrated": calibration.output,
         "minmax": calibration.input,
         "raw": model.output,
     }
-    return keras.Model(model.input, outputs[patch.combine])
+    return keras.Model(model.input, outputs[combine])
 
 
-def _check_images(weak, scorer, patch):
+def _check_images(weak, scorer, module):
     wanted, received = (
         (model.inputs[0].dtype, tuple(model.inputs[0].shape[1:]))
         for model in (weak, scorer)
@@ -179,7 +199,7 @@ def _check_images(weak, scorer, patch):
         raise ArtifactError(
             "A module must take the weak model's images, of "
             f"{wanted[0]} and shape {wanted[1]}. Received: the module of class "
-            f"{patch.module.info.class_name!r} for images of {received[0]} "
+            f"{module.info.class_name!r} for images of {received[0]} "
             f"and shape {received[1]}. Give an adaptation, with `input` in a "
             "spec or `adaptation` in Python."
         )
@@ -198,7 +218,7 @@ def _patched_scores(patches, outputs):
     names[-1] = LOG_ODDS_LAYER
     scores = _with_target_scores(outputs[WEAK], columns, names[0])
     for patch, name in zip(layers, names[1:]):
-        scores = _layer_scores(patch, scores, outputs[patch.part], name)
+        scores = _layer_scores(patch, scores, outputs, name)
     return scores
 
 
@@ -209,13 +229,14 @@ def _with_target_scores(logits, columns, name):
     return _with_columns(logits, columns, name)
 
 
-def _layer_scores(patch, scores, log_odds, name):
-    layer, target = patch.layer, patch.target
+def _layer_scores(patch, scores, outputs, name):
+    layer = patch.layer
     weak = scores - keras.ops.logsumexp(scores, axis=-1, keepdims=True)
-    weak = line(weak, layer.weak, layer.bias, f"patch_{target}_weak")
-    module = keras.ops.repeat(log_odds, scores.shape[1], axis=-1)
-    module = line(module, layer.module, 0.0, f"patch_{target}_module")
-    return keras.layers.Add(name=name, dtype="float32")([weak, module])
+    terms = [line(weak, layer.weak, layer.bias, f"{patch.part}_weak")]
+    for part, factors in zip(patch.parts, (layer.module, *layer.support)):
+        columns = keras.ops.repeat(outputs[part], scores.shape[1], axis=-1)
+        terms.append(line(columns, factors, 0.0, f"{part}_weighted"))
+    return keras.layers.Add(name=name, dtype="float32")(terms)
 
 
 def _target_score(patch, logits, log_odds):

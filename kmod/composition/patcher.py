@@ -7,6 +7,7 @@ from typing import Any
 from typing import Literal
 
 import keras
+import numpy as np
 
 from kmod.composition.adaptation import Adaptation
 from kmod.composition.patch_figures import Scores
@@ -41,6 +42,7 @@ def patch(
     class_names: Sequence[str] | None = None,
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
+    support: Sequence[ClassModule] = (),
 ) -> keras.Model:
     """Lets a module answer, together with the weak model, for one class.
 
@@ -62,6 +64,8 @@ def patch(
         combine: How the two scores become one.
         adaptation: How the weak model's images become the module's, from
             `plan_adaptation`. Defaults to not at all.
+        support: Further modules of the module's store, whose scores help to
+            tell all classes apart; only by the rule `calibrated`.
 
     Returns:
         The patched model: images to `(batch, num_classes)`, in the weak
@@ -89,6 +93,7 @@ def patch(
         class_names=class_names,
         combine=combine,
         adaptation=adaptation,
+        support=support,
     )
     patched = build_patched(weak, [fitted.patch])
     if class_names is not None:
@@ -105,6 +110,7 @@ def fit_patch(
     class_names: Sequence[str] | None = None,
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
+    support: Sequence[ClassModule] = (),
 ) -> PatchFit:
     """Fits what `patch` needs on validation data.
 
@@ -115,8 +121,9 @@ def fit_patch(
     """
     class_names = class_names or getattr(weak, "class_names", None)
     target = target_index(target_class, _num_classes(weak), class_names)
-    scores = _scores(evidence_model(weak, module, adaptation), data, target)
-    fitted = fit_on_scores(scores, module, combine, adaptation)
+    evidence = evidence_model(weak, module, adaptation, support)
+    scores = _scores(evidence, data, target)
+    fitted = fit_on_scores(scores, module, combine, adaptation, support)
     check_gain(fitted, target_class)
     return fitted
 
@@ -172,6 +179,7 @@ def _entry(patch, class_names, store_id):
         class_names[patch.target],
         ModuleRef(store_id, patch.module.info.class_name),
         patch.combine,
+        support=tuple(each.info.class_name for each in patch.support),
         layer=patch.layer,
         coefficients=(
             patch.coefficients
@@ -256,5 +264,6 @@ def _scores(model, data, target):
             f"target {target} and the labels {sorted(found)}. Take validation "
             "images of all classes."
         )
-    log_odds, raw = outputs["log_odds"][:, 0], outputs["raw"][:, 0]
-    return Scores(logits, log_odds, raw, labels, target)
+    log_odds, support = np.split(outputs["log_odds"], [1], axis=1)
+    raw = outputs["raw"][:, 0]
+    return Scores(logits, log_odds[:, 0], raw, labels, target, support)

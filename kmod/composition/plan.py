@@ -54,7 +54,8 @@ class PlannedClass:
 
     Attributes:
         name: Name of the class in the composed model.
-        modules: One module, or several of which any may recognise it.
+        modules: One module, or several of which any may recognise it; of a
+            patch the module and those that support it.
     """
 
     name: str
@@ -198,7 +199,7 @@ def _wanted(spec):
     """Lists `(class name, {path in the spec: module})` of every class."""
     if spec.base is not None:
         return [
-            (patch.class_name, {("patches", index, "module"): patch.module})
+            (patch.class_name, _of_patch(patch, ("patches", index)))
             for index, patch in enumerate(spec.patches)
         ]
     wanted = []
@@ -213,6 +214,13 @@ def _wanted(spec):
             }
         wanted.append((entry.name, refs))
     return wanted
+
+
+def _of_patch(patch, path):
+    refs = {(*path, "module"): patch.module}
+    for number, ref in enumerate(patch.supporting):
+        refs[(*path, "support", number)] = ref
+    return refs
 
 
 def _open_stores(spec, wanted, findings):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from kmod.composition.classifier import LOG_ODDS_LAYER
 from kmod.composition.classifier import join
@@ -98,12 +99,21 @@ def fit_lines(
         )
     scores = model.predict(data.images, batch_size=256, verbose=0)
     return [
-        _fit_line(scores[:, index], data.labels == index)
+        fit_line(scores[:, index], data.labels == index)
         for index in range(len(class_names))
     ]
 
 
-def _fit_line(scores, is_class):
+def fit_line(scores: np.ndarray, is_class: np.ndarray) -> tuple[float, float]:
+    """Calibrates one class on labelled images; see `fit_lines`.
+
+    Args:
+        scores: Float array `(n,)`.
+        is_class: Boolean array `(n,)`, with both values.
+
+    Returns:
+        Scale and shift.
+    """
     from sklearn.linear_model import LogisticRegression
 
     spread = max(float(scores.std()), 1e-6)

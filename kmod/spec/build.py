@@ -92,6 +92,7 @@ def _patch(entry):
         class_name=entry["class"],
         module=_module(entry["module"]),
         combine=entry.get("combine", "calibrated"),
+        support=tuple(entry.get("support", ())),
         layer=layer and _layer(layer),
         coefficients=coefficients and Coefficients(**coefficients),
         range=limits and _range(limits),
@@ -99,7 +100,15 @@ def _patch(entry):
 
 
 def _layer(data):
-    return PatchLayer(**{key: tuple(map(float, data[key])) for key in data})
+    support = data.get("support", [])
+    return PatchLayer(
+        *(_floats(data[key]) for key in ("module", "weak", "bias")),
+        tuple(map(_floats, support)),
+    )
+
+
+def _floats(values):
+    return tuple(map(float, values))
 
 
 def _check(entry):

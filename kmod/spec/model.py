@@ -152,21 +152,24 @@ class Coefficients:
 
 @dataclasses.dataclass(frozen=True)
 class PatchLayer:
-    """A linear layer over the weak model's answer and a module's score.
+    """A linear layer over the weak model's answer and modules' scores.
 
     Every class `j` gets the score `weak[j] * log(p[j]) + module[j] * s +
-    bias[j]`, where `p` are the weak model's probabilities and `s` is the
-    module's log-odds; the softmax of these scores is the answer.
+    sum over k of support[k][j] * s_k + bias[j]`, where `p` are the weak
+    model's probabilities, `s` is the module's log-odds and `s_k` are those of
+    the supporting modules; the softmax of these scores is the answer.
 
     Attributes:
         module: Factor of the module's log-odds for each class.
         weak: Factor of the weak model's log-probability of each class.
         bias: What is added for each class.
+        support: For each supporting module a factor for each class.
     """
 
     module: tuple[float, ...]
     weak: tuple[float, ...]
     bias: tuple[float, ...]
+    support: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +182,8 @@ class PatchEntry:
         combine: How the two scores become one: `calibrated` weighs them;
             `minmax` puts the module's raw score, scaled by `range`, and `raw`
             its probability in the place of the weak model's probability.
+        support: Further classes of the module's store, whose modules help to
+            tell the classes apart; only with `layer`.
         layer: Fitted weights of all classes, only with `calibrated`; `None`
             if the spec has none.
         coefficients: Weights of the target's two log-odds, only with
@@ -190,9 +195,15 @@ class PatchEntry:
     class_name: str
     module: ModuleRef
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
+    support: tuple[str, ...] = ()
     layer: PatchLayer | None = None
     coefficients: Coefficients | None = None
     range: tuple[float, float] | None = None
+
+    @property
+    def supporting(self) -> tuple[ModuleRef, ...]:
+        """The modules of `support`."""
+        return tuple(ModuleRef(self.module.store, c) for c in self.support)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ They look at raw data, so that they find their faults also in a spec that
 breaks the schema elsewhere.
 """
 
+import itertools
 import unicodedata
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ COMBINATIONS = ("calibrated", "minmax", "raw")
 KEYS_OF_COMBINATIONS = {
     "range": "minmax",
     "layer": "calibrated",
+    "support": "calibrated",
     "coefficients": "calibrated",
 }
 
@@ -156,13 +158,29 @@ def _combination_has_its_keys(
 def _layers_fit_the_base(document: Document) -> Iterator[tuple[KeyPath, str]]:
     classes = document.find_texts("base", "classes", ...)
     count = len(list(classes))
-    for path, weights in document.find(list, "patches", ..., "layer", ...):
+    keys = ("module",), ("weak",), ("bias",), ("support", ...)
+    found = (document.find(list, "patches", ..., "layer", *key) for key in keys)
+    for path, weights in itertools.chain(*found):
         if count and len(weights) != count:
             yield path, (
                 f"{dotted(path)} must have one number for each of the base's "
                 f"{count} classes. Received: {len(weights)}."
             )
+
+
+def _layers_fit_the_patch(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
     for path, patch in document.find(dict, "patches", ...):
+        layer, support = patch.get("layer", {}), patch.get("support", [])
+        given = layer.get("support", []) if isinstance(layer, dict) else []
+        if all(isinstance(each, list) for each in (support, given)):
+            if len(support) != len(given):
+                yield (*path, "support" if support else "layer"), (
+                    "a patch has one list in `layer.support` for each class "
+                    f"of `support`. Received: {len(given)} lists for "
+                    f"{len(support)} classes."
+                )
         if "layer" in patch and "coefficients" in patch:
             yield (*path, "coefficients"), (
                 "a patch has `layer` or `coefficients`. Received: both. "
@@ -270,6 +288,7 @@ FAULT_RULES = (
     _calibration_has_its_keys,
     _combination_has_its_keys,
     _layers_fit_the_base,
+    _layers_fit_the_patch,
     _checked_classes_are_known,
 )
 # They look at specs without faults.

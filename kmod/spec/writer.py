@@ -104,11 +104,19 @@ def _patch_data(patch):
             "class": patch.class_name,
             "module": _module_data(patch.module),
             "combine": patch.combine,
-            "layer": layer and dataclasses.asdict(layer),
+            "support": list(patch.support) or None,
+            "layer": layer and _layer_data(layer),
             "coefficients": coefficients and dataclasses.asdict(coefficients),
             "range": patch.range,
         }
     )
+
+
+def _layer_data(layer):
+    data = dataclasses.asdict(layer)
+    if not data["support"]:
+        del data["support"]
+    return data
 
 
 def _check_data(check):

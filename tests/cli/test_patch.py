@@ -2,6 +2,7 @@ import json
 
 import keras
 import pytest
+from sklearn import metrics
 
 from kmod.cli.main import main
 from kmod.composition.manifest import read_composition_manifest
@@ -29,6 +30,9 @@ def test_patch_finds_the_weak_class(weak_path, store, digits, tmp_path, capsys):
     assert figures["after"]["f1"] == pytest.approx(after.f1[8])
     others = figures["other_classes_accuracy"]["after"]
     assert others == pytest.approx(after.accuracy_on_others(8))
+    tried = figures.pop("tried")
+    assert [each["class"] for each in tried] == ["8", "8"]
+    assert sorted(len(each["support"]) for each in tried) == [0, 9]
     assert read_composition_manifest(out).metrics == {"test": figures}
 
 
@@ -41,10 +45,70 @@ def test_directory_composes_again(weak_path, store, tmp_path, capsys):
     assert text.splitlines()[2].split()[:2] == ["precision", "0.0000"]
     spec = load_spec(out / "spec.yaml")
     assert spec.base.path == out / "weak.keras"
-    assert spec.patches[0].coefficients.module > 0
+    assert max(spec.patches[0].layer.module) == spec.patches[0].layer.module[8]
     argv = ["compose", str(out / "spec.yaml"), "--out", str(tmp_path / "x")]
     assert main([*argv, "--format", "keras"]) == 0
     keras.models.load_model(tmp_path / "x" / "model.keras", safe_mode=True)
+
+
+def test_printed_table_is_right(
+    weak_path, store, source, digits, tmp_path, capsys
+):
+    out = tmp_path / "patched"
+    assert main(patch_argv(weak_path, store, out)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    printed = {
+        line.rsplit(maxsplit=6)[0]: line.rsplit(maxsplit=6)[1:3]
+        for line in lines[2:6]
+    }
+    labels = digits.test.labels
+    for column, path in enumerate((weak_path, out / "model.keras")):
+        model = keras.models.load_model(path)
+        answers = model.predict(digits.test.images, verbose=0).argmax(axis=1)
+        own, taken = labels == 8, answers == 8
+        expected = {
+            "precision": metrics.precision_score(own, taken, zero_division=0),
+            "recall": metrics.recall_score(own, taken),
+            "F1": metrics.f1_score(own, taken),
+            "others' accuracy": metrics.accuracy_score(
+                labels[~own], answers[~own]
+            ),
+        }
+        for name, value in expected.items():
+            assert printed[name][column] == f"{value:.4f}"
+
+
+def test_best_of_two_donors_is_taken(
+    weak_path, store, poor_store, tmp_path, capsys
+):
+    out = tmp_path / "patched"
+    more = ["--donor", str(poor_store.path), "--alone", "--json"]
+    assert main(patch_argv(weak_path, store, out, *more)) == 0
+    tried = json.loads(capsys.readouterr().out)["tried"]
+    assert tried[0]["store"] == str(store.path)
+    assert {each["store"] for each in tried} == {
+        str(store.path),
+        str(poor_store.path),
+    }
+    (used,) = load_spec(out / "spec.yaml").stores.values()
+    assert used.path == store.path
+
+
+def test_class_of_another_name(weak_path, store, tmp_path, capsys):
+    argv = ["patch", str(weak_path), "--donor", f"{store.path}:3"]
+    argv += ["--data", "digits:validation", "--out", str(tmp_path / "x")]
+    assert main(argv) == 2
+    assert "names the module for one target" in capsys.readouterr().err
+    assert main([*argv, "--target-class", "8", "--json"]) in (0, 5)
+
+
+@pytest.fixture(scope="module")
+def poor_store(source, digits, tmp_path_factory):
+    """A store of a model that knows nothing."""
+    keras.utils.set_random_seed(1)
+    blind = keras.models.clone_model(source)
+    modular = ModularModel(blind, digits.class_names)
+    return decompose(modular, tmp_path_factory.mktemp("poor") / "store")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +161,7 @@ def test_patch_without_gain_exits_5(source_path, store, tmp_path, capsys):
     [
         (["--target-class", "x"], "digits:validation", 2, "`target_class`"),
         ([], "digits:test", 2, "because the test images measure it"),
-        (["--donor", "x"], "digits:validation", 2, "with one donor"),
+        (["--donor", "x"], "digits:validation", 3, "'x'"),
         ([], "digits", 2, "Data are named NAME:SPLIT"),
     ],
 )

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from kmod.composition import coefficients
 from kmod.composition.coefficients import FOLDS
 from kmod.composition.coefficients import cross_predictions
 from kmod.composition.coefficients import fit_layer
@@ -58,7 +59,7 @@ def test_units_of_the_scores_do_not_matter():
     scaled = dataclasses.replace(scores, log_odds=50 * scores.log_odds)
     first, second = (fit_layer(given) for given in (scores, scaled))
     np.testing.assert_allclose(
-        np.multiply(50, second.module), first.module, rtol=1e-3, atol=1e-3
+        np.multiply(50, second.module), first.module, rtol=0.01, atol=0.02
     )
 
 
@@ -93,3 +94,33 @@ def test_range_is_of_the_target_alone():
     assert fit_range(scores) == (-2.0, 3.0)
     with pytest.raises(UsageError, match="2 of score 1.0. Give more"):
         fit_range(dataclasses.replace(scores, raw=np.ones(4)))
+
+
+def test_supporting_modules_help_the_other_classes():
+    def with_support(seed):
+        scores = random_scores(quality=1.0, seed=seed)
+        random = np.random.default_rng(seed + 10)
+        log_odds = 3.0 * (scores.labels == 0) + random.normal(size=600)
+        return scores, dataclasses.replace(scores, support=log_odds[:, None])
+
+    alone, supported = with_support(0)
+    other_alone, other_supported = with_support(1)
+    layer = fit_layer(supported)
+    assert len(layer.support) == 1
+    assert layer.support[0][0] == max(layer.support[0])
+    before = figures_of(
+        layer_predictions(fit_layer(alone), other_alone), other_alone
+    )
+    after = figures_of(
+        layer_predictions(layer, other_supported), other_supported
+    )
+    assert after.other_accuracy > before.other_accuracy + 0.05
+
+
+def test_start_does_not_matter():
+    scores = random_scores(1.0)
+    layer = coefficients._regress(scores)
+    near = coefficients._regress(scores.take(np.arange(500)))
+    again = coefficients._regress(scores, start=near)
+    np.testing.assert_allclose(again.module, layer.module, atol=0.02)
+    np.testing.assert_allclose(again.weak, layer.weak, atol=0.02)

@@ -25,14 +25,22 @@ def two_columns(target_scores):
 @pytest.fixture
 def no_caution(monkeypatch):
     monkeypatch.setattr(patch_threshold, "CAUTION", 0.0)
+    monkeypatch.setattr(patch_threshold, "TOLERANCE", 0.0)
 
 
-def test_f1_is_best_where_nothing_is_lost(no_caution):
-    scores = scores_of([1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1])
-    values = two_columns([-1, -2, -4, -3, -5, -6])
+def test_third_hit_is_worth_an_error_among_many_others(no_caution):
+    scores = scores_of([1] * 3 + [0] * 24, [0] * 25 + [1] * 2)
+    values = two_columns([-1, -2, -4, -3, *[-5] * 23])
     shift = best_shift(values, scores)
-    assert shift == pytest.approx(4.5)  # Three hits, one error: F1 of 6 / 7.
-    assert shifted(values, shift).tolist() == [1, 1, 1, 1, 0, 0]
+    # F1 of 6 / 7 and 23 / 24 of the others, against 4 / 5 and all of them.
+    assert shift == pytest.approx(4.5)
+    assert shifted(values, shift).sum() == 4
+
+
+def test_of_equally_good_shifts_the_smallest_is_taken(monkeypatch):
+    monkeypatch.setattr(patch_threshold, "TOLERANCE", 0.5)
+    scores = scores_of([1, 1, 0, 0], [0, 1, 0, 0])
+    assert best_shift(two_columns([2, 1, -1, -2]), scores) == 0
 
 
 def test_others_keep_their_accuracy(no_caution):
@@ -44,7 +52,7 @@ def test_others_keep_their_accuracy(no_caution):
 def test_recall_is_kept_where_precision_alone_would_gain(no_caution):
     labels = [1] * 4 + [0] * 12
     scores = scores_of(labels, [1] * 4 + [1] * 12)
-    values = two_columns([4, 4, 4, -4, *[-3] * 9, -5, -5, -5])
+    values = two_columns([4, 4, 4, -4, -3, *[-5] * 11])
     before = figures_of(scores.predictions, scores)
     after = figures_of(shifted(values, best_shift(values, scores)), scores)
     assert after.recall == before.recall == 1

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -124,6 +126,23 @@ def test_layers_follow_each_other(weak, donor, test_images):
         s = scores_of(patch.module, test_images, "log_odds")
         scores = layer_formula(patch.layer, scores, s)
     answers = build_patched(weak, patches).predict(test_images, verbose=0)
+    np.testing.assert_allclose(
+        answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4
+    )
+
+
+def test_supporting_modules_add_to_the_scores(weak, donor, test_images):
+    factors = ((0.3, -0.2, 0.1), (0.0, 0.4, -0.5))
+    layer = dataclasses.replace(LAYER, support=factors)
+    support = donor["3"], donor["9"]
+    patch = Patch(1, donor["8"], support=support, layer=layer)
+    p = weak.predict(test_images, verbose=0).astype("float64")
+    s = scores_of(donor["8"], test_images, "log_odds")
+    scores = layer_formula(LAYER, np.log(p), s)
+    for module, own in zip(support, factors):
+        log_odds = scores_of(module, test_images, "log_odds")
+        scores += log_odds[:, None] * own
+    answers = build_patched(weak, [patch]).predict(test_images, verbose=0)
     np.testing.assert_allclose(
         answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4
     )

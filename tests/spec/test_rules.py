@@ -260,6 +260,25 @@ def parse(text):
         ),
         pytest.param(
             MINMAX,
+            "    coefficients: {module: 1, weak: 2, bias: 3}",
+            "    support: [cat]\n"
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}",
+            "spec.yaml:12:14: a patch has one list in `layer.support` for each "
+            "class of `support`. Received: 0 lists for 1 classes.",
+            id="support-without-factors",
+        ),
+        pytest.param(
+            MINMAX,
+            "    coefficients: {module: 1, weak: 2, bias: 3}",
+            "    support: [cat]\n"
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0], "
+            "support: [[1, 2, 3]]}",
+            "spec.yaml:13:67: `patches[1].layer.support[0]` must have one "
+            "number for each of the base's 2 classes. Received: 3.",
+            id="support-of-other-length",
+        ),
+        pytest.param(
+            MINMAX,
             "    coefficients",
             "    layer: {module: [1, 0], weak: [1, 1], bias: [0, 0]}\n"
             "    coefficients",

@@ -126,10 +126,12 @@ def test_invalid_spec_is_not_written(tmp_path):
                     {
                         "class": "b",
                         "module": {"store": "s", "class": "no"},
+                        "support": ["010", "a"],
                         "layer": {
                             "module": [0.1, 1],
                             "weak": [0.5, 0.25],
                             "bias": [0, -1e-7],
+                            "support": [[1, 0], [0.5, -0.5]],
                         },
                     }
                 ],

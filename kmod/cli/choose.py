@@ -1,0 +1,136 @@
+"""`kmod choose`: chooses modules of several stores for a new model."""
+
+import argparse
+from pathlib import Path
+
+from kmod.cli import console
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "choose",
+        help="choose the modules of a new model among several stores",
+        description="Tries every store's module of each class on a few "
+        "labelled images and writes the spec of the best ones. With "
+        "`--compose`, the model is built as well.",
+    )
+    parser.add_argument(
+        "--class",
+        required=True,
+        action="append",
+        dest="class_names",
+        metavar="C",
+        help="class of the new model, named as in the stores; at least twice",
+    )
+    parser.add_argument(
+        "--store",
+        required=True,
+        action="append",
+        dest="stores",
+        metavar="STORE",
+        help="module store to choose from; may be given several times",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        metavar="NAME:SPLIT",
+        help="labelled images of the classes, such as cifar10:validation; "
+        "several data sets if no single one shows all",
+    )
+    parser.add_argument(
+        "--images-per-class",
+        type=int,
+        default=50,
+        metavar="N",
+        help="how many of them are used, at most (default: 50)",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="SPEC.yaml", help="spec to write"
+    )
+    parser.add_argument(
+        "--compose", metavar="DIR", help="compose it, too, in this directory"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is there"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the choice as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_out
+    from kmod.reuse.task import choose_task
+    from kmod.store.module_store import load_store
+
+    for path in filter(None, (args.out, args.compose)):
+        check_out(path, args.overwrite)
+    stores = [
+        load_store(path, verify=False) for path in dict.fromkeys(args.stores)
+    ]
+    choice, spec = choose_task(
+        tuple(args.class_names),
+        stores,
+        _data(args.data),
+        args.out,
+        images_per_class=args.images_per_class,
+        data_dir=args.data_dir,
+        track=lambda items: console.track(items, "trying stores"),
+    )
+    if args.compose is not None:
+        _compose(spec, args)
+    if args.json:
+        console.print_json(choice.as_dict())
+    else:
+        _print(choice, args)
+    return 0
+
+
+def _data(texts):
+    from kmod.data.load import parse_split
+    from kmod.errors import UsageError
+    from kmod.spec.model import DataRef
+
+    found = [DataRef(*parse_split(text)) for text in texts]
+    if any(data.split == "test" for data in found):
+        raise UsageError(
+            "Modules are chosen on validation images, because the test images "
+            f"measure the model. Received: --data {' --data '.join(texts)}. "
+            "Give NAME:validation."
+        )
+    return found
+
+
+def _compose(spec, args):
+    from kmod.composition.composer import compose_plan
+    from kmod.composition.plan import plan
+    from kmod.composition.saving import save_composition
+
+    with console.status("composing"):
+        planned = plan(spec)
+        model = compose_plan(planned, args.data_dir)
+        save_composition(model, planned, args.compose, overwrite=args.overwrite)
+
+
+def _print(choice, args):
+    console.print_table(
+        ["class", "module of", "separation", "best other"],
+        [
+            [
+                name,
+                Path(row["store"]).name,
+                f"{row['separation']:.4f}",
+                f"{max(row['others'].values()):.4f}" if row["others"] else "-",
+            ]
+            for name, row in choice.as_dict()["classes"].items()
+        ],
+        f"chosen on {choice.num_images} images",
+    )
+    console.print_message(f"Wrote '{args.out}'.")
+    if args.compose is not None:
+        console.print_message(f"Composed to '{args.compose}'.")

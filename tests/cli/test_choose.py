@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from kmod.cli.main import main
+from kmod.composition.saving import load_composition
+from kmod.data.subsets import class_subset
+from kmod.evaluation.metrics import evaluate
+from kmod.spec.loader import load_spec
+
+
+def choose_argv(store, out, *more, data="digits:validation"):
+    names = ["--class", "7", "--class", "1"]
+    return [
+        *("choose", *names, "--store", str(store.path)),
+        *("--data", data, "--out", str(out), *more),
+    ]
+
+
+def test_spec_is_written_and_composed(store, digits, tmp_path, capsys):
+    path, out = tmp_path / "task.yaml", tmp_path / "model"
+    argv = choose_argv(store, path, "--compose", str(out), "--json")
+    assert main(argv) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert list(figures["classes"]) == ["7", "1"]
+    assert figures["images"] <= 100
+    assert load_spec(path).class_names == ("7", "1")
+    images = class_subset(digits.test, [7, 1])
+    assert evaluate(load_composition(out), images).accuracy > 0.8
+
+
+def test_table_names_the_modules(store, tmp_path, capsys):
+    assert main(choose_argv(store, tmp_path / "task.yaml")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip().startswith("chosen on ")
+    assert lines[2].split()[:2] == ["7", store.path.name]
+    assert main(["check", str(tmp_path / "task.yaml")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "data", "exit_code", "message"),
+    [
+        (["--class", "x"], "digits:validation", 3, "Received: ['x']"),
+        ([], "digits:test", 2, "because the test images measure"),
+        (["--store", "nowhere"], "digits:validation", 3, "nowhere"),
+    ],
+)
+def test_wrong_usage(store, tmp_path, capsys, more, data, exit_code, message):
+    argv = choose_argv(store, tmp_path / "t.yaml", *more, data=data)
+    assert main(argv) == exit_code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "t.yaml").exists()
+
+
+def test_existing_spec_is_kept(store, tmp_path, capsys):
+    path = tmp_path / "t.yaml"
+    path.write_text("mine")
+    assert main(choose_argv(store, path)) == 2
+    assert path.read_text() == "mine"

@@ -1,0 +1,80 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.data.digits import load_digits
+from kmod.data.image_data import SPLITS
+from kmod.data.subsets import class_subset
+from kmod.masks.modular_model import ModularModel
+from kmod.store.decompose import decompose
+
+NAMES = ("3", "8", "9")
+
+
+def build(seed):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Rescaling(1 / 255, name="rescaling"),
+            keras.layers.Conv2D(6, 3, activation="relu", name="conv_1"),
+            keras.layers.Conv2D(12, 3, activation="relu", name="conv_2"),
+            keras.layers.GlobalAveragePooling2D(name="pool"),
+            keras.layers.Dense(3, name="logits"),
+            keras.layers.Softmax(name="probabilities"),
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The digits 3, 8 and 9, which look alike."""
+    data = load_digits()
+    parts = {
+        name: class_subset(getattr(data, name), [3, 8, 9]) for name in SPLITS
+    }
+    return dataclasses.replace(data, class_names=NAMES, **parts)
+
+
+@pytest.fixture(scope="session")
+def strong(digits):
+    model = build(seed=0)
+    loss = "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    train = digits.train
+    model.fit(train.images, train.labels, 16, epochs=15, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def weak(strong):
+    """The strong model, but blind to the digit 8."""
+    model = keras.models.clone_model(strong)
+    model.set_weights(strong.get_weights())
+    kernel, bias = model.get_layer("logits").get_weights()
+    kernel[:, 1] = kernel[:, 0]
+    bias[1] = bias[0] - 0.5
+    model.get_layer("logits").set_weights([kernel, bias])
+    return model
+
+
+@pytest.fixture(scope="session")
+def donor(strong, tmp_path_factory):
+    """A store of the strong model's unmasked modules."""
+    modular = ModularModel(strong, NAMES, mask_from="conv_2")
+    return decompose(modular, tmp_path_factory.mktemp("donor") / "store")
+
+
+@pytest.fixture(scope="session")
+def poor(tmp_path_factory):
+    """A store of a model that knows nothing."""
+    modular = ModularModel(build(seed=1), NAMES, mask_from="conv_2")
+    return decompose(modular, tmp_path_factory.mktemp("poor") / "store")
+
+
+@pytest.fixture(scope="session")
+def images():
+    draw = np.random.default_rng(7)
+    return draw.uniform(0, 255, (16, 8, 8, 1)).astype("float32")

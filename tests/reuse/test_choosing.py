@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from kmod.composition.composer import compose
+from kmod.data.subsets import class_subset
+from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+from kmod.evaluation.metrics import evaluate
+from kmod.reuse.choosing import choose_modules
+from kmod.reuse.task import choose_task
+from kmod.spec.loader import load_spec
+from kmod.spec.model import DataRef
+
+CLASSES = ("9", "3")
+DATA = (DataRef("digits", "validation"),)
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    return class_subset(digits.validation, [2, 0])
+
+
+@pytest.fixture(scope="module")
+def task(poor, donor, tmp_path_factory):
+    path = tmp_path_factory.mktemp("task") / "nine-or-three.yaml"
+    return choose_task(CLASSES, [poor, donor], DATA, path, images_per_class=20)
+
+
+def test_better_store_is_chosen(poor, donor, few):
+    choice = choose_modules(CLASSES, [poor, donor], few)
+    assert choice.chosen == {"9": 1, "3": 1}
+    for name in CLASSES:
+        assert choice.separation[name][1] > 0.9
+        assert choice.separation[name][1] > choice.separation[name][0]
+    row = choice.as_dict()["classes"]["9"]
+    assert row["store"] == str(donor.path)
+    assert list(row["others"]) == [str(poor.path)]
+
+
+def test_spec_composes_to_a_good_model(task, digits, tmp_path):
+    choice, spec = task
+    assert choice.num_images == 40
+    assert load_spec(spec.path) == spec
+    assert spec.class_names == CLASSES
+    assert (spec.scores.calibration, spec.scores.images_per_class) == (
+        "fit",
+        20,
+    )
+    model = compose(spec)
+    images = class_subset(digits.test, [2, 0])
+    assert evaluate(model, images).accuracy > 0.9
+
+
+def test_spec_says_why(task):
+    lines = task[1].path.read_text().splitlines()
+    assert lines[0].startswith("# Modules chosen on 40 labelled images.")
+    assert lines[2].startswith("# '9': store-1 0.9")
+    assert "the best other 0." in lines[2]
+
+
+def test_classes_must_be_in_a_store(donor, few):
+    with pytest.raises(ArtifactError, match=r"Received: \['x'\], which none"):
+        choose_modules(("9", "x"), [donor], few)
+
+
+def test_images_must_show_every_class(donor, few):
+    one = few.take(np.flatnonzero(few.labels == 0))
+    with pytest.raises(UsageError, match=r"without images: \['3'\]"):
+        choose_modules(CLASSES, [donor], one)
