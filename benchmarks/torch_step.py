@@ -7,7 +7,9 @@ float32: kmod's step against the same arithmetic in `torch_reference.py`, both
 from the same weights and masks. Two processes take turns, so that a change of
 the machine's speed meets both; medians count, and the losses must agree.
 PyTorch runs on all cores and on half of them, turn by turn, since the second
-half may be of no use to it; the better median is compared.
+half may be of no use to it; the better median is compared. Leave the machine
+to it alone: beside other work, times differ by a factor of two and more, and
+only the processors' seconds that it writes beside them still say something.
 `--torch-python` names a Python that has PyTorch, if that is another one.
 Writes `benchmarks/results/torch_step.json` and `efficiency.step_ratio_torch`
 of the summary. Random weights and images: a step takes as long on them.
@@ -73,6 +75,7 @@ def compare(args, weights):
     losses = {"kmod": [first["loss"]], "torch": []}
     losses["torch"].append(step(torch, threads[0])["loss"])
     seconds = collections.defaultdict(list)
+    cpu_seconds = collections.defaultdict(list)
     for number in range(args.steps * len(threads)):
         count = threads[number % len(threads)]
         for name, process in (("kmod", ours), ("torch", torch)):
@@ -80,6 +83,7 @@ def compare(args, weights):
             losses[name].append(figures["loss"])
             key = name if name == "kmod" else f"torch_{count}_threads"
             seconds[key].append(figures["seconds"])
+            cpu_seconds[key].append(figures["cpu_seconds"])
     for process in (ours, torch):
         process.stdin.close()
         process.wait()
@@ -93,6 +97,7 @@ def compare(args, weights):
         "batch_size": args.batch_size,
         "losses": losses,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "median_seconds": medians,
         "ratio": medians["kmod"] / best,
     }
@@ -118,7 +123,7 @@ def start(*command):
 
 
 def step(process, threads):
-    """Asks a process for a step; returns its `seconds` and `loss`."""
+    """Asks a process for a step; returns its figures."""
     process.stdin.write(f"{threads}\n")
     process.stdin.flush()
     for line in process.stdout:
@@ -144,10 +149,14 @@ def run_ours(args):
     modular.optimizer.build(modular.trainable_variables)
     for _ in sys.stdin:
         modular.reset_metrics()
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         loss = float(modular.train_on_batch(images, labels)[0])
-        seconds = time.perf_counter() - begin
-        print(json.dumps({"seconds": seconds, "loss": loss}), flush=True)
+        figures = {
+            "seconds": time.perf_counter() - begin,
+            "cpu_seconds": time.process_time() - cpu_begin,
+            "loss": loss,
+        }
+        print(json.dumps(figures), flush=True)
 
 
 def random_source(args):
