@@ -248,6 +248,23 @@ def target_index(
     )
 
 
+def check_labels(labels: np.ndarray, target: int, num_classes: int) -> None:
+    """Refuses images that a patch can not be fitted on.
+
+    Raises:
+        UsageError: If they do not show the target and others, or classes that
+            the weak model does not have.
+    """
+    found = set(labels.tolist())
+    if target not in found or len(found) < 2 or max(found) >= num_classes:
+        raise UsageError(
+            "`data` must show the target class and others, labelled by index "
+            f"in the weak model's {num_classes} classes. Received: "
+            f"target {target} and the labels {sorted(found)}. Take validation "
+            "images of all classes."
+        )
+
+
 def _num_classes(weak):
     return channel_graph(weak).num_classes
 
@@ -256,14 +273,7 @@ def _scores(model, data, target):
     images, labels = to_arrays(data)
     outputs = model.predict(images, batch_size=256, verbose=0)
     logits = outputs["logits"]
-    found = set(labels.tolist())
-    if target not in found or len(found) < 2 or max(found) >= logits.shape[1]:
-        raise UsageError(
-            "`data` must show the target class and others, labelled by index "
-            f"in the weak model's {logits.shape[1]} classes. Received: "
-            f"target {target} and the labels {sorted(found)}. Take validation "
-            "images of all classes."
-        )
+    check_labels(labels, target, logits.shape[1])
     log_odds, support = np.split(outputs["log_odds"], [1], axis=1)
     raw = outputs["raw"][:, 0]
     return Scores(logits, log_odds[:, 0], raw, labels, target, support)

@@ -14,6 +14,7 @@ from kmod.composition.patch_figures import Scores
 from kmod.composition.patch_figures import layer_scores
 from kmod.composition.patch_fit import PatchFit
 from kmod.composition.patch_fit import fit_on_scores
+from kmod.composition.patcher import check_labels
 from kmod.composition.patcher import target_index
 from kmod.data.batches import to_arrays
 from kmod.errors import ArtifactError
@@ -99,7 +100,7 @@ def choose_patches(
         target_classes: Names or indices of the classes to patch. Defaults to
             the weak ones, by `weak_classes`, that a donor has.
         class_names: The weak model's classes. Defaults to its attribute
-            `class_names`.
+            `class_names`, or to `"0"`, `"1"`, ...
         combine: How the two scores become one.
         contract: The images, if the donors take others.
         alone: Whether to take the targets' modules only. Otherwise the other
@@ -115,9 +116,10 @@ def choose_patches(
         CheckError: If no module helps.
         UsageError: If `data` or `target_classes` do not fit the weak model.
     """
-    class_names = class_names or weak.class_names
     images, labels = to_arrays(data)
     logits = _logits(weak, images)
+    class_names = class_names or getattr(weak, "class_names", None)
+    class_names = class_names or list(map(str, range(logits.shape[1])))
     evaluation = evaluate_answers(labels, logits.argmax(axis=1), class_names)
     targets = _targets(target_classes, evaluation, donors)
     found = {
@@ -126,6 +128,7 @@ def choose_patches(
     chosen, tried = [], []
     for target in targets:
         index = evaluation.class_names.index(target)
+        check_labels(labels, index, logits.shape[1])
         scores = _scores(logits, labels, index, found)
         ranked = _ranked(target, donors, scores, combine, contract, alone)
         tried += ranked

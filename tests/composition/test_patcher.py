@@ -12,6 +12,7 @@ from kmod.composition.patcher import patch_spec
 from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.evaluation.metrics import evaluate
+from kmod.spec.loader import load_spec
 from kmod.spec.writer import spec_data
 from kmod.spec.writer import write_spec
 
@@ -58,15 +59,28 @@ def test_index_and_arrays_do_as_well(weak, donor, digits, patched):
     )
 
 
-@pytest.mark.parametrize("combine", ["calibrated", "minmax", "raw"])
+@pytest.mark.parametrize(
+    ("combine", "support"),
+    [
+        ("calibrated", ()),
+        ("calibrated", ("9", "3")),
+        ("minmax", ()),
+        ("raw", ()),
+    ],
+)
 def test_spec_composes_to_the_same_model(
-    weak, donor, digits, tmp_path, combine
+    weak, donor, digits, tmp_path, combine, support
 ):
     weak.save(tmp_path / "weak.keras")
     fitted = Patch(1, donor["8"], "raw")
     if combine != "raw":
         fitted = fit_patch(
-            weak, 1, donor["8"], digits.validation, combine=combine
+            weak,
+            1,
+            donor["8"],
+            digits.validation,
+            combine=combine,
+            support=[donor[name] for name in support],
         ).patch
     spec = patch_spec(
         tmp_path / "weak.keras",
@@ -76,6 +90,7 @@ def test_spec_composes_to_the_same_model(
         tmp_path / "spec.yaml",
     )
     write_spec(spec_data(spec), tmp_path / "spec.yaml")
+    assert load_spec(tmp_path / "spec.yaml").patches[0].support == support
     composed = compose(tmp_path / "spec.yaml")
     patched = build_patched(weak, [fitted])
     assert composed.class_names == digits.class_names

@@ -5,6 +5,7 @@ from kmod.composition.patched_model import build_patched
 from kmod.composition.patcher import fit_patch
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
+from kmod.errors import UsageError
 from kmod.evaluation.metrics import evaluate
 from kmod.reuse.donors import Donor
 from kmod.reuse.patching import choose_patches
@@ -126,3 +127,16 @@ def test_every_donor_is_tracked(weak, donor, digits):
         weak, donors, digits.validation, class_names=NAMES, track=track
     )
     assert seen == donors
+
+
+def test_data_must_show_the_target(weak, donor, digits):
+    images = digits.validation
+    others = images.take(np.flatnonzero(images.labels != 1))
+    with pytest.raises(UsageError, match="must show the target class"):
+        choose_patches(
+            weak,
+            [Donor(donor)],
+            others,
+            class_names=NAMES,
+            target_classes=["8"],
+        )
