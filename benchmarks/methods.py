@@ -45,7 +45,7 @@ NETWORKS = ("simcnn", "incecnn", "rescnn")
 DATA = ("cifar10", "fashion_mnist")
 METHODS = ("gradsplitter", "cnnsplitter", "importance", "random")
 MASK_FROM = {
-    "simcnn": "conv_4",
+    "simcnn": "conv_5",
     "rescnn": "conv_5",
     "incecnn": "conv_block_1_1x1",
 }
@@ -53,18 +53,20 @@ SOURCE_EPOCHS = {"cifar10": 15, "fashion_mnist": 4}
 SOURCE_IMAGES = {"cifar10": 45000, "fashion_mnist": 15000}
 GRADIENT_TARGET = 0.44
 SEARCH_TARGET = 0.57
-TRAIN_IMAGES = 8000
+TRAIN_IMAGES = 15000
 TRAIN_EPOCHS = 3
-VALIDATION_IMAGES = 1000
+VALIDATION_IMAGES = 2000
 TEST_IMAGES = 5000
 SEARCH = SearchOptions(
     retention_target=SEARCH_TARGET,
-    images=500,
+    images=1000,
     population=16,
     generations=6,
     patience=6,
 )
 RACE_CANDIDATES = 64
+RACE_IMAGES = 512
+RACE_TURNS = 3
 BARS = {
     "cnnsplitter_loss": 2.89,
     "cnnsplitter_retention": 0.57,
@@ -224,25 +226,35 @@ def figures_of(modular, data, source):
 
 
 def race(args, data, source, network):
-    """Times a generation's evaluation against one candidate at a time."""
+    """Times a generation's evaluation against one candidate at a time.
+
+    Both take turns, and the best turn of each counts, since other work on the
+    machine slows either at random.
+    """
     modular = ModularModel(source, mask_from=MASK_FROM[network])
-    images, _ = some(args, data.validation, SEARCH.images)
+    images, _ = some(args, data.validation, RACE_IMAGES)
     rng = np.random.default_rng(args.seed)
     shape = (RACE_CANDIDATES, modular.kernels.num_groups)
     masks = np.maximum(rng.random(shape) < 0.5, ~modular.placement.may_go)
     masks = masks.astype("float32")
     classes = np.arange(RACE_CANDIDATES) % modular.num_classes
-    together = candidate_images_per_second(
-        Candidates(modular, images), masks, classes
-    )
+    together, alone = Candidates(modular, images), OneByOne(modular, images)
     few = RACE_CANDIDATES // 8
-    alone = candidate_images_per_second(
-        OneByOne(modular, images), masks[:few], classes[:few]
-    )
+    together.score(masks, classes)  # The first calls compile.
+    alone.score(masks[:1], classes[:1])
+    turns = [
+        (
+            candidate_images_per_second(together, masks, classes),
+            candidate_images_per_second(alone, masks[:few], classes[:few]),
+        )
+        for _ in range(RACE_TURNS)
+    ]
+    best = np.max(turns, axis=0)
     return {
-        "together": together,
-        "one_by_one": alone,
-        "speed_up": together / alone,
+        "turns": turns,
+        "together": best[0],
+        "one_by_one": best[1],
+        "speed_up": best[0] / best[1],
     }
 
 
@@ -260,7 +272,6 @@ class OneByOne(Candidates):
 
 
 def candidate_images_per_second(candidates, masks, classes):
-    candidates.score(masks[:1], classes[:1])  # The first call compiles.
     start = time.perf_counter()
     candidates.score(masks, classes)
     seconds = time.perf_counter() - start

@@ -11,7 +11,7 @@ from kmod.training.cnnsplitter.encoding import gene_layers
 from kmod.training.cnnsplitter.judges import Judges
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.25
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,9 +109,9 @@ def genes_to_keep(
     Starts with all genes and takes one gene after another from the layer
     where that costs least measured accuracy for each kernel it frees, until
     no more than the target is kept. Losses of several layers are worse than
-    their sum, so no layer falls below half the common share while another
-    is above that. Layers that end above the common share are the *sensitive*
-    ones.
+    their sum, so no layer falls below a quarter of the common share while
+    another is above that. Layers that end above the common share are the
+    *sensitive* ones.
 
     Args:
         sensitivity: What removing kernels costs.
