@@ -66,7 +66,7 @@ class Task:
 
 
 def tasks() -> list[Task]:
-    """All tasks, always the same."""
+    """All tasks, always the same, in an order that mixes their kinds."""
     random = np.random.default_rng(0)
     found = []
     for first, second in itertools.combinations(reuse_sources.POOLS, 2):
@@ -77,7 +77,7 @@ def tasks() -> list[Task]:
         for index in range(count):
             classes = random.permutation(10)[: 3 + index % 3]
             found.append(Task(tuple((data, int(c)) for c in sorted(classes))))
-    return found
+    return [found[index] for index in random.permutation(len(found))]
 
 
 class Answers:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS
 
+from kmod.composition.coefficients import fit_layer
 from kmod.composition.patch_figures import Scores
 from kmod.composition.patch_figures import figures_of
 from kmod.composition.patch_figures import layer_predictions
@@ -18,7 +19,8 @@ from kmod.files import atomic_write
 
 FIGURES = ("precision", "recall", "f1", "other_accuracy")
 RULES = ("calibrated", "minmax", "raw")
-# The rule with the target's module alone, and controls by the same rule.
+# The rule with the target's module alone, and controls by the same rule. They
+# patch in any case.
 CONTROLS = (
     "one_module",
     "no_module",
@@ -72,8 +74,8 @@ def patch_figures(strong, weak, target, variant, per_class) -> dict:
             scores_of(strong, weak, target, variant, part, control)
             for part in ("validation", "test")
         )
-        fit_on = few_of_each(fit_on, per_class)
-        answers[control], _ = calibrated(fit_on, measured)
+        layer = fit_layer(few_of_each(fit_on, per_class))
+        answers[control] = layer_predictions(layer, measured)
     row = {"declined": int(is_declined)}
     for rule, predictions in answers.items():
         figures = dataclasses.asdict(figures_of(predictions, test))

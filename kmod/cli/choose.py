@@ -46,6 +46,14 @@ def add_parser(subparsers) -> None:
         help="how many of them are used, at most (default: 50)",
     )
     parser.add_argument(
+        "--modules-per-class",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many modules of different stores may answer for a class "
+        "together, at most (default: 1)",
+    )
+    parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )
     parser.add_argument(
@@ -80,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         images_per_class=args.images_per_class,
         data_dir=args.data_dir,
+        modules_per_class=args.modules_per_class,
         track=lambda items: console.track(items, "trying stores"),
     )
     if args.compose is not None:
@@ -119,13 +128,13 @@ def _compose(spec, args):
 
 def _print(choice, args):
     console.print_table(
-        ["class", "module of", "separation", "best other"],
+        ["class", "module of", "separation", "single modules"],
         [
             [
                 name,
-                Path(row["store"]).name,
+                " + ".join(Path(store).name for store in row["stores"]),
                 f"{row['separation']:.4f}",
-                f"{max(row['others'].values()):.4f}" if row["others"] else "-",
+                ", ".join(f"{value:.4f}" for value in row["single"].values()),
             ]
             for name, row in choice.as_dict()["classes"].items()
         ],

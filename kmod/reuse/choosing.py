@@ -1,11 +1,14 @@
 """Chooses, class by class, the modules of a new model among several stores."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
@@ -17,23 +20,26 @@ from kmod.reuse.separation import separation
 from kmod.store.manifest import InputContract
 from kmod.store.module_store import ModuleStore
 
+Team = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleChoice:
-    """Which module answers for each class, and what else there was.
+    """Which modules answer for each class, and what else there was.
 
     Attributes:
         stores: The stores, as they were given.
-        chosen: For every class the index of its store.
-        separation: For every class, by the index of each store that has it,
-            how well the module tells the class from the others: the chance
-            that it scores an image of the class higher than another, 0 to 1.
+        chosen: For every class the indices of the stores of its modules.
+        separation: For every class, by the indices of stores that have it,
+            how well their modules together tell the class from the others:
+            the chance that they score an image of the class higher than
+            another, 0 to 1.
         num_images: How many labelled images the choice was made on.
     """
 
     stores: tuple[ModuleStore, ...]
-    chosen: Mapping[str, int]
-    separation: Mapping[str, Mapping[int, float]]
+    chosen: Mapping[str, Team]
+    separation: Mapping[str, Mapping[Team, float]]
     num_images: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,15 +48,15 @@ class ModuleChoice:
             "images": self.num_images,
             "classes": {
                 name: {
-                    "store": str(self.stores[index].path),
-                    "separation": self.separation[name][index],
-                    "others": {
-                        str(self.stores[other].path): value
-                        for other, value in self.separation[name].items()
-                        if other != index
+                    "stores": [str(self.stores[i].path) for i in team],
+                    "separation": self.separation[name][team],
+                    "single": {
+                        str(self.stores[others[0]].path): value
+                        for others, value in self.separation[name].items()
+                        if len(others) == 1
                     },
                 }
-                for name, index in self.chosen.items()
+                for name, team in self.chosen.items()
             },
         }
 
@@ -61,6 +67,7 @@ def choose_modules(
     images: LabelledImages,
     *,
     contract: InputContract | None = None,
+    modules_per_class: int = 1,
     track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
 ) -> ModuleChoice:
     """Chooses the best module for every class of a new model.
@@ -75,6 +82,8 @@ def choose_modules(
         images: Labelled images, labels in the order of `class_names`; some
             tens of each class do.
         contract: The images, if the stores take others.
+        modules_per_class: How many modules, each of another store, may answer
+            for a class together, at most; their odds are added.
         track: Wraps the stores, such as in a progress bar.
 
     Returns:
@@ -82,9 +91,15 @@ def choose_modules(
 
     Raises:
         ArtifactError: If no store has a class, or it can not take the images.
-        UsageError: If there are no images of a class.
+        UsageError: If there are no images of a class, or
+            `modules_per_class` is out of range.
     """
     _check(class_names, stores, images)
+    if modules_per_class < 1:
+        raise UsageError(
+            "`modules_per_class` must be at least 1. Received: "
+            f"modules_per_class={modules_per_class}"
+        )
     answers = [
         module_answers(
             store,
@@ -95,12 +110,7 @@ def choose_modules(
         for store in track(stores)
     ]
     columns = {
-        name: {
-            index: found[name].log_odds
-            for index, found in enumerate(answers)
-            if name in found
-        }
-        for name in class_names
+        name: _teams(name, answers, modules_per_class) for name in class_names
     }
     chosen = best_columns(list(columns.values()), images.labels)
     return ModuleChoice(
@@ -108,13 +118,27 @@ def choose_modules(
         dict(zip(class_names, chosen)),
         {
             name: {
-                index: separation(scores, images.labels == label)
-                for index, scores in columns[name].items()
+                team: separation(scores, images.labels == label)
+                for team, scores in columns[name].items()
             }
             for label, name in enumerate(class_names)
         },
         len(images),
     )
+
+
+def _teams(name, answers, largest):
+    """Returns the scores of a class by every team of its modules."""
+    found = {
+        index: own[name].log_odds
+        for index, own in enumerate(answers)
+        if name in own
+    }
+    return {
+        team: np.logaddexp.reduce([found[index] for index in team])
+        for size in range(1, largest + 1)
+        for team in itertools.combinations(found, size)
+    }
 
 
 def _check(class_names, stores, images):

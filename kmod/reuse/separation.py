@@ -1,7 +1,9 @@
 """How well scores tell classes apart, alone and together."""
 
+from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,6 +11,8 @@ from kmod.composition.coefficients import folds
 from kmod.composition.scoring import fit_line
 
 MAX_ROUNDS = 5
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def separation(scores: np.ndarray, is_class: np.ndarray) -> float:
@@ -24,8 +28,8 @@ def separation(scores: np.ndarray, is_class: np.ndarray) -> float:
 
 
 def best_columns(
-    columns: Sequence[Mapping[int, np.ndarray]], labels: np.ndarray
-) -> list[int]:
+    columns: Sequence[Mapping[Key, np.ndarray]], labels: np.ndarray
+) -> list[Key]:
     """Chooses one column of scores for each class.
 
     Each class first takes the column that separates it best. Then classes

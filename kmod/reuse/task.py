@@ -27,6 +27,7 @@ def choose_task(
     *,
     images_per_class: int = 50,
     data_dir: str | Path | None = None,
+    modules_per_class: int = 1,
     track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
 ) -> tuple[ModuleChoice, Spec]:
     """Chooses the modules of a new model and writes its spec.
@@ -41,6 +42,7 @@ def choose_task(
         path: The spec to write.
         images_per_class: How many images of each class are used, at most.
         data_dir: Directory of prepared data sets.
+        modules_per_class: As `choose_modules` takes it.
         track: Wraps the stores, such as in a progress bar.
 
     Returns:
@@ -59,7 +61,12 @@ def choose_task(
     contract, is_same = _contract(stores)
     images = _few(class_names, data, contract, images_per_class, data_dir)
     choice = choose_modules(
-        class_names, stores, images, contract=contract, track=track
+        class_names,
+        stores,
+        images,
+        contract=contract,
+        modules_per_class=modules_per_class,
+        track=track,
     )
     spec = task_spec(
         choice,

@@ -42,7 +42,9 @@ def task_spec(
     path = Path(path).resolve()
     ids = {
         index: f"store-{number}"
-        for number, index in enumerate(sorted({*choice.chosen.values()}), 1)
+        for number, index in enumerate(
+            sorted(set().union(*choice.chosen.values())), 1
+        )
     }
     spec = Spec(
         name=path.stem,
@@ -52,8 +54,8 @@ def task_spec(
         },
         input=contract,
         classes=tuple(
-            ClassEntry(name, (ModuleRef(ids[index], name),))
-            for name, index in choice.chosen.items()
+            ClassEntry(name, tuple(ModuleRef(ids[i], name) for i in team))
+            for name, team in choice.chosen.items()
         ),
         scores=Scores("fit", tuple(data), images_per_class),
     )
@@ -69,8 +71,9 @@ def _comments(choice, ids):
         "is the chance"
     )
     yield "# that a module scores an image of its class higher than another."
-    for name, index in choice.chosen.items():
+    for name, team in choice.chosen.items():
         values = choice.separation[name]
-        line = f"# {name!a}: {ids[index]} {values[index]:.3f}"
-        rest = [value for other, value in values.items() if other != index]
+        used = " + ".join(ids[index] for index in team)
+        line = f"# {name!a}: {used} {values[team]:.3f}"
+        rest = [value for other, value in values.items() if other != team]
         yield f"{line}, the best other {max(rest):.3f}" if rest else line

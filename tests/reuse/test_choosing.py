@@ -6,8 +6,12 @@ from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.evaluation.metrics import evaluate
+from kmod.reuse.choosing import ModuleChoice
 from kmod.reuse.choosing import choose_modules
+from kmod.reuse.donors import module_answers
+from kmod.reuse.separation import separation
 from kmod.reuse.task import choose_task
+from kmod.reuse.task_spec import task_spec
 from kmod.spec.loader import load_spec
 from kmod.spec.model import DataRef
 
@@ -28,13 +32,24 @@ def task(poor, donor, tmp_path_factory):
 
 def test_better_store_is_chosen(poor, donor, few):
     choice = choose_modules(CLASSES, [poor, donor], few)
-    assert choice.chosen == {"9": 1, "3": 1}
+    assert choice.chosen == {"9": (1,), "3": (1,)}
     for name in CLASSES:
-        assert choice.separation[name][1] > 0.9
-        assert choice.separation[name][1] > choice.separation[name][0]
+        assert choice.separation[name][1,] > 0.9
+        assert choice.separation[name][1,] > choice.separation[name][0,]
     row = choice.as_dict()["classes"]["9"]
-    assert row["store"] == str(donor.path)
-    assert list(row["others"]) == [str(poor.path)]
+    assert row["stores"] == [str(donor.path)]
+    assert list(row["single"]) == [str(poor.path), str(donor.path)]
+
+
+def test_teams_add_their_odds(poor, donor, few):
+    choice = choose_modules(CLASSES, [poor, donor], few, modules_per_class=2)
+    assert set(choice.separation["9"]) == {(0,), (1,), (0, 1)}
+    odds = sum(
+        np.exp(module_answers(store, ["9"], few.images)["9"].log_odds)
+        for store in (poor, donor)
+    )
+    together = separation(odds, few.labels == 0)
+    assert choice.separation["9"][0, 1] == pytest.approx(together)
 
 
 def test_spec_composes_to_a_good_model(task, digits, tmp_path):
@@ -58,9 +73,39 @@ def test_spec_says_why(task):
     assert "the best other 0." in lines[2]
 
 
+def test_team_is_any_of_in_the_spec(choice_of_two, tmp_path):
+    data = [DataRef("digits", "validation")]
+    spec = task_spec(
+        choice_of_two, tmp_path / "t.yaml", data, images_per_class=20
+    )
+    assert [len(entry.modules) for entry in spec.classes] == [2, 1]
+    assert "# '9': store-1 + store-2 0.900" in spec.path.read_text()
+
+
+@pytest.fixture
+def stores_of_two(poor, donor):
+    return poor, donor
+
+
+@pytest.fixture
+def choice_of_two(stores_of_two):
+    values = {(0,): 0.5, (1,): 0.8, (0, 1): 0.9}
+    return ModuleChoice(
+        stores_of_two,
+        {"9": (0, 1), "3": (1,)},
+        {"9": values, "3": values},
+        40,
+    )
+
+
 def test_classes_must_be_in_a_store(donor, few):
     with pytest.raises(ArtifactError, match=r"Received: \['x'\], which none"):
         choose_modules(("9", "x"), [donor], few)
+
+
+def test_a_class_needs_a_module(donor, few):
+    with pytest.raises(UsageError, match="Received: modules_per_class=0"):
+        choose_modules(CLASSES, [donor], few, modules_per_class=0)
 
 
 def test_images_must_show_every_class(donor, few):
