@@ -14,8 +14,8 @@ masked model does is checked whenever a store is made.
 
 A source model is read from `WORK/DATA-NETWORK/source.keras`, or trained there.
 Every finished part is kept under `--work`, and a later call goes on from
-there. Writes `benchmarks/results/methods.json` and the section `methods` of
-`benchmarks/results/summary.json`.
+there. Writes `benchmarks/results/methods.json`, its tables as `methods.md` and
+the section `methods` of `benchmarks/results/summary.json`.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from common import RESULTS
 from common import machine
 from common import part
 from common import update_summary
@@ -311,7 +312,29 @@ def finish(args, cells):
             "evaluation_speed": races,
         },
     )
+    (RESULTS / "methods.md").write_text(tables(means, cells))
     update_summary("methods", means)
+
+
+def tables(means, cells):
+    """Returns the means and all cells as Markdown tables."""
+    columns = {
+        "accuracy_loss": ("loss, points", "{:.2f}"),
+        "retention_rate": ("kernels kept", "{:.3f}"),
+        "macs_ratio": ("MACs ÷ source", "{:.2f}"),
+        "jaccard_distance": ("Jaccard distance", "{:.2f}"),
+        "seconds": ("seconds", "{:.0f}"),
+        "processor_seconds": ("of processors", "{:.0f}"),
+    }
+    head = [title for title, _ in columns.values()]
+    rows = [("mean", method, means[method]) for method in METHODS]
+    rows += [(f"{c['network']}, {c['data']}", c["method"], c) for c in cells]
+    lines = [["setting", "method", *head], ["---"] * (2 + len(head))]
+    lines += [
+        [where, method, *(f.format(row[k]) for k, (_, f) in columns.items())]
+        for where, method, row in rows
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def means_of(cells, method):
