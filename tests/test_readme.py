@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,21 @@ def test_spec_example_is_valid(tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text(block("yaml"))
     assert load_spec(path).class_names == ("two", "four")
+
+
+def test_figures_are_those_of_the_summary(tmp_path):
+    """The tables that `benchmarks/tables.py` makes are in the README."""
+    code = (
+        "from common import SUMMARY, read_result; from tables import figures; "
+        "print(figures(read_result(SUMMARY)), end='')"
+    )
+    folder = README.with_name("benchmarks")
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert made.count("|") > 20
+    assert made in README.read_text(encoding="utf-8")
