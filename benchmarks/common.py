@@ -1,5 +1,6 @@
 """What the benchmarks share: resumable parts and how results are written."""
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +22,8 @@ def machine() -> dict:
         "platform": platform.platform(),
         "processor": name,
         "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "keras": importlib.metadata.version("keras"),
     }
 
 
