@@ -19,6 +19,7 @@ training images; all figures are of the test images. Writes `patching.json`,
 
 import argparse
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,14 @@ SETTINGS = {
 }
 
 
+@functools.lru_cache(maxsize=1)
+def load(name, data_dir) -> ImageData:
+    return load_data(name, data_dir)
+
+
 def strong_answers(args, name, architecture, seed) -> dict[str, np.ndarray]:
     """What the strong model and its modules say of all images."""
-    data = load_data(name, args.data_dir)
+    data = load(name, args.data_dir)
     settings = SETTINGS[name]
     own = strong_data(data, settings, seed)
     modular = twins.train_modular(architecture, own, settings.strong, seed)
@@ -213,7 +219,7 @@ def _train_weak(args, name, architecture, seed):
     }
     if all(path.exists() for path in paths.values()):
         return
-    data = load_data(name, args.data_dir)
+    data = load(name, args.data_dir)
     shape = data.train.images.shape[1:]
     pair = (
         twins.Twin(
@@ -254,7 +260,7 @@ def _cell_rows(args, name, architecture, seed):
 
 
 def _target_rows(args, facts, strong_path, weak_path):
-    data = load_data(facts["data"], args.data_dir)
+    data = load(facts["data"], args.data_dir)
     strong = twins.arrays(strong_path, None)
     strong |= {
         f"{split}_labels": images.labels

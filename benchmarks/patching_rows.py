@@ -183,6 +183,7 @@ def summary_of(rows: list[dict]) -> dict:
     gains = {rule: _gains(rows, rule) for rule in (*RULES, *CONTROLS)}
     ours = gains["calibrated"]
     has_learned = np.array([row["variant"] != "underfit" for row in rows])
+    weak_f1 = np.array([row["weak_f1"] for row in rows])
     return {
         "num_patches": len(rows),
         "declined": sum(row["declined"] for row in rows),
@@ -210,9 +211,19 @@ def summary_of(rows: list[dict]) -> dict:
             }
             for rule in (*RULES, *CONTROLS)
         },
+        "by_data": {
+            data: _headline(rows, ours, own)
+            | {"weak_f1": 100 * float(np.mean(weak_f1[own]))}
+            for data, own in _rows_by_data(rows).items()
+        },
         "lost_by_scale": {rule: _lost_by_scale(rows, rule) for rule in RULES},
         "cells": _cells(rows),
     }
+
+
+def _rows_by_data(rows):
+    names = np.array([row["data"] for row in rows])
+    return {str(name): names == name for name in dict.fromkeys(names)}
 
 
 def _gains(rows, rule):
