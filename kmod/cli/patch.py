@@ -193,13 +193,14 @@ def _print(figures, out):
         title = f"class {patch['target_class']}, on test images"
         columns = ["", "before", "after", "gain", "95 % interval of the gain"]
         console.print_table(columns, rows, title)
+    names = _short([each["store"] for each in figures["tried"]])
     columns = ["class", "donor", "module", "others", "F1", "patched", "helps"]
     console.print_table(
         columns,
         [
             [
                 each["target_class"],
-                Path(each["store"]).name,
+                names[each["store"]],
                 each["class"],
                 len(each["support"]),
                 f"{each['before']['f1']:.4f}",
@@ -211,6 +212,14 @@ def _print(figures, out):
         "modules tried, on validation images",
     )
     console.print_message(f"Saved to '{out}'.")
+
+
+def _short(stores):
+    """Names stores by their folder, or by their path if folders repeat."""
+    names = {store: Path(store).name for store in stores}
+    if len(set(names.values())) == len(names):
+        return names
+    return {store: store for store in stores}
 
 
 def _cells(figure):

@@ -90,7 +90,7 @@ def choose_patches(
     judged by F1 and the accuracy on the other classes, on images that its
     patch was not fitted on (cross-fitting), so that the best of many is not
     the luckiest. The classes are patched one after another, each on top of
-    those before.
+    those before; one that is not weak any more by then is left as it is.
 
     Args:
         weak: The weak model, images to one score per class.
@@ -129,6 +129,8 @@ def choose_patches(
     for target in targets:
         index = evaluation.class_names.index(target)
         check_labels(labels, index, logits.shape[1])
+        if target_classes is None and not _is_weak(index, logits, labels):
+            continue
         scores = _scores(logits, labels, index, found)
         ranked = _ranked(target, donors, scores, combine, contract, alone)
         tried += ranked
@@ -139,6 +141,13 @@ def choose_patches(
     if not chosen:
         raise _no_gain(tried)
     return PatchChoice(evaluation, tuple(chosen), tuple(tried))
+
+
+def _is_weak(index, logits, labels):
+    """Tells whether a class still is, after the patches so far."""
+    names = [str(column) for column in range(logits.shape[1])]
+    now = evaluate_answers(labels, logits.argmax(axis=1), names)
+    return index in weak_classes(now)
 
 
 def _logits(weak, images):

@@ -7,6 +7,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.evaluation.metrics import evaluate
+from kmod.reuse import patching
 from kmod.reuse.donors import Donor
 from kmod.reuse.patching import choose_patches
 
@@ -77,6 +78,20 @@ def test_several_targets_are_patched_in_turn(weak, donor, digits):
     assert after.accuracy > evaluate(weak, digits.test).accuracy + 0.1
     # What the second patch starts from is what the first one leaves.
     assert choice.tried[1].fit.before.f1 > choice.evaluation.f1[2]
+
+
+def test_class_that_an_earlier_patch_mended_is_left(
+    weak, donor, digits, monkeypatch
+):
+    monkeypatch.setattr(
+        patching,
+        "weak_classes",
+        lambda evaluation: [1, 2] if evaluation.f1[1] == 0 else [0],
+    )
+    choice = choose_patches(
+        weak, [Donor(donor)], digits.validation, class_names=NAMES
+    )
+    assert {each.target_class for each in choice.tried} == {"8"}
 
 
 def test_no_gain_is_declined(strong, poor, digits):
