@@ -96,7 +96,7 @@ class CompositionPlan:
         `total` sums over all modules. `estimate` leaves out what is built
         once although several modules have it, as far as manifests tell: whole
         modules, and the stem of a source. Neither a weak model that is
-        patched nor adapters count.
+        patched nor adapters count, nor what `fuse` changes a little.
         """
         return {
             "name": self.spec.name,
