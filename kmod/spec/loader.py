@@ -72,6 +72,7 @@ def _is_text(path: KeyPath) -> bool:
         or (path[:1] == ("classes",) and path[-1] == "name")
         or path == ("scores", "other", "name")
         or path[:2] == ("base", "classes")
+        or (path[:1] == ("patches",) and path[2:3] == ("support",))
     )
 
 
