@@ -157,7 +157,7 @@ def patching(section):
 
 def new_task(section):
     return (
-        f"\nNew tasks ({section['num_tasks']}): "
+        f"New tasks ({section['num_tasks']}): "
         f"{section['gap_to_scratch']:+.2f} points against training from "
         f"scratch, in {100 * section['time_ratio']:.1f} % of its time; with "
         "modules of wrong classes "
@@ -167,7 +167,7 @@ def new_task(section):
 
 def more_accurate(section):
     return (
-        "\nA model of the best modules of several sources gains "
+        "A model of the best modules of several sources gains "
         f"{section['gain']:+.2f} points over the best single source.\n"
     )
 
