@@ -8,9 +8,9 @@ many kernels of each layer and class as CNNSplitter's modules, the most
 important or random ones. CNNSplitter and the controls train heads, scales and
 shifts for as many images as GradSplitter trains on; accuracy before that is
 reported too. Masks are chosen on validation images, and so were settings, of
-small SimCNN on CIFAR-10, but for the layer that masks begin with: it was changed
-after test figures of an earlier run. Figures are of the first 5,000 test images.
-Modules are not cut here: that cut modules answer as the
+small SimCNN on CIFAR-10, but for the layer that masks begin with: it was
+changed after test figures of an earlier run. Figures are of the first 5,000
+test images. Modules are not cut here: that cut modules answer as the
 masked model does is checked whenever a store is made.
 
 A source model is read from `WORK/DATA-NETWORK/source.keras`, or trained there.
