@@ -1,9 +1,11 @@
 """What the benchmarks share: resumable parts and how results are written."""
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,23 @@ def machine() -> dict:
         "python": platform.python_version(),
         "keras": importlib.metadata.version("keras"),
     }
+
+
+def command(args: argparse.Namespace, *names: str) -> str:
+    """Returns the command line that a result comes from.
+
+    Args:
+        args: The arguments of the call.
+        *names: Those that change the figures.
+    """
+    words = ["python", f"benchmarks/{Path(sys.argv[0]).name}", "--data-dir DIR"]
+    for name in names:
+        value = getattr(args, name)
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
 
 
 def part(path: Path, function: Callable, *args) -> dict:

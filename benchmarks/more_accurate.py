@@ -17,6 +17,7 @@ import argparse
 import numpy as np
 import patching_rows
 import reuse_sources
+from common import command
 from common import machine
 from common import update_summary
 from common import write_result
@@ -119,7 +120,7 @@ def main() -> None:
     summary = summary_of(rows)
     patching_rows.write_csv("more_accurate", rows)
     facts = {
-        "command": "python benchmarks/more_accurate.py",
+        "command": command(args, "architectures", "seeds"),
         "machine": machine(),
         "seeds": args.seeds,
         "images_of_each_class": reuse_sources.FEW,

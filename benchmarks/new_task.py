@@ -31,6 +31,7 @@ import patching_rows
 import reuse_sources
 import twins
 from common import RESULTS
+from common import command
 from common import machine
 from common import part
 from common import update_summary
@@ -338,7 +339,9 @@ def main() -> None:
     patching_rows.write_csv("new_task", rows)
     plot(rows, RESULTS / "new_task.png")
     facts = {
-        "command": "python benchmarks/new_task.py",
+        "command": command(
+            args, "architectures", "seeds", "scratch_epochs", "max_tasks"
+        ),
         "machine": machine(),
         "seeds": args.seeds,
         "architectures": list(args.architectures),

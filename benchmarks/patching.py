@@ -26,6 +26,7 @@ import numpy as np
 import patching_rows
 import twins
 from common import RESULTS
+from common import command
 from common import machine
 from common import part
 from common import update_summary
@@ -55,6 +56,8 @@ SUMMARY_KEYS = (
     "other_classes_gain",
     "other_classes_worst",
     "rules",
+    "by_rule",
+    "by_data",
 )
 
 
@@ -284,7 +287,7 @@ def write(args, rows: list[dict]) -> None:
     patching_rows.write_csv("patching", rows)
     patching_rows.plot(rows, RESULTS / "patching.png")
     facts = {
-        "command": "python benchmarks/patching.py",
+        "command": command(args, "data", "architectures", "seeds"),
         "machine": machine(),
         "seeds": list(range(args.seeds)),
         "validation_images_of_each_class": args.validation_images,

@@ -24,6 +24,12 @@ CELLS = {
     "frozen": "kernels frozen",
     "smallest": "smallest modules",
 }
+DATA = {
+    "cifar10": "CIFAR-10",
+    "fashion_mnist": "Fashion-MNIST",
+    "mnist": "MNIST",
+}
+GAINS = ("precision", "recall", "f1")
 METHODS = {
     "gradsplitter": "GradSplitter (`default` recipe)",
     "cnnsplitter": "CNNSplitter",
@@ -128,30 +134,27 @@ def methods(section):
 
 
 def patching(section):
-    kept = section["without_underfit"]
+    parts = {
+        f"all {section['num_patches']} patches": section,
+        "without underfit models": section["without_underfit"],
+    }
+    for name, row in section["by_data"].items():
+        parts[f"{DATA[name]} (F1 {row['weak_f1']:.0f} before)"] = row
     rows = [
-        [
-            title,
-            *(
-                f"{row[f'{key}_gain']:+.2f}"
-                for key in ("precision", "recall", "f1")
-            ),
-        ]
-        for title, row in (
-            (f"all {section['num_patches']} patches", section),
-            ("without underfit models", kept),
-        )
+        [title, *(f"{row[f'{key}_gain']:+.2f}" for key in GAINS)]
+        for title, row in parts.items()
     ]
-    rules = ", ".join(
-        f"`{rule}` {gain['f1_gain'] if isinstance(gain, dict) else gain:+.2f}"
-        for rule, gain in section["rules"].items()
+    rules = ", ".join(f"`{k}` {v:+.2f}" for k, v in section["rules"].items())
+    alone, chance = (
+        section["by_rule"][rule]["f1"] for rule in ("one_module", "no_module")
     )
     return table(["patched class", "precision", "recall", "F1"], rows) + (
         f"\nF1 falls in {section['f1_falls']} patches and recall in "
         f"{section['recall_falls']}; accuracy on the other classes changes by "
         f"{section['other_classes_gain']:+.2f} points in the mean and "
         f"{section['other_classes_worst']:+.2f} at worst. F1 by rule of "
-        f"combination: {rules}.\n"
+        f"combination: {rules}. With the target's own module only it gains "
+        f"{alone:+.2f}, with the same layer and no module {chance:+.2f}.\n"
     )
 
 

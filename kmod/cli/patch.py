@@ -194,7 +194,7 @@ def _print(figures, out):
         columns = ["", "before", "after", "gain", "95 % interval of the gain"]
         console.print_table(columns, rows, title)
     names = _short([each["store"] for each in figures["tried"]])
-    columns = ["class", "donor", "module", "others", "F1", "patched", "helps"]
+    columns = ["class", "donor", "module", "support", "F1", "patched", "helps"]
     console.print_table(
         columns,
         [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kmod.cli import console
 
 if TYPE_CHECKING:
-    from kmod.composition.plan import CompositionPlan
+    from kmod.composition.composition_plan import CompositionPlan
 
 
 def load_plan(path: str) -> CompositionPlan:

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
+from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.labelled_images import ImageReader
 from kmod.composition.labelled_images import reader_of_plan
-from kmod.composition.plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.evaluation.metrics import evaluate

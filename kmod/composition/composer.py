@@ -8,6 +8,7 @@ import numpy as np
 
 from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
+from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.fusion.fuse import fuse
 from kmod.composition.labelled_images import reader_of_plan
 from kmod.composition.parts import build_parts
@@ -15,7 +16,6 @@ from kmod.composition.parts import load_weak
 from kmod.composition.parts import part_names
 from kmod.composition.parts import patches_of
 from kmod.composition.patched_model import build_patched
-from kmod.composition.plan import CompositionPlan
 from kmod.composition.plan import plan
 from kmod.composition.scoring import add_other
 from kmod.composition.scoring import apply_lines

@@ -10,8 +10,8 @@ import numpy as np
 
 from kmod.composition.adaptation import plan_adaptation
 from kmod.composition.adapters import adapt_images
+from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.manifest import CompositionManifest
-from kmod.composition.plan import CompositionPlan
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data

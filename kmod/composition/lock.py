@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kmod.composition.plan import CompositionPlan
+from kmod.composition.composition_plan import CompositionPlan
 from kmod.errors import CheckError
 from kmod.files import atomic_write
 from kmod.files import file_digest

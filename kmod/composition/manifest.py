@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 
-from kmod.composition.plan import CompositionPlan
+from kmod.composition.composition_plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.files import data_digest
 from kmod.store.manifest import InputContract

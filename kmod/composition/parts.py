@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import keras
 
 from kmod.composition.adapters import adapt_model
+from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.keras_file import load_keras_file
 from kmod.composition.patched_model import MODULE_ALONE
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import patch_parts
-from kmod.composition.plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.evaluation.sizes import model_sizes
 from kmod.files import slugs

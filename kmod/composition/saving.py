@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.forms.images import comparison_images
 from kmod.composition.forms.write import FORMS
 from kmod.composition.forms.write import write_form
@@ -20,7 +21,6 @@ from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.manifest import write_composition_manifest
 from kmod.composition.parts import build_parts
 from kmod.composition.parts import total_sizes
-from kmod.composition.plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.files import atomic_directory
 from kmod.report.model_card import model_card

@@ -64,8 +64,8 @@ def worst_confusion(evaluation: Evaluation, class_name: str) -> str:
         class_name: The class.
 
     Returns:
-        For example `"taken for dog 23 %"`, `"dog taken for it 12 %"` (of the
-        dogs) where that is the larger number of images, or `""` where
+        For example `"taken for 'dog' 23 %"`, `"'dog' taken for it 12 %"` (of
+        the dogs) where that is the larger number of images, or `""` where
         nothing is confused with the class.
     """
     own = [
@@ -78,5 +78,5 @@ def worst_confusion(evaluation: Evaluation, class_name: str) -> str:
     worst = max(own, key=lambda each: each.images)
     percent = f"{100 * worst.share:.0f} %"
     if worst.true_class == class_name:
-        return f"taken for {worst.taken_for} {percent}"
-    return f"{worst.true_class} taken for it {percent}"
+        return f"taken for '{worst.taken_for}' {percent}"
+    return f"'{worst.true_class}' taken for it {percent}"

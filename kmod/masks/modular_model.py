@@ -1,7 +1,6 @@
 """The modular model: a source model with a kernel mask for every class."""
 
 import inspect
-from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ from kmod.graph import rebuild
 from kmod.graph.kernels import KernelTable
 from kmod.masks.arguments import check_targets
 from kmod.masks.arguments import checked_names
+from kmod.masks.calibrated_scores import CalibratedScores
 from kmod.masks.defaults import loss_of
 from kmod.masks.defaults import optimizer_of
 from kmod.masks.front import TEACHER
@@ -33,7 +33,7 @@ from kmod.masks.steps import count_steps
 
 
 @keras.saving.register_keras_serializable(package="kmod")
-class ModularModel(keras.Model):
+class ModularModel(CalibratedScores, keras.Model):
     """A frozen source model in which every class has its own kernel mask.
 
     It answers one raw score per class and trains with `compile` and `fit` like
@@ -275,40 +275,6 @@ class ModularModel(keras.Model):
     def retention_rate(self) -> float:
         """Kept kernels ÷ all kernels, averaged over classes, 0 to 1."""
         return self.masks.retention()
-
-    def set_calibration(self, scale, shift):
-        """Sets how raw scores become log-odds: `scale * score + shift`.
-
-        Args:
-            scale: Number or array `(num_classes,)`.
-            shift: Number or array `(num_classes,)`.
-        """
-        values = np.zeros((self.num_classes, 2), "float32")
-        values[:, 0], values[:, 1] = scale, shift
-        self.calibration.assign(values)
-
-    def class_log_odds(self, x, batch_size: int = 64) -> np.ndarray:
-        """Returns calibrated scores before the sigmoid, `(batch, classes)`."""
-        raw = self.predict(x, batch_size=batch_size, verbose=0)
-        scale, shift = ops.convert_to_numpy(self.calibration).T
-        return raw * scale + shift
-
-    def class_scores(
-        self, x, class_indices: Sequence[int] | None = None
-    ) -> np.ndarray:
-        """Returns what the modules will answer.
-
-        Args:
-            x: Images as the source model takes them, `(batch, ...)`.
-            class_indices: Classes to return. Defaults to all.
-
-        Returns:
-            float32 array `(batch, classes)`: for each class the probability
-            that an image shows it.
-        """
-        log_odds = ops.convert_to_tensor(self.class_log_odds(x))
-        scores = ops.convert_to_numpy(ops.sigmoid(log_odds))
-        return scores if class_indices is None else scores[:, class_indices]
 
     def get_config(self):
         return {

@@ -153,7 +153,7 @@ def _sources(manifest):
     rows = [
         [
             source["class"],
-            source["module"],
+            source["module"] + (" (support)" if source.get("support") else ""),
             source["model"],
             source["data"] or "not named",
             source["license"] or "none",

@@ -154,11 +154,15 @@ def _check(class_names, stores, images):
             f"{[str(store.path) for store in stores]} has. They have "
             f"{sorted({name for store in stores for name in store})}."
         )
-    without = set(range(len(class_names))) - set(images.labels.tolist())
-    if without or len(class_names) < 2:
+    if len(class_names) < 2:
         raise UsageError(
-            "Modules are chosen for at least two classes, on images of each. "
-            f"Received: {list(class_names)}, without images: "
-            f"{[class_names[index] for index in sorted(without)]}. Give "
-            "data sets that show them."
+            "A new model has at least two classes. Received: "
+            f"{list(class_names)}. Name another one."
+        )
+    without = set(range(len(class_names))) - set(images.labels.tolist())
+    if without:
+        raise UsageError(
+            "Modules are chosen on labelled images of every class. Received: "
+            f"none of {[class_names[index] for index in sorted(without)]}. "
+            "Give data sets that show them."
         )

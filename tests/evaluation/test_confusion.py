@@ -38,9 +38,9 @@ def test_as_dict_names_the_class(evaluation):
 @pytest.mark.parametrize(
     ("class_name", "words"),
     [
-        ("cat", "taken for dog 50 %"),
-        ("dog", "cat taken for it 50 %"),
-        ("ship", "cat taken for it 25 %"),
+        ("cat", "taken for 'dog' 50 %"),
+        ("dog", "'cat' taken for it 50 %"),
+        ("ship", "'cat' taken for it 25 %"),
     ],
 )
 def test_worst_confusion_in_words(evaluation, class_name, words):

@@ -110,5 +110,10 @@ def test_a_class_needs_a_module(donor, few):
 
 def test_images_must_show_every_class(donor, few):
     one = few.take(np.flatnonzero(few.labels == 0))
-    with pytest.raises(UsageError, match=r"without images: \['3'\]"):
+    with pytest.raises(UsageError, match=r"Received: none of \['3'\]"):
         choose_modules(CLASSES, [donor], one)
+
+
+def test_a_new_model_has_two_classes(donor, few):
+    with pytest.raises(UsageError, match="at least two classes.*Name another"):
+        choose_modules(CLASSES[:1], [donor], few)
