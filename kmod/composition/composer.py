@@ -10,6 +10,8 @@ from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
 from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.fusion.fuse import fuse
+from kmod.composition.joint_scores import apply_layer
+from kmod.composition.joint_scores import fit_joint
 from kmod.composition.labelled_images import reader_of_plan
 from kmod.composition.parts import build_parts
 from kmod.composition.parts import load_weak
@@ -86,22 +88,31 @@ def _build(planned, data_dir):
 def _compose(planned, data_dir):
     image, outputs = merge_models(build_parts(planned))
     scores = planned.spec.scores
-    has_other, is_fit = scores.other is not None, scores.calibration == "fit"
+    has_other = scores.other is not None
     log_odds = score_classes(
         [[outputs[part] for part in parts] for parts in part_names(planned)],
-        is_last=not (has_other or is_fit),
+        is_last=not (has_other or scores.is_fitted),
     )
-    if is_fit:
-        lines = _fit(planned, keras.Model(image, log_odds), data_dir)
-        log_odds = apply_lines(log_odds, lines, is_last=not has_other)
+    if scores.is_fitted:
+        log_odds = _fitted(planned, image, log_odds, data_dir)
     if has_other:
         log_odds = add_other(log_odds, scores.other)
     return build_classifier(image, log_odds, planned.spec.name, scores.output)
 
 
-def _fit(planned, model, data_dir):
-    scores = planned.spec.scores
+def _fitted(planned, image, log_odds, data_dir):
+    """Calibrates the scores of all classes on labelled images."""
+    scores, model = planned.spec.scores, keras.Model(image, log_odds)
     names = tuple(entry.name for entry in planned.classes)
+    images = _images_to_fit_on(planned, names, data_dir)
+    if scores.calibration == "joint":
+        return apply_layer(log_odds, fit_joint(model, images, names))
+    lines = fit_lines(model, images, names)
+    return apply_lines(log_odds, lines, is_last=scores.other is None)
+
+
+def _images_to_fit_on(planned, names, data_dir):
+    scores = planned.spec.scores
     reader = dataclasses.replace(
         reader_of_plan(planned), class_names=names, other=len(names)
     )
@@ -109,8 +120,7 @@ def _fit(planned, model, data_dir):
         reader.load(data, data_dir, scores.images_per_class)
         for data in scores.data
     ]
-    images = LabelledImages(
+    return LabelledImages(
         np.concatenate([part.images for part in few]),
         np.concatenate([part.labels for part in few]),
     )
-    return fit_lines(model, images, names)

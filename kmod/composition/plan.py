@@ -61,12 +61,12 @@ def _warn_of_apart_scores(spec, stores, findings):
     """Modules of several sources have never seen each other's images."""
     sources = {store.manifest.source.digest for store in stores.values()}
     is_new = spec.base is None and len(sources) > 1
-    if is_new and spec.scores.calibration != "fit":
+    if is_new and not spec.scores.is_fitted:
         findings.warn(
             ("scores", "calibration"),
             "modules of different sources may be sure of each other's images. "
-            "Take `scores: {calibration: fit, data: ...}` with a few labelled "
-            "images of all classes.",
+            "Take `scores: {calibration: joint, data: ...}` with a few "
+            "labelled images of all classes.",
         )
 
 

@@ -86,10 +86,24 @@ def fit_lines(
     Raises:
         ArtifactError: If there are no images of a class, or of no other.
     """
+    check_every_class(data.labels, class_names)
+    scores = model.predict(data.images, batch_size=256, verbose=0)
+    return [
+        fit_line(scores[:, index], data.labels == index)
+        for index in range(len(class_names))
+    ]
+
+
+def check_every_class(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Makes sure that there are images of every class and of others.
+
+    Raises:
+        ArtifactError: If there are not.
+    """
     missing = [
         name
         for index, name in enumerate(class_names)
-        if index not in data.labels or (data.labels == index).all()
+        if index not in labels or (labels == index).all()
     ]
     if missing:
         raise ArtifactError(
@@ -97,11 +111,6 @@ def fit_lines(
             f"name, and of others. Received: none of {missing}. Take data "
             "sets that show them, or the calibration that is stored."
         )
-    scores = model.predict(data.images, batch_size=256, verbose=0)
-    return [
-        fit_line(scores[:, index], data.labels == index)
-        for index in range(len(class_names))
-    ]
 
 
 def fit_line(scores: np.ndarray, is_class: np.ndarray) -> tuple[float, float]:

@@ -1,26 +1,24 @@
 """Chooses, class by class, the modules of a new model among several stores."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.reuse.donors import Donor
 from kmod.reuse.donors import module_answers
+from kmod.reuse.separation import Team
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import separation
+from kmod.reuse.separation import teams
 from kmod.store.manifest import InputContract
 from kmod.store.module_store import ModuleStore
-
-Team = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ def choose_modules(
 
     Every module runs once over a few labelled images; see `best_columns` for
     how they are compared. `compose` then calibrates those chosen to each
-    other, with `scores: fit`.
+    other, with `scores: joint`.
 
     Args:
         class_names: The classes of the new model, named as in the stores.
@@ -110,7 +108,8 @@ def choose_modules(
         for store in track(stores)
     ]
     columns = {
-        name: _teams(name, answers, modules_per_class) for name in class_names
+        name: teams(_log_odds(name, answers), modules_per_class)
+        for name in class_names
     }
     chosen = best_columns(list(columns.values()), images.labels)
     return ModuleChoice(
@@ -127,17 +126,12 @@ def choose_modules(
     )
 
 
-def _teams(name, answers, largest):
-    """Returns the scores of a class by every team of its modules."""
-    found = {
+def _log_odds(name, answers):
+    """Returns what each store that has a class says of it, by its index."""
+    return {
         index: own[name].log_odds
         for index, own in enumerate(answers)
         if name in own
-    }
-    return {
-        team: np.logaddexp.reduce([found[index] for index in team])
-        for size in range(1, largest + 1)
-        for team in itertools.combinations(found, size)
     }
 
 

@@ -1,5 +1,6 @@
 """How well scores tell classes apart, alone and together."""
 
+import itertools
 from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from kmod.composition.scoring import fit_line
 MAX_ROUNDS = 5
 
 Key = TypeVar("Key", bound=Hashable)
+Team = tuple[int, ...]
 
 
 def separation(scores: np.ndarray, is_class: np.ndarray) -> float:
@@ -25,6 +27,22 @@ def separation(scores: np.ndarray, is_class: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(is_class, scores))
+
+
+def teams(
+    log_odds: Mapping[int, np.ndarray], largest: int
+) -> dict[Team, np.ndarray]:
+    """Returns the scores of a class by every team of its modules.
+
+    Args:
+        log_odds: Each module's `(n,)`, by the index of its store.
+        largest: Modules in a team, at most. Their odds are added.
+    """
+    return {
+        team: np.logaddexp.reduce([log_odds[index] for index in team])
+        for size in range(1, largest + 1)
+        for team in itertools.combinations(log_odds, size)
+    }
 
 
 def best_columns(

@@ -96,19 +96,25 @@ class Scores:
     Attributes:
         calibration: Which scores are compared: the probabilities each module
             was calibrated to (`stored`), those it is calibrated to when the
-            model is composed (`fit`), or the raw ones (`none`).
-        data: Labelled images to calibrate on; only with `fit`.
+            model is composed (`fit`), all of them weighed together by a layer
+            that is fitted then (`joint`), or the raw ones (`none`).
+        data: Labelled images to calibrate on; only with `fit` and `joint`.
         images_per_class: How many images of each class of theirs are used, at
             most.
         output: What the composed model answers with.
         other: An extra class, or `None`.
     """
 
-    calibration: Literal["stored", "none", "fit"] = "stored"
+    calibration: Literal["stored", "none", "fit", "joint"] = "stored"
     data: tuple[DataRef, ...] = ()
     images_per_class: int = 50
     output: Literal["probabilities", "logits"] = "probabilities"
     other: OtherClass | None = None
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether composing takes labelled images."""
+        return self.calibration in ("fit", "joint")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,14 +130,16 @@ def _calibration_has_its_keys(
             for key in ("data", "images_per_class"):
                 if key in scores:
                     yield (*path, key), (
-                        f"`{key}` belongs to `calibration: fit`. Received: "
-                        f"calibration {calibration}. Remove it, or write fit."
+                        f"`{key}` belongs to the calibrations fit and joint. "
+                        f"Received: calibration {calibration}. Remove it, or "
+                        "write one of these."
                     )
-        if calibration == "none" and "other" in scores:
+        if calibration in ("none", "joint") and "other" in scores:
             yield (*path, "other"), (
-                "`other` compares probabilities with its threshold, so it "
-                "needs a calibration. Accepted: stored, fit. Received: "
-                "calibration none."
+                "`other` compares each class's own probability with its "
+                "threshold, so it needs a calibration of every class by "
+                "itself. Accepted: stored, fit. Received: calibration "
+                f"{calibration}."
             )
 
 

@@ -88,7 +88,7 @@ def _class_data(entry):
 
 def _scores_data(scores):
     data = _without_none(dataclasses.asdict(scores))
-    if scores.calibration != "fit":
+    if not scores.is_fitted:
         del data["images_per_class"], data["data"]
     elif len(scores.data) == 1:
         (data["data"],) = data["data"]

@@ -311,6 +311,30 @@ def test_fit_calibrates_on_images_by_name(digit_spec, donor):
     np.testing.assert_array_equal(again, model.predict(images[:5], verbose=0))
 
 
+def test_joint_scores_are_one_layer_over_the_modules(digit_spec, donor):
+    data = load_digits().validation
+    part = "data: {name: digits, split: validation}}\n"
+    model = compose(digit_spec("scores: {calibration: joint, " + part))
+    own = np.isin(data.labels, (3, 8))
+    images, labels = data.images[own], data.labels[own]
+    evidence = np.concatenate(
+        [
+            log_odds_model(donor[digit].model).predict(images, verbose=0)
+            for digit in "38"
+        ],
+        axis=1,
+    )
+    inner = keras.Model(model.input, model.get_layer("log_odds").output)
+    log_odds = inner.predict(images, verbose=0)
+    inputs = np.column_stack([evidence, np.ones(len(images))])
+    weights, *_ = np.linalg.lstsq(inputs, log_odds, rcond=None)
+    np.testing.assert_allclose(inputs @ weights, log_odds, rtol=0, atol=1e-4)
+    # Each module says something of the other's class, too.
+    assert weights[0, 0] > 0 > weights[0, 1]
+    assert weights[1, 1] > 0 > weights[1, 0]
+    assert np.mean((log_odds.argmax(axis=1) == 1) == (labels == 8)) > 0.9
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

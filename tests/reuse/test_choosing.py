@@ -58,7 +58,7 @@ def test_spec_composes_to_a_good_model(task, digits, tmp_path):
     assert load_spec(spec.path) == spec
     assert spec.class_names == CLASSES
     assert (spec.scores.calibration, spec.scores.images_per_class) == (
-        "fit",
+        "joint",
         20,
     )
     model = compose(spec)

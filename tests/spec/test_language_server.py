@@ -216,7 +216,7 @@ def test_it_marks_nothing_in_the_examples(server, tmp_path, example):
         ),
         pytest.param(
             f"{GOOD}scores:\n  calibration: ",
-            {"stored", "none", "fit"},
+            {"stored", "none", "fit", "joint"},
             id="values",
         ),
         pytest.param(f"{GOOD}checks:\n  - ", {"metric", "min"}, id="checks"),

@@ -202,24 +202,34 @@ def parse(text):
             FULL,
             "fit\n  data: {name: digits, split: validation}\n",
             "stored\n",
-            "spec.yaml:14:21: `images_per_class` belongs to `calibration: "
-            "fit`. Received: calibration stored. Remove it, or write fit.",
+            "spec.yaml:14:21: `images_per_class` belongs to the calibrations "
+            "fit and joint. Received: calibration stored. Remove it, or write ",
             id="number-of-images-without-fit",
         ),
         pytest.param(
             FULL.replace("  images_per_class: 7\n", ""),
             "fit",
             "stored",
-            "spec.yaml:14:9: `data` belongs to `calibration: fit`. Received: ",
+            "spec.yaml:14:9: `data` belongs to the calibrations fit and joint.",
             id="data-without-fit",
         ),
         pytest.param(
             FULL[: FULL.index("checks")],
             FULL[FULL.index("fit") : FULL.index("  other")],
             "none\n",
-            "spec.yaml:14:10: `other` compares probabilities with its "
-            "threshold, so it needs a calibration. Accepted: stored, fit.",
+            "spec.yaml:14:10: `other` compares each class's own probability "
+            "with its threshold, so it needs a calibration of every class by "
+            "itself. Accepted: stored, fit. Received: calibration none.",
             id="other-of-raw-scores",
+        ),
+        pytest.param(
+            FULL,
+            "calibration: fit",
+            "calibration: joint",
+            "spec.yaml:16:10: `other` compares each class's own probability "
+            "with its threshold, so it needs a calibration of every class by "
+            "itself. Accepted: stored, fit. Received: calibration joint.",
+            id="other-of-joint-scores",
         ),
         pytest.param(
             FULL,

@@ -1,0 +1,90 @@
+import keras
+import numpy as np
+import pytest
+
+from kmod.composition.joint_scores import apply_layer
+from kmod.composition.joint_scores import fit_joint
+from kmod.composition.joint_scores import fit_scores
+from kmod.composition.scoring import fit_line
+from kmod.data.image_data import LabelledImages
+from kmod.errors import ArtifactError
+
+
+def confused(count=600):
+    """The second class's module knows nothing; both others take it in."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, count)
+    scores = random.normal(size=(count, 3)) * 0.5
+    scores[labels != 2, 0] += 3
+    scores[labels != 0, 2] += 3
+    return scores.astype("float32"), labels
+
+
+def right(scores, labels):
+    return np.mean(scores.argmax(axis=1) == labels)
+
+
+def test_scores_of_other_classes_count():
+    scores, labels = confused()
+    (new, truth), (few, known) = (
+        (scores[part], labels[part])
+        for part in (slice(None, 300), slice(300, None))
+    )
+    weights, bias = fit_scores(few, known)
+    assert right(new @ weights + bias, truth) > 0.95
+    lines = [fit_line(few[:, c], known == c) for c in range(3)]
+    alone = np.stack([a * new[:, c] + b for c, (a, b) in enumerate(lines)], 1)
+    assert right(alone, truth) < 0.8
+
+
+def test_two_classes_get_a_score_each():
+    scores, labels = confused()
+    own, labels = scores[labels > 0][:, :2], labels[labels > 0] - 1
+    weights, bias = fit_scores(own, labels)
+    assert weights.shape == (2, 2) and bias.shape == (2,)
+    assert right(own @ weights + bias, labels) > 0.95
+
+
+def test_units_of_a_score_do_not_matter():
+    scores, labels = confused()
+    weights, bias = fit_scores(scores, labels)
+    scaled, same = fit_scores(scores * [1, 1, 1000], labels)
+    np.testing.assert_allclose(scaled[2] * 1000, weights[2], rtol=1e-2)
+    np.testing.assert_allclose(same, bias, rtol=0, atol=1e-2)
+
+
+def test_layer_is_the_log_odds():
+    layer = np.array([[1, 2], [-1, 0.5]], "float32"), np.array([3, 4.0])
+    scores = keras.Input((2,))
+    model = keras.Model(scores, apply_layer(scores, layer))
+    values = np.array([[1, 1], [2, -2]], "float32")
+    expected = values @ layer[0] + layer[1]
+    np.testing.assert_allclose(model.predict(values, verbose=0), expected)
+    assert model.layers[-1].name == "log_odds"
+    assert not model.trainable_variables
+
+
+@pytest.fixture
+def scorer():
+    """Answers with the values of the images themselves."""
+    image = keras.Input((1, 1, 3))
+    return keras.Model(image, keras.layers.Flatten()(image))
+
+
+def test_images_of_no_class_are_left_out(scorer):
+    scores, labels = confused()
+    images = scores[:, None, None]
+    own = fit_joint(scorer, LabelledImages(images, labels), ("a", "b", "c"))
+    more = LabelledImages(
+        np.concatenate([images, images[:50] + 9]),
+        np.concatenate([labels, np.full(50, 3)]),
+    )
+    for found, expected in zip(fit_joint(scorer, more, ("a", "b", "c")), own):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_every_class_needs_images(scorer):
+    scores, labels = confused()
+    data = LabelledImages(scores[:, None, None], np.minimum(labels, 1))
+    with pytest.raises(ArtifactError, match=r"none of \['c'\]"):
+        fit_joint(scorer, data, ("a", "b", "c"))
