@@ -51,6 +51,8 @@ SUMMARY_KEYS = (
     "recall_gain",
     "f1_gain",
     "without_underfit",
+    "papers_split",
+    "papers_weakness",
     "f1_falls",
     "recall_falls",
     "other_classes_gain",

@@ -30,6 +30,7 @@ CONTROLS = (
 )
 ALONE = ("one_module", "no_module", "wrong_class")
 NUM_SAMPLES = 2000
+PAPERS_WEAKNESS = 0.35, 0.76  # F1 of the papers' weak models, CIFAR-10.
 
 
 def rows_of(cell, strong, weak, target, variants, per_class) -> list[dict]:
@@ -78,9 +79,25 @@ def patch_figures(strong, weak, target, variant, per_class) -> dict:
         answers[control] = layer_predictions(layer, measured)
     row = {"declined": int(is_declined)}
     for rule, predictions in answers.items():
-        figures = dataclasses.asdict(figures_of(predictions, test))
-        row |= {f"{rule}_{name}": figures[name] for name in FIGURES}
-    return row | _intervals(answers, test) | _losses(answers, test)
+        row |= _figures(rule, predictions, test)
+    row |= _intervals(answers, test) | _losses(answers, test)
+    return row | _by_papers_split(test)
+
+
+def _figures(name, predictions, scores):
+    figures = dataclasses.asdict(figures_of(predictions, scores))
+    return {f"{name}_{figure}": figures[figure] for figure in FIGURES}
+
+
+def _by_papers_split(test):
+    """The papers' split: fitted on a fifth of the test images, not the rest."""
+    order = [np.flatnonzero(test.labels == c) for c in range(5)]
+    first = np.concatenate([own[: len(own) // 5] for own in order])
+    is_first = np.isin(np.arange(len(test.labels)), first)
+    rest = test.take(~is_first)
+    patched, _ = calibrated(test.take(is_first), rest)
+    weak = _figures("papers_split_weak", rest.predictions, rest)
+    return weak | _figures("papers_split_calibrated", patched, rest)
 
 
 def calibrated(validation: Scores, test: Scores) -> tuple[np.ndarray, bool]:
@@ -184,11 +201,19 @@ def summary_of(rows: list[dict]) -> dict:
     ours = gains["calibrated"]
     has_learned = np.array([row["variant"] != "underfit" for row in rows])
     weak_f1 = np.array([row["weak_f1"] for row in rows])
+    low, high = PAPERS_WEAKNESS
+    as_weak = (low <= weak_f1) & (weak_f1 <= high)
+    papers_split = _gains(rows, "calibrated", "papers_split_")
     return {
         "num_patches": len(rows),
         "declined": sum(row["declined"] for row in rows),
         **_headline(rows, ours, slice(None)),
         "without_underfit": _headline(rows, ours, has_learned),
+        "papers_split": _headline(rows, papers_split, slice(None)),
+        "papers_weakness": {
+            "num_patches": int(as_weak.sum()),
+            **_headline(rows, ours, as_weak),
+        },
         "f1_falls": int(np.sum(ours["f1"] < 0)),
         "recall_falls": int(np.sum(ours["recall"] < 0)),
         "other_classes_gain": _macro(rows, ours["other_accuracy"]),
@@ -226,13 +251,11 @@ def _rows_by_data(rows):
     return {str(name): names == name for name in dict.fromkeys(names)}
 
 
-def _gains(rows, rule):
-    return {
-        name: np.array(
-            [100 * (r[f"{rule}_{name}"] - r[f"weak_{name}"]) for r in rows]
-        )
-        for name in FIGURES
-    }
+def _gains(rows, rule, split=""):
+    def values(model, name):
+        return np.array([100 * r[f"{split}{model}_{name}"] for r in rows])
+
+    return {name: values(rule, name) - values("weak", name) for name in FIGURES}
 
 
 def _headline(rows, gains, chosen):

@@ -12,7 +12,6 @@ themselves.
 import argparse
 import dataclasses
 import functools
-import time
 from pathlib import Path
 
 import keras
@@ -22,28 +21,50 @@ from twins import SourceSettings
 
 from kmod.composition.adaptation import plan_adaptation
 from kmod.composition.adapters import adapt_images
+from kmod.composition.joint_scores import fit_scores
+from kmod.composition.scoring import fit_line
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.subsets import dirichlet_subset
-from kmod.masks.front import Front
 from kmod.store.manifest import InputContract
 
 ARCHITECTURES = ("simcnn", "incecnn", "rescnn")
 FEW = 50  # Labelled images of each class to choose and calibrate with.
 SOURCE_VALIDATION = 100
 TEST_OWN, TEST_OTHER = 500, 200
-# Images of each class in the pool, how the sources train, and the dimmest
-# class: 2 % of the pool, as for CIFAR-10 in the paper.
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """What the source models of a data set learn from, and how.
+
+    Attributes:
+        images: Images of each class in the pool.
+        source: How source models and their modules are trained.
+        concentration: Of the Dirichlet distribution.
+        least: Images of a source's rarest class, at least.
+        asked: Data sets on whose images the sources answer.
+    """
+
+    images: int
+    source: SourceSettings
+    concentration: float
+    least: int
+    asked: tuple[str, ...] = ("cifar10", "fashion_mnist", "mnist")
+
+
+# As in the paper for CIFAR-10: concentration 1 and 2 % of a class; and for
+# SVHN, digits too: 0.5 and hardly any.
 POOLS = {
-    "cifar10": (800, SourceSettings(10, augment=True)),
-    "fashion_mnist": (300, SourceSettings(8)),
-    "mnist": (200, SourceSettings(6)),
+    "cifar10": Pool(800, SourceSettings(30, augment=True), 1.0, 16),
+    "fashion_mnist": Pool(400, SourceSettings(25, batch_size=32), 1.0, 8),
+    "mnist": Pool(300, SourceSettings(20, batch_size=32), 0.5, 3),
 }
 
 
-def pool(name: str, data_dir) -> LabelledImages:
+def pool(name: str, data_dir, settings: Pool) -> LabelledImages:
     """The images that source models, and models from scratch, learn from."""
-    return twins.some(load(name, data_dir).train, POOLS[name][0])
+    return twins.some(load(name, data_dir).train, settings.images)
 
 
 def few_images(name: str, data_dir) -> LabelledImages:
@@ -77,27 +98,28 @@ def adapted(name: str, to: str, images: np.ndarray, data_dir) -> np.ndarray:
     return adapt_images(images.astype("float32"), adaptation)
 
 
-def source_answers(args, name, architecture, seed) -> dict[str, np.ndarray]:
+def source_answers(
+    args, name, settings, architecture, seed
+) -> dict[str, np.ndarray]:
     """What a source model and its modules say of all data sets' images."""
     data = load(name, args.data_dir)
-    count, settings = POOLS[name]
     own = dataclasses.replace(
         data,
         train=dirichlet_subset(
-            pool(name, args.data_dir),
+            pool(name, args.data_dir, settings),
             len(data.class_names),
             seed,
-            min_count=max(count // 50, 5),
+            concentration=settings.concentration,
+            min_count=settings.least,
         ),
         validation=twins.some(data.validation, SOURCE_VALIDATION, skip=FEW),
     )
-    modular = twins.train_modular(architecture, own, settings, seed)
+    modular = twins.train_modular(architecture, own, settings.source, seed)
     answers = {
         "counts": np.bincount(own.train.labels),
         "retention": np.array(modular.retention_rate),
-        "seconds_per_image": np.array(_seconds(modular, own.train.images)),
     }
-    for other in POOLS:
+    for other in settings.asked:
         tests = TEST_OWN if other == name else TEST_OTHER
         for part, images in (
             ("few", few_images(other, args.data_dir)),
@@ -111,18 +133,6 @@ def source_answers(args, name, architecture, seed) -> dict[str, np.ndarray]:
     return answers
 
 
-def _seconds(modular, images):
-    """How long all modules take for one image, once graphs are traced."""
-    images = images[:500]
-    front = Front(modular)
-    for _ in range(2):  # The first run traces.
-        start = time.perf_counter()
-        values = front.predict(images, batch_size=250, verbose=0)
-        modular.predict(values, batch_size=250, verbose=0)
-        seconds = time.perf_counter() - start
-    return seconds / len(images)
-
-
 def _features(source, images):
     """What the last hidden layer says."""
     hidden = source.get_layer("logits").input
@@ -130,14 +140,35 @@ def _features(source, images):
     return model.predict(images, batch_size=500, verbose=0)
 
 
-def sources(args, name: str) -> list[dict[str, np.ndarray]]:
+def layer_of(scores: np.ndarray, labels: np.ndarray, calibration: str):
+    """Fits what a spec's `calibration` puts behind the modules' scores.
+
+    Args:
+        scores: Log-odds `(n, classes)` of the chosen modules.
+        labels: int64 array `(n,)`.
+        calibration: `"joint"` or `"fit"`.
+
+    Returns:
+        Weights `(classes, classes)` and biases `(classes,)`.
+    """
+    if calibration == "joint":
+        return fit_scores(scores, labels)
+    lines = [fit_line(own, labels == c) for c, own in enumerate(scores.T)]
+    scales, shifts = np.transpose(lines)
+    return np.diag(scales), shifts
+
+
+def sources(
+    args, name: str, settings: Pool | None = None
+) -> list[dict[str, np.ndarray]]:
     """All source models of a data set, trained if they are missing."""
-    found = []
+    settings, found = settings or POOLS[name], []
     for seed in range(1, args.seeds + 1):
         for architecture in args.architectures:
-            path = args.work / f"source-{name}-{architecture}-{seed}.npz"
+            cell = f"{name}-{settings.images}-{architecture}-{seed}"
+            path = args.work / f"source-{cell}.npz"
             answers = twins.arrays(
-                path, source_answers, args, name, architecture, seed
+                path, source_answers, args, name, settings, architecture, seed
             )
             found.append({"architecture": architecture, **answers})
             print(path.stem, flush=True)

@@ -137,6 +137,8 @@ def patching(section):
     parts = {
         f"all {section['num_patches']} patches": section,
         "without underfit models": section["without_underfit"],
+        "weak models of F1 35 to 76": section["papers_weakness"],
+        "all, the papers' split": section["papers_split"],
     }
     for name, row in section["by_data"].items():
         parts[f"{DATA[name]} (F1 {row['weak_f1']:.0f} before)"] = row
@@ -155,6 +157,8 @@ def patching(section):
         f"{section['other_classes_worst']:+.2f} at worst. F1 by rule of "
         f"combination: {rules}. With the target's own module only it gains "
         f"{alone:+.2f}, with the same layer and no module {chance:+.2f}.\n"
+        "\n![F1 of each patched class before and after, by rule]"
+        "(benchmarks/results/patching.png)\n"
     )
 
 
@@ -162,16 +166,23 @@ def new_task(section):
     return (
         f"New tasks ({section['num_tasks']}): "
         f"{section['gap_to_scratch']:+.2f} points against training from "
-        f"scratch, in {100 * section['time_ratio']:.1f} % of its time; with "
-        "modules of wrong classes "
+        f"scratch, in {100 * section['time_ratio']:.1f} % of its time "
+        f"({section['team_gap']:+.2f} with up to two modules for each class); "
+        "the best source model with a new last layer "
+        f"{section['last_layer_gap']:+.2f}, modules of wrong classes "
         f"{section['wrong_class_control_gap']:+.2f}.\n"
+        "\n![Accuracy of each new task, from modules and from scratch]"
+        "(benchmarks/results/new_task.png)\n"
     )
 
 
 def more_accurate(section):
     return (
         "A model of the best modules of several sources gains "
-        f"{section['gain']:+.2f} points over the best single source.\n"
+        f"{section['gain']:+.2f} points over the best single source "
+        f"({section['team_gain']:+.2f} with up to two modules for each class) "
+        f"and {section['gain_over_soft_vote']:+.2f} over the soft vote of all "
+        "of them.\n"
     )
 
 

@@ -157,6 +157,7 @@ class SourceSettings:
     epochs: int
     mask_epochs: int = 3
     augment: bool = False
+    batch_size: int = 64
 
 
 def train_modular(
@@ -170,6 +171,7 @@ def train_modular(
         source,
         data,
         settings.epochs,
+        batch_size=settings.batch_size,
         seed=seed,
         augment=settings.augment,
         verbose=0,
@@ -200,6 +202,15 @@ def module_answers(
         "raw": (log_odds - shift) / scale,
         "logits": front["teacher"],
     }
+
+
+def thin_out(modular: ModularModel, share: float, seed: int = 0) -> None:
+    """Keeps a share of the kernels that may go, drawn for each class."""
+    random = np.random.default_rng(seed)
+    shape = modular.num_classes, modular.kernels.num_groups
+    kept = random.random(shape) < share
+    kept |= ~modular.placement.may_go
+    modular.kernel_masks = kept[:, modular.kernels.groups].astype("int64")
 
 
 def randomize(

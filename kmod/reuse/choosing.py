@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError

@@ -12,6 +12,7 @@ from kmod.composition.coefficients import folds
 from kmod.composition.scoring import fit_line
 
 MAX_ROUNDS = 5
+FINALISTS = 3
 
 Key = TypeVar("Key", bound=Hashable)
 Team = tuple[int, ...]
@@ -51,8 +52,9 @@ def best_columns(
     """Chooses one column of scores for each class.
 
     Each class first takes the column that separates it best. Then classes
-    take others, one at a time, as long as the truth becomes likelier by the
-    softmax of all, where every column is calibrated on other images.
+    take others of their `FINALISTS` best ones, one at a time, as long as the
+    truth becomes likelier by the softmax of all, where every column is
+    calibrated on other images.
 
     Args:
         columns: For every class the scores `(n,)` to choose among, by key.
@@ -61,13 +63,17 @@ def best_columns(
     Returns:
         The key chosen for each class.
     """
-    chosen = [
-        max(own, key=lambda key: separation(own[key], labels == label))
+    best_first = [
+        sorted(own, key=lambda key: -separation(own[key], labels == label))
         for label, own in enumerate(columns)
     ]
+    chosen = [keys[0] for keys in best_first]
     fitted = [
-        {key: _cross_fitted(own[key], labels == label) for key in own}
-        for label, own in enumerate(columns)
+        {
+            key: _cross_fitted(columns[label][key], labels == label)
+            for key in keys[:FINALISTS]
+        }
+        for label, keys in enumerate(best_first)
     ]
     best = _likelihood(fitted, chosen, labels)
     for _ in range(MAX_ROUNDS):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from kmod.reuse import separation as separation_module
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import separation
 
@@ -27,14 +28,19 @@ def test_best_column_of_each_class_is_chosen():
     assert best_columns(columns, LABELS) == [1, 0, 1]
 
 
-def test_column_that_helps_the_others_wins_over_one_that_does_not():
-    # The second column of class 0 is as good as the first one between the
-    # classes 0 and 2, and far better where class 1 is unsure.
-    blind = np.where(LABELS == 2, -4.0, 4.0)
-    seeing = np.where(LABELS == 0, 3.9, -3.9)
+@pytest.mark.parametrize(("finalists", "chosen"), [(2, 1), (1, 0)])
+def test_finalist_that_helps_the_others_wins(monkeypatch, finalists, chosen):
+    monkeypatch.setattr(separation_module, "FINALISTS", finalists)
+    # The first column of class 0 separates it a little better, the second one
+    # where class 2's own module knows nothing.
+    noise = np.random.default_rng(0).normal(size=len(LABELS))
+    first = np.choose(LABELS, [noise + 1, noise - 8, noise])
+    second = np.choose(LABELS, [noise + 0.9, noise, noise - 8])
     columns = [
-        {0: blind, 1: seeing},
-        {0: column(1, 0.1, 0)},
-        {0: column(2, 3.0, 1)},
+        {0: first, 1: second},
+        {0: column(1, 9.0, 1)},
+        {0: column(2, 0.1, 2)},
     ]
-    assert best_columns(columns, LABELS)[0] == 1
+    is_class = LABELS == 0
+    assert separation(first, is_class) > separation(second, is_class)
+    assert best_columns(columns, LABELS)[0] == chosen
