@@ -166,7 +166,8 @@ def new_task(section):
     return (
         f"New tasks ({section['num_tasks']}): "
         f"{section['gap_to_scratch']:+.2f} points against training from "
-        f"scratch, in {100 * section['time_ratio']:.1f} % of its time "
+        "scratch with early stopping, in "
+        f"{100 * section['time_ratio']:.1f} % of its time "
         f"({section['team_gap']:+.2f} with up to two modules for each class); "
         "the best source model with a new last layer "
         f"{section['last_layer_gap']:+.2f}, modules of wrong classes "

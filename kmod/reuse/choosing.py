@@ -71,7 +71,7 @@ def choose_modules(
 
     Every module runs once over a few labelled images; see `best_columns` for
     how they are compared. `compose` then calibrates those chosen to each
-    other, with `scores: joint`.
+    other, with `calibration: joint`.
 
     Args:
         class_names: The classes of the new model, named as in the stores.
