@@ -4,8 +4,9 @@
 
 Every source model learned an uneven part of the same pool of images. For each
 class the best module among the sources is chosen on 50 labelled images of each
-class, which calibrate the chosen modules as well; teams of up to two modules
-for each class, and a calibration of each class by itself, are other ways.
+class, which calibrate the chosen modules as well; other modules of the same
+sources may support them. The modules alone, teams of up to two of them for each
+class, and a calibration of each class by itself, are other ways.
 Compared, on test images,
 with the best single source model (chosen on the same 50 images), with the soft
 vote of all sources, and with the best source on the test images themselves.
@@ -28,6 +29,7 @@ from common import write_result
 from reuse_sources import Pool
 from twins import SourceSettings
 
+from kmod.reuse.choosing import MOST_SUPPORT
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import teams
 
@@ -36,8 +38,14 @@ POOLS = {
     "cifar10": reuse_sources.POOLS["cifar10"],
     "mnist": Pool(60, SourceSettings(30, batch_size=32), 0.5, 1, ("mnist",)),
 }
-# Modules for each class, at most, and how they are calibrated.
-WAYS = {"composed": (1, "joint"), "team": (2, "joint"), "fit": (1, "fit")}
+# Modules for each class, at most, how they are calibrated, and whether they are
+# without other modules that support them.
+WAYS = {
+    "composed": (1, "joint", False),
+    "alone": (1, "joint", True),
+    "team": (2, "joint", True),
+    "fit": (1, "fit", True),
+}
 ALL = "all"
 
 
@@ -103,14 +111,14 @@ def gain_of(few, test) -> dict:
     on_few = np.mean(few[1].argmax(axis=2) == few[2], axis=1)
     best = test[1][on_few.argmax()].argmax(axis=1)
     found = {"best_source": float(np.mean(best == test[2]))}
-    for name, (largest, calibration) in WAYS.items():
-        answers, chosen = compose(few[0], few[2], test[0], largest, calibration)
+    for name, way in WAYS.items():
+        answers, chosen = compose(few[0], few[2], test[0], *way)
         found[name] = float(np.mean(answers == test[2]))
         found[f"{name}_sources"] = len({n for team in chosen for n in team})
     return found
 
 
-def compose(few_scores, few, test_scores, largest, calibration):
+def compose(few_scores, few, test_scores, largest, calibration, alone):
     """Chooses and calibrates modules; returns answers and the choice.
 
     Args:
@@ -119,6 +127,7 @@ def compose(few_scores, few, test_scores, largest, calibration):
         test_scores: Log-odds `(sources, m, classes)` of test images.
         largest: Modules for each class, at most.
         calibration: `"joint"` or `"fit"`, as in a spec.
+        alone: Whether no other modules of the same sources may support them.
     """
     classes = range(few_scores.shape[2])
     own, new = (
@@ -130,8 +139,27 @@ def compose(few_scores, few, test_scores, largest, calibration):
         np.stack([each[team] for each, team in zip(found, chosen)], axis=1)
         for found in (own, new)
     )
+    if not alone:
+        more = [_further(each, chosen) for each in (few_scores, test_scores)]
+        own, new = reuse_sources.with_support(own, new, *more, few)
     weights, bias = reuse_sources.layer_of(own, few, calibration)
     return (new @ weights + bias).argmax(axis=1), chosen
+
+
+def _further(scores, chosen):
+    """Returns what the other modules of the chosen sources say."""
+    own = {(team[0], c) for c, team in enumerate(chosen) if len(team) == 1}
+    modules = [
+        (number, index)
+        for number in sorted({number for team in chosen for number in team})
+        for index in range(len(chosen))
+        if (number, index) not in own
+    ]
+    found = {"none": np.empty((scores.shape[1], 0))}
+    if 0 < len(modules) <= MOST_SUPPORT:
+        every = [scores[number, :, index] for number, index in modules]
+        found["every"] = np.stack(every, axis=1)
+    return found
 
 
 def _vote(logits):
@@ -148,6 +176,7 @@ def summary_of(rows: list[dict]) -> dict:
 
     return {
         "gain": gain("best_source", cells),
+        "alone_gain": gain("best_source", cells, "alone"),
         "team_gain": gain("best_source", cells, "team"),
         "papers_split_gain": gain(
             "papers_split_best_source", cells, "papers_split_composed"
@@ -181,7 +210,13 @@ def main() -> None:
         "images_of_each_class": reuse_sources.FEW,
     }
     write_result("more_accurate", facts | summary)
-    keys = ("gain", "team_gain", "papers_split_gain", "gain_over_soft_vote")
+    keys = (
+        "gain",
+        "alone_gain",
+        "team_gain",
+        "papers_split_gain",
+        "gain_over_soft_vote",
+    )
     update_summary("more_accurate", {key: summary[key] for key in keys})
     print(summary)
 

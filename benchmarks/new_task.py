@@ -5,14 +5,15 @@
 Pairs take one class of each of two data sets (25 for each pair of data sets),
 the other tasks three to five classes of one. For each class the best module
 among all source models of its data set is chosen on 20 labelled images of each
-class of the task; they calibrate the chosen modules, too. Teams of up to two
-modules for each class, and a calibration of each class by itself, are other
-ways. Compared, on test images, with
+class of the task; they calibrate the chosen modules, too, which other modules
+of the same sources may support. The modules alone, teams of up to two of them
+for each class, and a calibration of each class by itself, are other ways.
+Compared, on test images, with
 
 - a model of the same kind trained from scratch on all images of the classes
-  in the pool that the sources were trained on,
+  in the pool that the sources were trained on, as the papers do,
 - the best source model's last layer, trained anew on the same images,
-- as a control, the modules of wrong classes.
+- as a control, the modules of wrong classes, alone.
 
 The papers choose on a fifth of the test images and measure on the rest: a
 column of its own. Writes `new_task.json`, `new_task.csv` (one row for each
@@ -42,6 +43,7 @@ from tasks import tasks
 LABELLED_IMAGES = 20
 ACCURACIES = (
     "reuse",
+    "alone",
     "team",
     "fit",
     "papers_split",
@@ -77,12 +79,15 @@ def all_rows(args) -> list[dict]:
 
 
 def _row(answers, task):
-    ours = reuse(answers, task)
+    ours = reuse(answers, task, alone=False)
     others = {
+        "alone": reuse(answers, task),
         "team": reuse(answers, task, largest=2),
         "fit": reuse(answers, task, calibration="fit"),
         "wrong_class": reuse(answers, task, shift=1),
-        "papers_split": reuse(answers, task, splits=("first", "rest")),
+        "papers_split": reuse(
+            answers, task, splits=("first", "rest"), alone=False
+        ),
     }
     return {
         "labelled_images": len(answers.truth(task, "few")),
@@ -122,7 +127,7 @@ def _gaps(rows, kind):
         "worst_gap": float(gap.min()),
         **{
             f"{name}_gap": float(gaps[name].mean())
-            for name in ("team", "fit", "last_layer", "papers_split")
+            for name in ("alone", "team", "fit", "last_layer", "papers_split")
         },
         "wrong_class_control_gap": float(gaps["wrong_class"].mean()),
         "time_ratio": seconds[0] / seconds[1],
@@ -193,6 +198,7 @@ def main() -> None:
     keys = (
         "num_tasks",
         "gap_to_scratch",
+        "alone_gap",
         "team_gap",
         "last_layer_gap",
         "papers_split_gap",

@@ -26,6 +26,7 @@ from kmod.composition.scoring import fit_line
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.subsets import dirichlet_subset
+from kmod.reuse.support import best_support
 from kmod.store.manifest import InputContract
 
 ARCHITECTURES = ("simcnn", "incecnn", "rescnn")
@@ -144,18 +145,36 @@ def layer_of(scores: np.ndarray, labels: np.ndarray, calibration: str):
     """Fits what a spec's `calibration` puts behind the modules' scores.
 
     Args:
-        scores: Log-odds `(n, classes)` of the chosen modules.
+        scores: Log-odds `(n, scores)` of the chosen modules, and with `joint`
+            of those that support them.
         labels: int64 array `(n,)`.
         calibration: `"joint"` or `"fit"`.
 
     Returns:
-        Weights `(classes, classes)` and biases `(classes,)`.
+        Weights `(scores, classes)` and biases `(classes,)`.
     """
     if calibration == "joint":
         return fit_scores(scores, labels)
     lines = [fit_line(own, labels == c) for c, own in enumerate(scores.T)]
     scales, shifts = np.transpose(lines)
     return np.diag(scales), shifts
+
+
+def with_support(own, new, few_options, new_options, labels):
+    """Adds the further scores that help most, as `kmod choose` does.
+
+    Args:
+        own: Scores `(n, classes)` of the labelled images.
+        new: The same of other images.
+        few_options: Further scores `(n, k)` of the labelled images, by key.
+        new_options: The same of the other images.
+        labels: int64 array `(n,)`.
+    """
+    key = best_support(own, few_options, labels)
+    return (
+        np.concatenate([own, few_options[key]], axis=1),
+        np.concatenate([new, new_options[key]], axis=1),
+    )
 
 
 def sources(
@@ -170,7 +189,10 @@ def sources(
             answers = twins.arrays(
                 path, source_answers, args, name, settings, architecture, seed
             )
-            found.append({"architecture": architecture, **answers})
+            number = len(found)
+            found.append(
+                {"architecture": architecture, "number": number, **answers}
+            )
             print(path.stem, flush=True)
     return found
 

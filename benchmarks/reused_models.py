@@ -8,6 +8,7 @@ import reuse_sources
 import twins
 from common import part
 from reuse_sources import layer_of
+from reuse_sources import with_support
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -18,6 +19,7 @@ from kmod.composition.sharing import merge_models
 from kmod.masks.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
+from kmod.reuse.choosing import MOST_SUPPORT
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import teams
 from kmod.zoo.build import build
@@ -103,6 +105,7 @@ def reuse(
     largest: int = 1,
     splits: tuple[str, str] = ("few", "test"),
     calibration: str = "joint",
+    alone: bool = True,
 ) -> dict:
     """Chooses and calibrates modules; returns accuracy and seconds.
 
@@ -113,6 +116,7 @@ def reuse(
         largest: Modules in a class's team, at most.
         splits: Images to choose on, and to measure on.
         calibration: `"joint"` or `"fit"`, as in a spec.
+        alone: Whether no other modules of the same sources may support them.
     """
     few, test = (answers.truth(task, split) for split in splits)
     columns = [_columns(answers, task, shift, split) for split in splits]
@@ -123,6 +127,15 @@ def reuse(
         np.stack([each[team] for each, team in zip(found, chosen)], axis=1)
         for found in (own, new)
     )
+    used = {
+        (name, number)
+        for (name, _), team in zip(task.classes, chosen)
+        for number in team
+    }
+    if not alone:
+        options = _options(task, chosen, sorted(used))
+        more = [_further(answers, task, options, split) for split in splits]
+        own, new = with_support(own, new, *more, few)
     weights, bias = layer_of(own, few, calibration)
     seconds = time.perf_counter() - start
     for name in task.data:
@@ -131,8 +144,45 @@ def reuse(
             times = answers.times[name, source["architecture"]]
             each = (times["most"] - times["one"]) / (MOST_MODULES - 1)
             seconds += (times["one"] + (modules - 1) * each) * len(few)
+            if not alone and (name, source["number"]) in used:
+                further = 10 - modules  # They run once the others are chosen.
+                seconds += (times["one"] + (further - 1) * each) * len(few)
     right = (new @ weights + bias).argmax(axis=1) == test
     return {"accuracy": float(right.mean()), "seconds": float(seconds)}
+
+
+def _options(task, chosen, used):
+    """Lists what may support the choice, as `kmod choose` does."""
+    own = {
+        (name, team[0], index)
+        for (name, index), team in zip(task.classes, chosen)
+        if len(team) == 1
+    }
+    every = [
+        (name, number, index)
+        for name, number in used
+        for index in range(10)
+        if (name, number, index) not in own
+    ]
+    known = [each for each in every if (each[0], each[2]) in task.classes]
+    return {"none": [], "known": known, "every": every}
+
+
+def _further(answers, task, options, split):
+    """Returns the scores of each option, `(n, modules)`."""
+    return {
+        key: np.reshape(
+            [
+                answers.of(
+                    task, name, answers.sources[name][number], split, "log_odds"
+                )[:, index]
+                for name, number, index in modules
+            ],
+            (len(modules), len(answers.truth(task, split))),
+        ).T
+        for key, modules in options.items()
+        if len(modules) <= MOST_SUPPORT
+    }
 
 
 def _columns(answers, task, shift, split):

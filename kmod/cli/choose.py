@@ -54,6 +54,12 @@ def add_parser(subparsers) -> None:
         "together, at most (default: 1)",
     )
     parser.add_argument(
+        "--alone",
+        action="store_true",
+        help="take the classes' own modules only; otherwise other modules of "
+        "the same stores may support them, which makes the model larger",
+    )
+    parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )
     parser.add_argument(
@@ -89,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         images_per_class=args.images_per_class,
         data_dir=args.data_dir,
         modules_per_class=args.modules_per_class,
+        alone=args.alone,
         track=lambda items: console.track(items, "trying stores"),
     )
     if args.compose is not None:
@@ -140,6 +147,11 @@ def _print(choice, args):
         ],
         f"chosen on {choice.num_images} images",
     )
+    if choice.support:
+        console.print_message(
+            f"{len(choice.support)} further modules of these stores support "
+            "the choice; `--alone` leaves them out."
+        )
     console.print_message(f"Wrote '{args.out}'.")
     if args.compose is not None:
         console.print_message(f"Composed to '{args.compose}'.")

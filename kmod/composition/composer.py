@@ -8,6 +8,7 @@ import numpy as np
 
 from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
+from kmod.composition.classifier import join
 from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.fusion.fuse import fuse
 from kmod.composition.joint_scores import apply_layer
@@ -17,6 +18,7 @@ from kmod.composition.parts import build_parts
 from kmod.composition.parts import load_weak
 from kmod.composition.parts import part_names
 from kmod.composition.parts import patches_of
+from kmod.composition.parts import support_names
 from kmod.composition.patched_model import build_patched
 from kmod.composition.plan import plan
 from kmod.composition.scoring import add_other
@@ -93,6 +95,9 @@ def _compose(planned, data_dir):
         [[outputs[part] for part in parts] for parts in part_names(planned)],
         is_last=not (has_other or scores.is_fitted),
     )
+    if scores.support:
+        more = [outputs[name] for name in support_names(planned)]
+        log_odds = join([log_odds, *more], "supported_scores")
     if scores.is_fitted:
         log_odds = _fitted(planned, image, log_odds, data_dir)
     if has_other:

@@ -13,6 +13,7 @@ from kmod.store.manifest import ModuleFacts
 from kmod.store.module_store import ModuleStore
 
 FIGURES = ("kernels", "parameters", "macs")
+ALL_CLASSES = "*"  # What supports no class alone.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,7 @@ class CompositionPlan:
             outputs; of a patch spec only the patched ones.
         warnings: What may be a mistake, one line each, beginning with
             `file:line:column:`.
+        support: Modules whose scores help to tell all classes apart.
     """
 
     spec: Spec
@@ -74,11 +76,13 @@ class CompositionPlan:
     adaptations: Mapping[str, Adaptation]
     classes: tuple[PlannedClass, ...]
     warnings: tuple[str, ...] = ()
+    support: tuple[PlannedModule, ...] = ()
 
     @property
     def modules(self) -> tuple[PlannedModule, ...]:
-        """All modules, in the order of their classes."""
-        return tuple(m for planned in self.classes for m in planned.modules)
+        """All modules, in the order of their classes, then those of support."""
+        own = (m for planned in self.classes for m in planned.modules)
+        return *own, *self.support
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON.
@@ -106,6 +110,10 @@ class CompositionPlan:
                 {"class": planned.name, **module.as_dict()}
                 for planned in self.classes
                 for module in planned.modules
+            ]
+            + [
+                {"class": ALL_CLASSES, **module.as_dict()}
+                for module in self.support
             ],
             "total": _sums(self.modules),
             "estimate": self._estimate(),

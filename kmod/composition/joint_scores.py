@@ -17,7 +17,7 @@ def apply_layer(scores: keras.KerasTensor, layer: Layer) -> keras.KerasTensor:
     """Puts the layer behind the scores, as the composed model's log-odds.
 
     Args:
-        scores: Tensor `(batch, num_classes)`.
+        scores: Tensor `(batch, num_scores)`.
         layer: Weights and biases, see `fit_scores`.
     """
     weights, bias = layer
@@ -35,7 +35,8 @@ def fit_joint(
     """Fits the layer on a few labelled images.
 
     Args:
-        model: Images to `(batch, num_classes)` scores.
+        model: Images to `(batch, num_scores)` scores, of all classes and of
+            what supports them.
         data: Images, labelled in the classes of the model; those with a label
             above them are left out.
         class_names: Names of the classes.
@@ -60,11 +61,11 @@ def fit_scores(scores: np.ndarray, labels: np.ndarray) -> Layer:
     scores of a spread of 1, so that tens of images of each class are enough.
 
     Args:
-        scores: Float array `(n, num_classes)`.
+        scores: Float array `(n, num_scores)`.
         labels: int64 array `(n,)` of class indices; each class has images.
 
     Returns:
-        float32 weights `(num_classes, num_classes)`, one column for each
+        float32 weights `(num_scores, num_classes)`, one column for each
         class's new score, and biases `(num_classes,)`.
     """
     from sklearn.linear_model import LogisticRegression

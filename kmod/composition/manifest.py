@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 
+from kmod.composition.composition_plan import ALL_CLASSES
 from kmod.composition.composition_plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.files import data_digest
@@ -83,17 +84,18 @@ def manifest_of(
         unshared: The same of its parts together.
         metrics: Figures on data, by name.
     """
-    scores = planned.spec.scores
+    scores, is_patched = planned.spec.scores, planned.spec.base is not None
     return CompositionManifest(
         name=planned.spec.name,
         class_names=planned.spec.class_names,
         input=planned.input,
         license=planned.spec.license,
         sources=tuple(
-            _source(planned, entry, module, number)
+            _source(planned, entry.name, module, is_patched and number > 0)
             for entry in planned.classes
             for number, module in enumerate(entry.modules)
-        ),
+        )
+        + tuple(_support(planned, module) for module in planned.support),
         sizes=sizes,
         metrics=metrics,
         unshared=unshared,
@@ -166,12 +168,15 @@ def _validator():
     )
 
 
-def _source(planned, entry, module, number):
+def _support(planned, module):
+    return _source(planned, ALL_CLASSES, module, is_support=True)
+
+
+def _source(planned, class_name, module, is_support):
     store = planned.stores[module.ref.store]
-    is_support = planned.spec.base is not None and number > 0
     return {
         **({"support": True} if is_support else {}),
-        "class": entry.name,
+        "class": class_name,
         "module": module.ref.class_name,
         "store": store.digest,
         "source": store.manifest.source.digest,

@@ -30,14 +30,15 @@ def build_parts(planned: CompositionPlan) -> dict[str, keras.Model]:
     if planned.spec.base is not None:
         return patch_parts(load_weak(planned), patches_of(planned))
     image = keras.Input(planned.input.shape, dtype=planned.input.dtype)
+    names = [name for names in part_names(planned) for name in names]
+    names += support_names(planned)
     return {
-        part: adapt_model(
+        name: adapt_model(
             _scorer(planned, module),
             planned.adaptations[module.ref.store],
             image,
         )
-        for parts, planned_class in zip(part_names(planned), planned.classes)
-        for part, module in zip(parts, planned_class.modules)
+        for name, module in zip(names, planned.modules, strict=True)
     }
 
 
@@ -55,6 +56,11 @@ def part_names(planned: CompositionPlan) -> list[list[str]]:
         )
         for entry in planned.classes
     ]
+
+
+def support_names(planned: CompositionPlan) -> list[str]:
+    """Names the parts of `scores.support`, unlike those of any class."""
+    return [f"support__{number}" for number in range(len(planned.support))]
 
 
 def patches_of(planned: CompositionPlan) -> list[Patch]:

@@ -37,9 +37,13 @@ def plan(spec: Spec) -> CompositionPlan:
             was written, or not the one whose digest the spec names.
     """
     findings = Findings(spec)
-    wanted = _wanted(spec)
-    stores = _open_stores(spec, wanted, findings)
-    classes = _find_modules(stores, wanted, findings)
+    wanted, support = _wanted(spec), _supporting(spec)
+    stores = _open_stores(spec, [*wanted, (None, support)], findings)
+    classes = tuple(
+        PlannedClass(name, _find_modules(stores, refs, findings))
+        for name, refs in wanted
+    )
+    supporting = _find_modules(stores, support, findings)
     contract, adaptations = _plan_images(spec, stores, findings)
     check_licences(
         spec, {n: s.manifest.license for n, s in stores.items()}, findings
@@ -53,7 +57,13 @@ def plan(spec: Spec) -> CompositionPlan:
         )
     findings.check()
     return CompositionPlan(
-        spec, stores, contract, adaptations, classes, findings.warnings
+        spec,
+        stores,
+        contract,
+        adaptations,
+        classes,
+        findings.warnings,
+        supporting,
     )
 
 
@@ -91,6 +101,13 @@ def _wanted(spec):
     return wanted
 
 
+def _supporting(spec):
+    return {
+        ("scores", "support", index): ref
+        for index, ref in enumerate(spec.scores.support)
+    }
+
+
 def _of_patch(patch, path):
     refs = {(*path, "module"): patch.module}
     for number, ref in enumerate(patch.supporting):
@@ -123,18 +140,12 @@ def _open_stores(spec, wanted, findings):
     return stores
 
 
-def _find_modules(stores, wanted, findings):
+def _find_modules(stores, refs, findings):
     return tuple(
-        PlannedClass(
-            name,
-            tuple(
-                module
-                for path, ref in refs.items()
-                if ref.store in stores
-                and (module := _find_module(stores, ref, path, findings))
-            ),
-        )
-        for name, refs in wanted
+        module
+        for path, ref in refs.items()
+        if ref.store in stores
+        and (module := _find_module(stores, ref, path, findings))
     )
 
 

@@ -1,11 +1,14 @@
 """Chooses, class by class, the modules of a new model among several stores."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
@@ -16,8 +19,12 @@ from kmod.reuse.separation import Team
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import separation
 from kmod.reuse.separation import teams
+from kmod.reuse.support import best_support
 from kmod.store.manifest import InputContract
 from kmod.store.module_store import ModuleStore
+
+# Some tens of images can not tell what more scores than that are worth.
+MOST_SUPPORT = 40
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,12 +39,15 @@ class ModuleChoice:
             the chance that they score an image of the class higher than
             another, 0 to 1.
         num_images: How many labelled images the choice was made on.
+        support: Further modules that help to tell the classes apart, as the
+            index of a store and a class of it.
     """
 
     stores: tuple[ModuleStore, ...]
     chosen: Mapping[str, Team]
     separation: Mapping[str, Mapping[Team, float]]
     num_images: int
+    support: tuple[tuple[int, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -55,6 +65,10 @@ class ModuleChoice:
                 }
                 for name, team in self.chosen.items()
             },
+            "support": [
+                {"store": str(self.stores[index].path), "class": name}
+                for index, name in self.support
+            ],
         }
 
 
@@ -65,12 +79,15 @@ def choose_modules(
     *,
     contract: InputContract | None = None,
     modules_per_class: int = 1,
+    alone: bool = False,
     track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
 ) -> ModuleChoice:
     """Chooses the best module for every class of a new model.
 
     Every module runs once over a few labelled images; see `best_columns` for
-    how they are compared. `compose` then calibrates those chosen to each
+    how they are compared. Then the other modules of the stores that are in,
+    those of the model's own classes or all of them, may support the choice, if
+    that makes the truth likelier. `compose` calibrates all of them to each
     other, with `calibration: joint`.
 
     Args:
@@ -81,6 +98,8 @@ def choose_modules(
         contract: The images, if the stores take others.
         modules_per_class: How many modules, each of another store, may answer
             for a class together, at most; their odds are added.
+        alone: Whether to take the classes' own modules only, which makes the
+            model smaller.
         track: Wraps the stores, such as in a progress bar.
 
     Returns:
@@ -98,11 +117,8 @@ def choose_modules(
             f"modules_per_class={modules_per_class}"
         )
     answers = [
-        module_answers(
-            store,
-            [name for name in class_names if name in store],
-            images.images,
-            Donor(store).adaptation(contract),
+        _answers(
+            store, [c for c in class_names if c in store], images, contract
         )
         for store in track(stores)
     ]
@@ -110,10 +126,15 @@ def choose_modules(
         name: teams(_log_odds(name, answers), modules_per_class)
         for name in class_names
     }
-    chosen = best_columns(list(columns.values()), images.labels)
+    chosen = dict(
+        zip(class_names, best_columns(list(columns.values()), images.labels))
+    )
+    support = ()
+    if not alone:
+        support = _support(chosen, columns, answers, stores, images, contract)
     return ModuleChoice(
         tuple(stores),
-        dict(zip(class_names, chosen)),
+        chosen,
         {
             name: {
                 team: separation(scores, images.labels == label)
@@ -122,7 +143,55 @@ def choose_modules(
             for label, name in enumerate(class_names)
         },
         len(images),
+        support,
     )
+
+
+def _answers(store, class_names, images, contract):
+    adaptation = Donor(store).adaptation(contract)
+    return module_answers(store, class_names, images.images, adaptation)
+
+
+def _support(chosen, columns, answers, stores, images, contract):
+    """Returns which other modules of the stores that are in help."""
+    options = _options(chosen, stores)
+    _run_more(answers, options, stores, images, contract)
+    scores = [columns[name][team] for name, team in chosen.items()]
+    return best_support(
+        np.stack(scores, axis=1),
+        {option: _scores_of(answers, option, images) for option in options},
+        images.labels,
+    )
+
+
+def _options(chosen, stores):
+    """Lists what may support the choice: nothing, known classes, all."""
+    own = [(team[0], name) for name, team in chosen.items() if len(team) == 1]
+    every = tuple(
+        (index, name)
+        for index in sorted({i for team in chosen.values() for i in team})
+        for name in stores[index].class_names
+        if (index, name) not in own
+    )
+    known = tuple((index, name) for index, name in every if name in chosen)
+    found = dict.fromkeys(((), known, every))
+    return [option for option in found if len(option) <= MOST_SUPPORT]
+
+
+def _run_more(answers, options, stores, images, contract):
+    """Adds the answers of modules that only support."""
+    missing = {}
+    for index, name in dict.fromkeys(itertools.chain(*options)):
+        if name not in answers[index]:
+            missing.setdefault(index, []).append(name)
+    for index, names in missing.items():
+        answers[index] |= _answers(stores[index], names, images, contract)
+
+
+def _scores_of(answers, modules, images):
+    """Returns what modules say, `(n, modules)`, of which there may be none."""
+    columns = [answers[index][name].log_odds for index, name in modules]
+    return np.reshape(columns, (len(columns), len(images))).T
 
 
 def _log_odds(name, answers):

@@ -28,6 +28,7 @@ def choose_task(
     images_per_class: int = 50,
     data_dir: str | Path | None = None,
     modules_per_class: int = 1,
+    alone: bool = False,
     track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
 ) -> tuple[ModuleChoice, Spec]:
     """Chooses the modules of a new model and writes its spec.
@@ -43,6 +44,7 @@ def choose_task(
         images_per_class: How many images of each class are used, at most.
         data_dir: Directory of prepared data sets.
         modules_per_class: As `choose_modules` takes it.
+        alone: As `choose_modules` takes it.
         track: Wraps the stores, such as in a progress bar.
 
     Returns:
@@ -66,6 +68,7 @@ def choose_task(
         images,
         contract=contract,
         modules_per_class=modules_per_class,
+        alone=alone,
         track=track,
     )
     spec = task_spec(

@@ -57,7 +57,14 @@ def task_spec(
             ClassEntry(name, tuple(ModuleRef(ids[i], name) for i in team))
             for name, team in choice.chosen.items()
         ),
-        scores=Scores("joint", tuple(data), images_per_class),
+        scores=Scores(
+            "joint",
+            tuple(data),
+            images_per_class,
+            support=tuple(
+                ModuleRef(ids[i], name) for i, name in choice.support
+            ),
+        ),
     )
     write_spec(spec_data(spec), path)
     text = path.read_text(encoding="utf-8")

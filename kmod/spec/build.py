@@ -80,6 +80,8 @@ def _scores(data):
         changes["data"] = tuple(DataRef(**entry) for entry in given)
     if "other" in data:
         changes["other"] = OtherClass(**data["other"])
+    if "support" in data:
+        changes["support"] = tuple(map(_module, data["support"]))
     if "images_per_class" in data:
         changes["images_per_class"] = int(data["images_per_class"])
     return Scores(**{**data, **changes})

@@ -99,6 +99,8 @@ class Scores:
             model is composed (`fit`), all of them weighed together by a layer
             that is fitted then (`joint`), or the raw ones (`none`).
         data: Labelled images to calibrate on; only with `fit` and `joint`.
+        support: Further modules whose scores the layer weighs as well; only
+            with `joint`.
         images_per_class: How many images of each class of theirs are used, at
             most.
         output: What the composed model answers with.
@@ -110,6 +112,7 @@ class Scores:
     images_per_class: int = 50
     output: Literal["probabilities", "logits"] = "probabilities"
     other: OtherClass | None = None
+    support: tuple[ModuleRef, ...] = ()
 
     @property
     def is_fitted(self) -> bool:

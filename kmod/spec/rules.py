@@ -76,6 +76,30 @@ def _modules_of_a_class_differ(
                 )
 
 
+def _supporting_modules_differ(
+    document: Document,
+) -> Iterator[tuple[KeyPath, str]]:
+    own = [
+        module for _, module in document.find(dict, "classes", ..., "module")
+    ]
+    for path, modules in document.find(list, "scores", "support"):
+        for index, module in enumerate(modules):
+            if module in own or module in modules[:index]:
+                yield (*path, index), (
+                    "the modules of `scores.support` must differ from each "
+                    "other and from those of the classes, whose scores count "
+                    f"anyway. Received: {_told(module)} again. Remove it."
+                )
+
+
+def _told(module):
+    if not isinstance(module, dict):
+        return shorten(str(module))
+    return f"{shorten(str(module.get('class')))} of store " + shorten(
+        str(module.get("store"))
+    )
+
+
 def _ranges_rise(document: Document) -> Iterator[tuple[KeyPath, str]]:
     ranges = (
         *document.find(list, "input", "range"),
@@ -102,6 +126,12 @@ def _calibration_has_its_keys(
                         f"Received: calibration {calibration}. Remove it, or "
                         "write one of these."
                     )
+        if calibration != "joint" and "support" in scores:
+            yield (*path, "support"), (
+                "`support` belongs to the calibration joint, whose layer "
+                f"weighs further scores as well. Received: calibration "
+                f"{calibration}. Remove it, or write joint."
+            )
         if calibration in ("none", "joint") and "other" in scores:
             yield (*path, "other"), (
                 "`other` compares each class's own probability with its "
@@ -196,6 +226,7 @@ def _used_stores(document: Document) -> list[tuple[KeyPath, str]]:
     return [
         *document.find_texts("classes", ..., "module", "store"),
         *document.find_texts("classes", ..., "any_of", ..., "store"),
+        *document.find_texts("scores", "support", ..., "store"),
         *document.find_texts("patches", ..., "module", "store"),
     ]
 
@@ -205,6 +236,7 @@ FAULT_RULES = (
     _class_names_differ,
     _stores_are_known,
     _modules_of_a_class_differ,
+    _supporting_modules_differ,
     _ranges_rise,
     _calibration_has_its_keys,
     *PATCH_RULES,

@@ -88,6 +88,9 @@ def _class_data(entry):
 
 def _scores_data(scores):
     data = _without_none(dataclasses.asdict(scores))
+    data["support"] = [_module_data(module) for module in scores.support]
+    if not scores.support:
+        del data["support"]
     if not scores.is_fitted:
         del data["images_per_class"], data["data"]
     elif len(scores.data) == 1:

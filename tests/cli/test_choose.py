@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -35,6 +36,32 @@ def test_table_names_the_modules(store, tmp_path, capsys):
     assert lines[0].strip().startswith("chosen on ")
     assert lines[2].split()[:2] == ["7", store.path.name]
     assert main(["check", str(tmp_path / "task.yaml")]) == 0
+
+
+def test_supporting_modules_are_saved_and_told(store, tmp_path, capsys):
+    path, out = tmp_path / "task.yaml", tmp_path / "model"
+    path.write_text(
+        "version: 1\n"
+        "name: seven-or-one\n"
+        f"stores: {{s: {{path: {os.path.relpath(store.path, tmp_path)}}}}}\n"
+        "classes:\n"
+        "  - {name: 7, module: {store: s, class: 7}}\n"
+        "  - {name: 1, module: {store: s, class: 1}}\n"
+        "scores:\n"
+        "  calibration: joint\n"
+        "  data: {name: digits, split: validation}\n"
+        "  support: [{store: s, class: 8}]\n"
+    )
+    assert main(["compose", str(path), "--out", str(out)]) == 0
+    capsys.readouterr()
+    for where in (path, out):
+        assert main(["inspect", str(where), "--json"]) == 0
+        *own, last = json.loads(capsys.readouterr().out)["sources"]
+        assert [row["class"] for row in own] == ["7", "1"]
+        assert (last["class"], last["module"]) == ("*", "8")
+    argv = ["evaluate", str(out), "--data", "digits:test", "--json"]
+    assert main(argv) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.8
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,32 @@ def test_joint_scores_are_one_layer_over_the_modules(digit_spec, donor):
     assert np.mean((log_odds.argmax(axis=1) == 1) == (labels == 8)) > 0.9
 
 
+def test_supporting_scores_count_in_the_layer(digit_spec, donor):
+    data = load_digits().validation
+    part = "data: {name: digits, split: validation}"
+    support = ", support: [{store: d, class: 9}]"
+    found = {}
+    for more in ("", support):
+        path = digit_spec("scores: {calibration: joint, " + part + more + "}\n")
+        model = compose(path)
+        inner = keras.Model(model.input, model.get_layer("log_odds").output)
+        found[more] = inner.predict(data.images, verbose=0)
+    evidence = np.concatenate(
+        [
+            log_odds_model(donor[digit].model).predict(data.images, verbose=0)
+            for digit in "389"
+        ],
+        axis=1,
+    )
+    inputs = np.column_stack([evidence, np.ones(len(data.images))])
+    weights, *_ = np.linalg.lstsq(inputs, found[support], rcond=None)
+    np.testing.assert_allclose(
+        inputs @ weights, found[support], rtol=0, atol=1e-4
+    )
+    assert np.abs(weights[2]).max() > 0.01
+    assert np.abs(found[support] - found[""]).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

@@ -100,6 +100,32 @@ def test_unused_stores_are_not_opened(stores, write_spec):
     assert list(planned.stores) == ["a"]
 
 
+JOINT = {
+    "calibration": "joint",
+    "data": {"name": "digits", "split": "validation"},
+}
+
+
+def test_supporting_modules_count(stores, write_spec):
+    support = [{"store": "b", "class": "no"}]
+    planned = plan_of(write_spec(scores={**JOINT, "support": support}))
+    assert list(planned.stores) == ["a", "b"]
+    rows = planned.as_dict()["classes"]
+    assert [row["class"] for row in rows] == ["cat", "dog", "*"]
+    assert rows[2]["store"] == "b" and rows[2]["module"] == "no"
+    macs = [row["macs"] for row in rows]
+    assert planned.as_dict()["total"]["macs"] == sum(macs)
+
+
+def test_missing_supporting_class(write_spec):
+    support = [{"store": "b", "class": "on"}]
+    path = write_spec(scores={**JOINT, "support": support})
+    with pytest.raises(
+        ArtifactError, match=r"spec.yaml:\d+:\d+: store 'b' has"
+    ):
+        plan_of(path)
+
+
 def test_missing_store(write_spec):
     path = write_spec(stores={"a": {"path": "../nowhere"}})
     with pytest.raises(ArtifactError, match="A module store is a directory"):

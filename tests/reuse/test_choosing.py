@@ -10,6 +10,7 @@ from kmod.reuse.choosing import ModuleChoice
 from kmod.reuse.choosing import choose_modules
 from kmod.reuse.donors import module_answers
 from kmod.reuse.separation import separation
+from kmod.reuse.support import best_support
 from kmod.reuse.task import choose_task
 from kmod.reuse.task_spec import task_spec
 from kmod.spec.loader import load_spec
@@ -50,6 +51,36 @@ def test_teams_add_their_odds(poor, donor, few):
     )
     together = separation(odds, few.labels == 0)
     assert choice.separation["9"][0, 1] == pytest.approx(together)
+
+
+def test_other_modules_of_the_store_support_where_they_help(poor, few):
+    answers = module_answers(poor, ["9", "3", "8"], few.images)
+    own, other = np.split(
+        np.stack([each.log_odds for each in answers.values()], axis=1), [2], 1
+    )
+    options = {False: other[:, :0], True: other}
+    helps = best_support(own, options, few.labels)
+    choice = choose_modules(CLASSES, [poor], few)
+    assert helps
+    assert choice.support == ((0, "8"),)
+    assert choose_modules(CLASSES, [poor], few, alone=True).support == ()
+
+
+def test_supporting_modules_are_in_the_spec(stores_of_two, tmp_path):
+    choice = ModuleChoice(
+        stores_of_two,
+        {"9": (1,), "3": (1,)},
+        {"9": {(1,): 0.9}, "3": {(1,): 0.9}},
+        40,
+        ((1, "8"),),
+    )
+    spec = task_spec(choice, tmp_path / "t.yaml", DATA, images_per_class=20)
+    assert [each.class_name for each in spec.scores.support] == ["8"]
+    assert choice.as_dict()["support"] == [
+        {"store": str(stores_of_two[1].path), "class": "8"}
+    ]
+    model = compose(spec)
+    assert model.output_shape == (None, 2)
 
 
 def test_spec_composes_to_a_good_model(task, digits, tmp_path):

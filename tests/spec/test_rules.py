@@ -45,6 +45,15 @@ checks:
   - {metric: f1, min: 0.5, data: {name: digits, split: test}, class: cat}
 """
 
+JOINT = CLASSES + """\
+scores:
+  calibration: joint
+  data: {name: digits, split: validation}
+  support:
+    - {store: stl, class: cat}
+    - {store: cifar, class: dog}
+"""
+
 MINMAX = """\
 version: 1
 name: patched
@@ -233,6 +242,40 @@ def parse(text):
         ),
         pytest.param(
             FULL,
+            "  images_per_class: 7\n",
+            "  images_per_class: 7\n  support: [{store: cifar, class: y}]\n",
+            "spec.yaml:16:12: `support` belongs to the calibration joint, "
+            "whose layer weighs further scores as well. Received: calibration "
+            "fit. Remove it, or write joint.",
+            id="support-without-joint",
+        ),
+        pytest.param(
+            JOINT,
+            "- {store: cifar, class: dog}",
+            "- {store: stl, class: cat}",
+            "spec.yaml:14:7: the modules of `scores.support` must differ from "
+            "each other and from those of the classes, whose scores count "
+            "anyway. Received: 'cat' of store 'stl' again. Remove it.",
+            id="support-twice",
+        ),
+        pytest.param(
+            JOINT,
+            "- {store: cifar, class: dog}",
+            "- {store: cifar, class: cat}",
+            "spec.yaml:14:7: the modules of `scores.support` must differ from "
+            "each other and from those of the classes, whose scores count "
+            "anyway. Received: 'cat' of store 'cifar' again. Remove it.",
+            id="support-of-a-class",
+        ),
+        pytest.param(
+            JOINT,
+            "- {store: cifar, class: dog}",
+            "- {store: cifra, class: dog}",
+            "spec.yaml:14:15: unknown store 'cifra'. Did you mean 'cifar'?",
+            id="support-of-unknown-store",
+        ),
+        pytest.param(
+            FULL,
             "threshold: 0.5",
             "threshold: 1",
             "spec.yaml:16:35: `scores.other.threshold` must be below 1. ",
@@ -373,6 +416,11 @@ def test_unused_store_is_a_warning():
     )
 
 
+def test_store_that_only_supports_is_used():
+    text = JOINT.replace("{store: stl, class: dog}", "{store: cifar, class: x}")
+    assert parse(text).warnings == ()
+
+
 def test_module_of_two_classes_is_a_warning():
     text = CLASSES.replace("store: stl, class: dog", "store: cifar, class: cat")
     assert parse(text).warnings[1] == (
@@ -388,7 +436,7 @@ def test_unknown_licence_is_a_warning():
     )
 
 
-@pytest.mark.parametrize("text", [CLASSES, PATCH, FULL, MINMAX])
+@pytest.mark.parametrize("text", [CLASSES, PATCH, FULL, JOINT, MINMAX])
 def test_good_specs_give_no_warning(text):
     assert parse(text).warnings == ()
 
@@ -402,7 +450,7 @@ def places(value, path=()):
             yield from places(child, (*path, key))
 
 
-@pytest.mark.parametrize("text", [FULL, MINMAX])
+@pytest.mark.parametrize("text", [FULL, JOINT, MINMAX])
 @pytest.mark.parametrize(
     "value",
     [None, True, -1, 1e300, "", "x", [], [1], [[]], {}, {"a": 1}],

@@ -196,6 +196,20 @@ def test_invalid_spec_is_not_written(tmp_path):
         ),
         pytest.param(
             {
+                "classes": [
+                    {"name": "a", "module": {"store": "s", "class": "no"}},
+                    {"name": "b", "module": {"store": "s", "class": "010"}},
+                ],
+                "scores": {
+                    "calibration": "joint",
+                    "data": {"name": "digits", "split": "validation"},
+                    "support": [{"store": "s", "class": "null"}],
+                },
+            },
+            id="supported-scores",
+        ),
+        pytest.param(
+            {
                 "base": {"path": "../weak.keras", "classes": ["a", "b"]},
                 "patches": [
                     {

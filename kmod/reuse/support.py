@@ -1,0 +1,51 @@
+"""Whether further modules of the chosen stores help to tell classes apart."""
+
+from collections.abc import Hashable
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from kmod.composition.coefficients import folds
+from kmod.composition.joint_scores import fit_scores
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def best_support(
+    scores: np.ndarray, options: Mapping[Key, np.ndarray], labels: np.ndarray
+) -> Key:
+    """Chooses the further scores with which the truth is likeliest.
+
+    Each option is weighed together with the classes' own scores by the layer
+    of `calibration: joint`, fitted on other images than it is judged on.
+
+    Args:
+        scores: Log-odds `(n, num_classes)` of the classes' own modules.
+        options: Log-odds `(n, k)` of further modules, by key; `k` may be 0.
+            Of equally good ones the first counts.
+        labels: int64 array `(n,)` of class indices. Where a class has a single
+            image, nothing can be compared, and the first option counts.
+
+    Returns:
+        The key of the best option.
+    """
+    if np.bincount(labels).min() < 2:
+        return next(iter(options))
+    return max(
+        options,
+        key=lambda key: _likelihood(
+            np.concatenate([scores, options[key]], axis=1), labels
+        ),
+    )
+
+
+def _likelihood(scores, labels):
+    """Returns the mean log-probability of the true classes."""
+    own = np.empty(len(labels))
+    for fold in folds(labels):
+        weights, bias = fit_scores(scores[~fold], labels[~fold])
+        found = scores[fold] @ weights + bias
+        truth = found[np.arange(len(found)), labels[fold]]
+        own[fold] = truth - np.logaddexp.reduce(found, axis=1)
+    return float(own.mean())

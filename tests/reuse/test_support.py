@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from kmod.reuse.support import best_support
+
+
+@pytest.fixture
+def task():
+    """The classes' own scores tell one of three classes from the others."""
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    scores = random.normal(size=(90, 3))
+    scores[labels == 0, 0] += 4
+    return scores, labels, random
+
+
+def test_scores_that_tell_more_are_taken(task):
+    scores, labels, random = task
+    more = random.normal(size=(90, 2))
+    more[labels == 1, 1] += 4
+    options = {"none": np.empty((90, 0)), "more": more}
+    assert best_support(scores, options, labels) == "more"
+
+
+def test_scores_that_tell_nothing_are_left_out(task):
+    scores, labels, random = task
+    options = {"none": np.empty((90, 0)), "noise": random.normal(size=(90, 20))}
+    assert best_support(scores, options, labels) == "none"
+
+
+def test_a_single_image_compares_nothing(task):
+    scores, labels, random = task
+    own = np.flatnonzero((labels != 2) | (np.arange(90) == 2))
+    more = np.eye(3)[labels[own]] * 9
+    options = {"none": np.empty((len(own), 0)), "more": more}
+    assert best_support(scores[own], options, labels[own]) == "none"
