@@ -166,10 +166,11 @@ def new_task(section):
     return (
         f"New tasks ({section['num_tasks']}): "
         f"{section['gap_to_scratch']:+.2f} points against training from "
-        "scratch with early stopping, in "
+        "scratch with early stopping, as the papers do, in "
         f"{100 * section['time_ratio']:.1f} % of its time "
-        f"({section['team_gap']:+.2f} with up to two modules for each class); "
-        "the best source model with a new last layer "
+        f"({section['alone_gap']:+.2f} without other modules that support the "
+        f"choice, {section['team_gap']:+.2f} with up to two for each class "
+        "instead); the best source model with a new last layer "
         f"{section['last_layer_gap']:+.2f}, modules of wrong classes "
         f"{section['wrong_class_control_gap']:+.2f}.\n"
         "\n![Accuracy of each new task, from modules and from scratch]"
@@ -181,7 +182,8 @@ def more_accurate(section):
     return (
         "A model of the best modules of several sources gains "
         f"{section['gain']:+.2f} points over the best single source "
-        f"({section['team_gain']:+.2f} with up to two modules for each class) "
+        f"({section['alone_gain']:+.2f} without modules that support them, "
+        f"{section['team_gain']:+.2f} with up to two for each class instead) "
         f"and {section['gain_over_soft_vote']:+.2f} over the soft vote of all "
         "of them.\n"
     )
