@@ -29,9 +29,9 @@ from common import write_result
 from reuse_sources import Pool
 from twins import SourceSettings
 
-from kmod.reuse.choosing import MOST_SUPPORT
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import teams
+from kmod.reuse.support import support_options
 
 # The digits' sources have few images, to be as weak as the paper's of SVHN.
 POOLS = {
@@ -149,17 +149,19 @@ def compose(few_scores, few, test_scores, largest, calibration, alone):
 def _further(scores, chosen):
     """Returns what the other modules of the chosen sources say."""
     own = {(team[0], c) for c, team in enumerate(chosen) if len(team) == 1}
-    modules = [
+    others = (
         (number, index)
         for number in sorted({number for team in chosen for number in team})
         for index in range(len(chosen))
         if (number, index) not in own
-    ]
-    found = {"none": np.empty((scores.shape[1], 0))}
-    if 0 < len(modules) <= MOST_SUPPORT:
-        every = [scores[number, :, index] for number, index in modules]
-        found["every"] = np.stack(every, axis=1)
-    return found
+    )
+    return {
+        modules: np.reshape(
+            [scores[number, :, index] for number, index in modules],
+            (len(modules), scores.shape[1]),
+        ).T
+        for modules in support_options(others, lambda module: True)
+    }
 
 
 def _vote(logits):

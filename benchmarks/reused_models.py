@@ -19,9 +19,9 @@ from kmod.composition.sharing import merge_models
 from kmod.masks.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
-from kmod.reuse.choosing import MOST_SUPPORT
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import teams
+from kmod.reuse.support import support_options
 from kmod.zoo.build import build
 
 MOST_MODULES = 5  # Of one source model that a task takes.
@@ -158,20 +158,21 @@ def _options(task, chosen, used):
         for (name, index), team in zip(task.classes, chosen)
         if len(team) == 1
     }
-    every = [
+    others = (
         (name, number, index)
         for name, number in used
         for index in range(10)
         if (name, number, index) not in own
-    ]
-    known = [each for each in every if (each[0], each[2]) in task.classes]
-    return {"none": [], "known": known, "every": every}
+    )
+    return support_options(
+        others, lambda module: (module[0], module[2]) in task.classes
+    )
 
 
 def _further(answers, task, options, split):
     """Returns the scores of each option, `(n, modules)`."""
     return {
-        key: np.reshape(
+        modules: np.reshape(
             [
                 answers.of(
                     task, name, answers.sources[name][number], split, "log_odds"
@@ -180,8 +181,7 @@ def _further(answers, task, options, split):
             ],
             (len(modules), len(answers.truth(task, split))),
         ).T
-        for key, modules in options.items()
-        if len(modules) <= MOST_SUPPORT
+        for modules in options
     }
 
 

@@ -106,8 +106,9 @@ def _changed(task, images, seed):
 def time_scratch(args, task: Task, twin: twins.Twin) -> dict:
     """Seconds to train on an image, and to answer for one, of the second run.
 
-    They are the same for all tasks of an architecture and of images of one
-    shape: how many classes there are costs next to nothing.
+    They are taken to be the same for all tasks of an architecture and of images
+    of one shape, also where images are not changed: how many classes there are
+    costs next to nothing, and changing images little.
     """
     images = _images(args, task, "train")
     found = {"train": twin.epoch, "answer": lambda own: _accuracy(twin, own)}

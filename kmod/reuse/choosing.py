@@ -20,11 +20,9 @@ from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import separation
 from kmod.reuse.separation import teams
 from kmod.reuse.support import best_support
+from kmod.reuse.support import support_options
 from kmod.store.manifest import InputContract
 from kmod.store.module_store import ModuleStore
-
-# Some tens of images can not tell what more scores than that are worth.
-MOST_SUPPORT = 40
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +152,14 @@ def _answers(store, class_names, images, contract):
 
 def _support(chosen, columns, answers, stores, images, contract):
     """Returns which other modules of the stores that are in help."""
-    options = _options(chosen, stores)
+    own = [(team[0], name) for name, team in chosen.items() if len(team) == 1]
+    others = (
+        (index, name)
+        for index in sorted({i for team in chosen.values() for i in team})
+        for name in stores[index].class_names
+        if (index, name) not in own
+    )
+    options = support_options(others, lambda module: module[1] in chosen)
     _run_more(answers, options, stores, images, contract)
     scores = [columns[name][team] for name, team in chosen.items()]
     return best_support(
@@ -162,20 +167,6 @@ def _support(chosen, columns, answers, stores, images, contract):
         {option: _scores_of(answers, option, images) for option in options},
         images.labels,
     )
-
-
-def _options(chosen, stores):
-    """Lists what may support the choice: nothing, known classes, all."""
-    own = [(team[0], name) for name, team in chosen.items() if len(team) == 1]
-    every = tuple(
-        (index, name)
-        for index in sorted({i for team in chosen.values() for i in team})
-        for name in stores[index].class_names
-        if (index, name) not in own
-    )
-    known = tuple((index, name) for index, name in every if name in chosen)
-    found = dict.fromkeys(((), known, every))
-    return [option for option in found if len(option) <= MOST_SUPPORT]
 
 
 def _run_more(answers, options, stores, images, contract):

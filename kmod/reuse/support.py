@@ -1,6 +1,8 @@
 """Whether further modules of the chosen stores help to tell classes apart."""
 
+from collections.abc import Callable
 from collections.abc import Hashable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -9,7 +11,27 @@ import numpy as np
 from kmod.composition.coefficients import folds
 from kmod.composition.joint_scores import fit_scores
 
+# Some tens of images can not tell what more scores than that are worth.
+MOST_SUPPORT = 40
+
 Key = TypeVar("Key", bound=Hashable)
+
+
+def support_options(
+    modules: Iterable[Key], is_known: Callable[[Key], bool]
+) -> list[tuple[Key, ...]]:
+    """Lists what may support a choice: nothing, known classes, everything.
+
+    Args:
+        modules: All other modules of the stores that are in.
+        is_known: Whether a module's class is one of the new model's.
+
+    Returns:
+        Different groups of at most `MOST_SUPPORT` modules, nothing first.
+    """
+    every = tuple(modules)
+    groups = dict.fromkeys(((), tuple(filter(is_known, every)), every))
+    return [group for group in groups if len(group) <= MOST_SUPPORT]
 
 
 def best_support(

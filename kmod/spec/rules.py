@@ -88,16 +88,8 @@ def _supporting_modules_differ(
                 yield (*path, index), (
                     "the modules of `scores.support` must differ from each "
                     "other and from those of the classes, whose scores count "
-                    f"anyway. Received: {_told(module)} again. Remove it."
+                    "anyway. Received: the same again. Remove it."
                 )
-
-
-def _told(module):
-    if not isinstance(module, dict):
-        return shorten(str(module))
-    return f"{shorten(str(module.get('class')))} of store " + shorten(
-        str(module.get("store"))
-    )
 
 
 def _ranges_rise(document: Document) -> Iterator[tuple[KeyPath, str]]:
@@ -129,7 +121,7 @@ def _calibration_has_its_keys(
         if calibration != "joint" and "support" in scores:
             yield (*path, "support"), (
                 "`support` belongs to the calibration joint, whose layer "
-                f"weighs further scores as well. Received: calibration "
+                "weighs further scores as well. Received: calibration "
                 f"{calibration}. Remove it, or write joint."
             )
         if calibration in ("none", "joint") and "other" in scores:

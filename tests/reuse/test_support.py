@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from kmod.reuse.support import MOST_SUPPORT
 from kmod.reuse.support import best_support
+from kmod.reuse.support import support_options
 
 
 @pytest.fixture
@@ -34,3 +36,18 @@ def test_a_single_image_compares_nothing(task):
     more = np.eye(3)[labels[own]] * 9
     options = {"none": np.empty((len(own), 0)), "more": more}
     assert best_support(scores[own], options, labels[own]) == "none"
+
+
+def test_options_are_nothing_known_classes_and_all():
+    modules = [(0, "cat"), (0, "dog"), (1, "cat")]
+    options = support_options(modules, lambda module: module[1] == "cat")
+    assert options == [(), (modules[0], modules[2]), tuple(modules)]
+
+
+def test_equal_options_count_once():
+    assert support_options([(0, "a")], lambda module: True) == [(), ((0, "a"),)]
+
+
+def test_too_many_modules_are_no_option():
+    many = range(MOST_SUPPORT + 1)
+    assert support_options(many, lambda number: number < 2) == [(), (0, 1)]

@@ -255,7 +255,7 @@ def parse(text):
             "- {store: stl, class: cat}",
             "spec.yaml:14:7: the modules of `scores.support` must differ from "
             "each other and from those of the classes, whose scores count "
-            "anyway. Received: 'cat' of store 'stl' again. Remove it.",
+            "anyway. Received: the same again. Remove it.",
             id="support-twice",
         ),
         pytest.param(
@@ -264,7 +264,7 @@ def parse(text):
             "- {store: cifar, class: cat}",
             "spec.yaml:14:7: the modules of `scores.support` must differ from "
             "each other and from those of the classes, whose scores count "
-            "anyway. Received: 'cat' of store 'cifar' again. Remove it.",
+            "anyway. Received: the same again. Remove it.",
             id="support-of-a-class",
         ),
         pytest.param(
