@@ -84,3 +84,8 @@ def _comments(choice, ids):
         line = f"# {name!a}: {used} {values[team]:.3f}"
         rest = [value for other, value in values.items() if other != team]
         yield f"{line}, the best other {max(rest):.3f}" if rest else line
+    if choice.support:
+        yield (
+            "# With those of `support`, which the model runs as well, the "
+            "truth was likelier."
+        )

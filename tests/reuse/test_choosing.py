@@ -76,6 +76,7 @@ def test_supporting_modules_are_in_the_spec(stores_of_two, tmp_path):
     )
     spec = task_spec(choice, tmp_path / "t.yaml", DATA, images_per_class=20)
     assert [each.class_name for each in spec.scores.support] == ["8"]
+    assert "# With those of `support`, which" in spec.path.read_text()
     assert choice.as_dict()["support"] == [
         {"store": str(stores_of_two[1].path), "class": "8"}
     ]
