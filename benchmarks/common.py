@@ -3,11 +3,14 @@
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from kmod.files import atomic_write
@@ -18,15 +21,22 @@ SUMMARY = "summary"
 
 def machine() -> dict:
     """Names the machine that figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next(x.split(":")[1].strip() for x in lines if "model name" in x)
     return {
         "platform": platform.platform(),
-        "processor": name,
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "keras": importlib.metadata.version("keras"),
     }
+
+
+def _processor():
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    names = (
+        line.split(":")[1].strip() for line in lines if "model name" in line
+    )
+    return next(names, platform.processor())
 
 
 def command(args: argparse.Namespace, *names: str) -> str:
@@ -62,6 +72,29 @@ def part(path: Path, function: Callable, *args) -> dict:
         figures.setdefault("seconds", time.perf_counter() - start)
         _write(path, figures)
     return json.loads(path.read_text())
+
+
+def in_child(function: Callable, *args) -> dict:
+    """Runs a function in a process of its own, to know its memory.
+
+    Args:
+        function: Of a module's top level; returns a dict of figures.
+        *args: Its arguments.
+
+    Returns:
+        The figures, and the most memory that the process held at a time,
+        Python and Keras included, as `peak_mib`.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_with_peak, function, args).result()
+
+
+def _with_peak(function, args):
+    figures = function(*args)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return {**figures, "peak_mib": round(peak / unit)}
 
 
 def read_result(name: str) -> dict:

@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -26,6 +25,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from common import RESULTS
+from common import machine
 
 from kmod.composition.composer import compose
 from kmod.composition.composer import compose_plan
@@ -47,7 +48,6 @@ from kmod.training.gradsplitter import modularize
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
-RESULTS = Path(__file__).parent / "results"
 FORMATS = ("savedmodel", "keras", "litert", "onnx")
 SEED = 0
 NUM_TRAIN, NUM_COMPARED, NUM_ANSWERED = 10_000, 2_000, 100
@@ -347,18 +347,6 @@ def _classes(name, store):
 def _bytes(path):
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def machine() -> dict:
-    """Says where the figures come from."""
-    return {
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-    }
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ Writes `planning.json`.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common import RESULTS
+from common import machine
 
 from kmod.files import atomic_write
 from kmod.files import data_digest
@@ -31,7 +33,6 @@ from kmod.store.manifest import SourceRecord
 from kmod.store.manifest import StoreManifest
 from kmod.store.manifest import write_store_manifest
 
-RESULTS = Path(__file__).parent / "results"
 NUM_RUNS = 5
 MAX_SECONDS = 2
 MAX_MEGABYTES = 300
@@ -131,13 +132,7 @@ def main() -> int:
         "classes": args.classes,
         **figures,
         "bars": {"seconds": MAX_SECONDS, "peak_megabytes": MAX_MEGABYTES},
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "load": round(os.getloadavg()[0], 1),
-            "python": platform.python_version(),
-        },
+        "machine": {**machine(), "load": round(os.getloadavg()[0], 1)},
     }
     text = json.dumps(result, indent=1)
     atomic_write(args.out / "planning.json", text + "\n")

@@ -11,13 +11,13 @@ chosen on validation images.
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
+from common import machine
+from common import write_result
 
 from kmod.data.load import load_data
 from kmod.files import atomic_write
@@ -26,8 +26,6 @@ from kmod.masks.recipe import PAPER
 from kmod.training.gradsplitter import modularize
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main():
@@ -46,20 +44,15 @@ def main():
             for key, value in vars(args).items()
             if key not in ("work", "data_dir")
         ),
-        "machine": {
-            "platform": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-        },
+        "machine": machine(),
         "source": {
             "network": "small SimCNN",
             "test_accuracy": accuracy(source, data.test),
         },
         "recipes": cells,
     }
-    text = json.dumps(results, indent=1) + "\n"
-    atomic_write(RESULTS / f"recipes-{args.data}.json", text)
-    print(text)
+    write_result(f"recipes-{args.data}", results)
+    print(json.dumps(results, indent=1))
 
 
 def parse_arguments():
@@ -159,16 +152,6 @@ class EpochClock(keras.callbacks.Callback):
 def accuracy(model, images):
     scores = model.predict(images.images, batch_size=256, verbose=0)
     return float(np.mean(scores.argmax(1) == images.labels))
-
-
-def processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        line.split(":")[1].strip() for line in lines if "model name" in line
-    )
 
 
 if __name__ == "__main__":
