@@ -66,7 +66,7 @@ class Recipe:
     temperature: float = 1.0
     importance_decay: float = 0.99
     head_rate: float = 0.01
-    adapt_rate: float = 0.01
+    adapt_rate: float = 0.03
     mask_rate: float = 0.001
     final_rate: float = 0.05
     phases: tuple[Phase, ...] = ()
