@@ -57,7 +57,7 @@ def add_parser(subparsers) -> None:
         "--alone",
         action="store_true",
         help="take the classes' own modules only; otherwise other modules of "
-        "the same stores may support them, which makes the model larger",
+        "the stores may support them, which makes the model larger",
     )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"

@@ -83,9 +83,9 @@ def choose_modules(
     """Chooses the best module for every class of a new model.
 
     Every module runs once over a few labelled images; see `best_columns` for
-    how they are compared. Then the other modules of the stores that are in,
-    those of the model's own classes or all of them, may support the choice, if
-    that makes the truth likelier. `compose` calibrates all of them to each
+    how they are compared. Then other modules may support the choice, if that
+    makes the truth likelier: those of the model's own classes, or all of the
+    stores that are in. `compose` calibrates all of them to each
     other, with `calibration: joint`.
 
     Args:
@@ -151,15 +151,24 @@ def _answers(store, class_names, images, contract):
 
 
 def _support(chosen, columns, answers, stores, images, contract):
-    """Returns which other modules of the stores that are in help."""
+    """Returns which other modules help."""
     own = [(team[0], name) for name, team in chosen.items() if len(team) == 1]
+    used = sorted({i for team in chosen.values() for i in team})
     others = (
         (index, name)
-        for index in sorted({i for team in chosen.values() for i in team})
+        for index in used
         for name in stores[index].class_names
         if (index, name) not in own
     )
-    options = support_options(others, lambda module: module[1] in chosen)
+    elsewhere = (
+        (index, name)
+        for index, store in enumerate(stores)
+        for name in chosen
+        if index not in used and name in store
+    )
+    options = support_options(
+        others, elsewhere, lambda module: module[1] in chosen
+    )
     _run_more(answers, options, stores, images, contract)
     scores = [columns[name][team] for name, team in chosen.items()]
     return best_support(

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from kmod.composition.coefficients import folds
-from kmod.composition.joint_scores import fit_scores
+from kmod.composition.joint_scores import likelihood
 
 # Some tens of images can not tell what more scores than that are worth.
 MOST_SUPPORT = 40
@@ -18,19 +17,26 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def support_options(
-    modules: Iterable[Key], is_known: Callable[[Key], bool]
+    modules: Iterable[Key],
+    elsewhere: Iterable[Key],
+    is_known: Callable[[Key], bool],
 ) -> list[tuple[Key, ...]]:
-    """Lists what may support a choice: nothing, known classes, everything.
+    """Lists what may support a choice.
+
+    That is nothing, known classes of the stores that are in, all modules of
+    these stores, and known classes of all stores.
 
     Args:
         modules: All other modules of the stores that are in.
+        elsewhere: Modules of known classes in the other stores.
         is_known: Whether a module's class is one of the new model's.
 
     Returns:
         Different groups of at most `MOST_SUPPORT` modules, nothing first.
     """
     every = tuple(modules)
-    groups = dict.fromkeys(((), tuple(filter(is_known, every)), every))
+    known = tuple(filter(is_known, every))
+    groups = dict.fromkeys(((), known, every, (*known, *elsewhere)))
     return [group for group in groups if len(group) <= MOST_SUPPORT]
 
 
@@ -56,18 +62,7 @@ def best_support(
         return next(iter(options))
     return max(
         options,
-        key=lambda key: _likelihood(
+        key=lambda key: likelihood(
             np.concatenate([scores, options[key]], axis=1), labels
         ),
     )
-
-
-def _likelihood(scores, labels):
-    """Returns the mean log-probability of the true classes."""
-    own = np.empty(len(labels))
-    for fold in folds(labels):
-        weights, bias = fit_scores(scores[~fold], labels[~fold])
-        found = scores[fold] @ weights + bias
-        truth = found[np.arange(len(found)), labels[fold]]
-        own[fold] = truth - np.logaddexp.reduce(found, axis=1)
-    return float(own.mean())

@@ -43,7 +43,11 @@ def task_spec(
     ids = {
         index: f"store-{number}"
         for number, index in enumerate(
-            sorted(set().union(*choice.chosen.values())), 1
+            sorted(
+                {i for team in choice.chosen.values() for i in team}
+                | {i for i, _ in choice.support}
+            ),
+            1,
         )
     }
     spec = Spec(

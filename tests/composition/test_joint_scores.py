@@ -1,10 +1,12 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from kmod.composition.joint_scores import apply_layer
 from kmod.composition.joint_scores import fit_joint
 from kmod.composition.joint_scores import fit_scores
+from kmod.composition.joint_scores import likelihood
 from kmod.composition.scoring import fit_line
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
@@ -88,3 +90,20 @@ def test_every_class_needs_images(scorer):
     data = LabelledImages(scores[:, None, None], np.minimum(labels, 1))
     with pytest.raises(ArtifactError, match=r"none of \['c'\]"):
         fit_joint(scorer, data, ("a", "b", "c"))
+
+
+def test_penalty_is_chosen_on_other_images():
+    """Scores that mean nothing are held down, one that tells all is not."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, 80)
+    noise = random.normal(size=(80, 40))
+    clear = np.where(labels, 1, -1)[:, None] + noise[:, :1] * 0.1
+    for scores, is_small in ((noise, True), (clear, False)):
+        low, high = (likelihood(scores, labels, p) for p in (0.3, 10))
+        assert (high > low) == is_small
+        fixed = LogisticRegression(C=1 / 3)
+        fixed.fit((scores - scores.mean(axis=0)) / scores.std(axis=0), labels)
+        expected = np.abs(fixed.coef_[0] / scores.std(axis=0)).sum()
+        found = np.abs(np.diff(fit_scores(scores, labels)[0])).sum()
+        assert (found < 0.8 * expected) == is_small
+        assert (found > 1.2 * expected) != is_small

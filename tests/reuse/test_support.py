@@ -40,14 +40,16 @@ def test_a_single_image_compares_nothing(task):
 
 def test_options_are_nothing_known_classes_and_all():
     modules = [(0, "cat"), (0, "dog"), (1, "cat")]
-    options = support_options(modules, lambda module: module[1] == "cat")
-    assert options == [(), (modules[0], modules[2]), tuple(modules)]
+    new = (2, "cat")
+    options = support_options(modules, [new], lambda module: "cat" in module)
+    cats = modules[0], modules[2]
+    assert options == [(), cats, tuple(modules), (*cats, new)]
 
 
 def test_equal_options_count_once():
-    assert support_options([(0, "a")], lambda module: True) == [(), ((0, "a"),)]
+    assert support_options([(0, "a")], (), bool) == [(), ((0, "a"),)]
 
 
 def test_too_many_modules_are_no_option():
     many = range(MOST_SUPPORT + 1)
-    assert support_options(many, lambda number: number < 2) == [(), (0, 1)]
+    assert support_options(many, many, lambda n: n < 2) == [(), (0, 1)]
