@@ -2,12 +2,11 @@
 
     python benchmarks/ablation.py --data-dir DIR --source SOURCE.keras
 
-The modules of a small SimCNN, trained by `benchmarks/efficiency.py`, are
-searched on some images of CIFAR-10, each time with one thing changed, down to
-the same share of kernels. What is compared is the accuracy of all ten modules
-together on validation images, since this is what the recipe was chosen by, and
-on test images; and the time. Every finished cell is kept under `--work`.
-Writes `benchmarks/results/ablation.json`.
+The modules of a small SimCNN, trained on CIFAR-10, are searched on some images,
+each time with one thing changed, down to the same share of kernels. What is
+compared is the accuracy of all ten modules together on validation images, since
+this is what the recipe was chosen by, and on test images; and the time. Every
+finished cell is kept under `--work`. Writes `benchmarks/results/ablation.json`.
 """
 
 import argparse

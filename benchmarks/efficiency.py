@@ -2,15 +2,20 @@
 
     python benchmarks/efficiency.py --data-dir DIR [--networks simcnn ...]
 
-For each network on CIFAR-10, the small twins and SimCNN at a quarter of its
-width (`--source` takes the source model of `kmod demo --data cifar10`): trains
-the source model, finds masks, cuts the modules, refines them where the cell
-says so, composes all ten, and compares accuracy, multiply-accumulates, latency
+For each network on CIFAR-10 (`--source` takes a trained source model of it,
+such as that of `kmod demo --data cifar10` for SimCNN): trains the source
+model, finds masks, cuts the modules, refines them where the cell says so,
+composes all ten, and compares accuracy, multiply-accumulates, latency, memory
 and time with the source model. The cells are `composed` (a late branch,
 cheapest to run together), `smallest` (fewest kernels, refined) and `frozen` (no
-refinement). Times are compared with steps of the source model's training and of
-the paper recipe, measured in the same call and multiplied by all their steps.
-Every finished part is kept under `--work`, and a later call goes on from there.
+refinement).
+
+Times are compared with steps of the source model's training and of the paper
+recipe, measured in the same call and multiplied by all their steps; memory is
+the most that each one's process holds at a time. With `--paper` the paper
+recipe runs as well, for 20 times as long as the `frozen` cell took to find its
+masks. Every finished part is kept under `--work`, and a later call goes on from
+there.
 Settings were chosen on validation images; the figures are of test images.
 Writes `benchmarks/results/efficiency.json` and the section `efficiency` of
 `benchmarks/results/summary.json`.
@@ -18,17 +23,21 @@ Writes `benchmarks/results/efficiency.json` and the section `efficiency` of
 
 import argparse
 import dataclasses
+import math
 import shutil
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
+from common import in_child
 from common import machine
 from common import part
 from common import read_result
 from common import update_summary
 from common import write_result
+from networks import WIDTHS
+from networks import untrained
 
 from kmod.composition.composer import compose
 from kmod.data.load import load_data
@@ -42,17 +51,11 @@ from kmod.spec.writer import write_spec
 from kmod.store.decompose import decompose
 from kmod.store.module_store import load_store
 from kmod.training.gradsplitter import modularize
-from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
 RESULT = "efficiency"
-SMALL = {"epochs": 15, "small": True, "width": 1.0}
-NETWORKS = {
-    "simcnn": SMALL,
-    "rescnn": SMALL,
-    "incecnn": SMALL,
-    "simcnn_quarter": {"epochs": 12, "small": False, "width": 0.25},
-}
+SOURCE_EPOCHS = 12
+PAPER_TIMES = 20  # The paper recipe runs for so many frozen cells' time.
 SOURCE_BATCH_SIZE = 128
 SEARCH_IMAGES = 15000
 TIMED_STEPS = 12
@@ -83,36 +86,31 @@ class Cell:
 
 CELLS = {
     "simcnn": {
-        "composed": Cell("hidden_1", macs_target=0.999, refine_epochs=5),
-        "frozen": Cell("conv_3", 0.40, search_epochs=3),
-        "smallest": Cell("conv_3", 0.25, refine_epochs=3),
-    },
-    "rescnn": {
-        "composed": Cell(
-            "conv_7", macs_target=0.995, refine_epochs=4, mirror=True
-        ),
-        "frozen": Cell("conv_3", 0.40, search_epochs=3),
-        "smallest": Cell("conv_3", 0.25, refine_epochs=3),
-    },
-    "simcnn_quarter": {
         "composed": Cell("hidden_1", macs_target=0.999, refine_epochs=4),
         "frozen": Cell("conv_8", 0.22, search_epochs=4),
         "smallest": Cell("conv_8", 0.18, search_epochs=3, refine_epochs=2),
     },
+    "rescnn": {
+        "composed": Cell("conv_11", macs_target=0.995, refine_epochs=4),
+        "frozen": Cell("conv_6", 0.40, search_epochs=3),
+        "smallest": Cell("conv_6", 0.25, refine_epochs=3),
+    },
     "incecnn": {
         "composed": Cell(
-            "conv_block_2_1x1", macs_target=0.995, refine_epochs=4
+            "conv_block_3_1x1", macs_target=0.995, refine_epochs=4
         ),
-        "frozen": Cell("conv_block_1_5x5", 0.40, search_epochs=3),
-        "smallest": Cell("conv_block_1_5x5", 0.25, refine_epochs=3),
+        "frozen": Cell("conv_block_2_5x5", 0.40, search_epochs=3),
+        "smallest": Cell("conv_block_2_5x5", 0.25, refine_epochs=3),
     },
 }
 FIGURES = (
+    "width",
     "accuracy_loss",
     "retention_rate",
     "macs_ratio",
     "time_ratio_source",
     "time_ratio_paper",
+    "memory_ratio_paper",
 )
 LATENCIES = ("latency_ratio_1", "latency_ratio_64")
 
@@ -148,6 +146,9 @@ def parse_arguments():
     parser.add_argument(
         "--source", type=Path, help="trained source model of one network"
     )
+    parser.add_argument(
+        "--paper", action="store_true", help="run the paper recipe, too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -155,60 +156,86 @@ def parse_arguments():
 def measure(args, data, name, kind):
     folder = args.work / name
     cell = CELLS[name][kind]
-    part(folder / "source.json", train, args, data, name, folder)
-    source = keras.models.load_model(folder / "source.keras")
-    folder = folder / kind
-    times = part(folder / "times.json", time_steps, args, data, source, name)
-    found = part(
-        folder / "search.json", search, args, data, source, cell, folder
-    )
-    seconds, store = found["seconds"], folder / "cut"
-    if cell.refine_epochs:
-        better = part(
-            folder / "refine.json", improve, args, data, source, cell, folder
+    part(folder / "source.json", train, args, data, name)
+    steps = {
+        recipe.__name__: part(
+            folder / f"{recipe.__name__}.json", in_child, recipe, args, name
         )
-        seconds, store = seconds + better["seconds"], folder / "refined"
+        for recipe in (source_steps, paper_steps)
+    }
+    runs = {"search": search}
+    if cell.refine_epochs:
+        runs["refine"] = improve
+    own = {
+        step: part(
+            folder / kind / f"{step}.json", in_child, run, args, name, kind
+        )
+        for step, run in runs.items()
+    }
+    store = folder / kind / ("refined" if cell.refine_epochs else "cut")
+    source = source_of(args, name)
     before = accuracy(source, data.test)
     figures = composed_figures(store, source, data, kind == "composed")
+    seconds = sum(each["seconds"] for each in own.values())
+    peak = max(each["peak_mib"] for each in own.values())
+    paper = steps["paper_steps"]
     return {
+        "width": WIDTHS[name],
         "cell": dataclasses.asdict(cell),
-        "seconds": {"cell": seconds, **times},
+        "parts": own | steps,
         "source_accuracy": before,
         **figures,
         "accuracy_loss": round(100 * (before - figures["accuracy"]), 6),
-        "time_ratio_source": seconds / times["source"],
-        "time_ratio_paper": seconds / times["paper"],
+        "time_ratio_source": seconds / steps["source_steps"]["seconds"],
+        "time_ratio_paper": seconds / paper["seconds"],
+        "memory_ratio_paper": peak / paper["peak_mib"],
+        **(rival(args, name, paper) if kind == "frozen" else {}),
     }
 
 
-def untrained(name):
-    size = {key: NETWORKS[name][key] for key in ("small", "width")}
-    return build(name.partition("_")[0], (32, 32, 3), 10, **size)
+def rival(args, name, paper):
+    """What the paper recipe reaches in `PAPER_TIMES` the frozen cell's time."""
+    if not args.paper:
+        return {}
+    own = part(args.work / name / "frozen" / "search.json", dict)
+    times = PAPER_TIMES * own["masks_seconds"] / paper["seconds"]
+    epochs = min(math.ceil(times * PAPER.epochs), PAPER.epochs)
+    path = args.work / name / f"paper_run-{epochs}.json"
+    return {"paper": part(path, paper_run, args, name, epochs)}
 
 
-def train(args, data, name, folder):
+def source_of(args, name):
+    return keras.models.load_model(args.work / name / "source.keras")
+
+
+def train(args, data, name):
+    path = args.work / name / "source.keras"
     if args.source is not None:
-        shutil.copy(args.source, folder / "source.keras")
+        shutil.copy(args.source, path)
         return
     keras.utils.set_random_seed(args.seed)
-    source = untrained(name)
+    source = untrained(name, data)
     train_source(
         source,
         data,
-        NETWORKS[name]["epochs"],
+        SOURCE_EPOCHS,
         batch_size=SOURCE_BATCH_SIZE,
         learning_rate=0.1,
         seed=args.seed,
         augment=True,
         verbose=2,
     )
-    source.save(folder / "source.keras")
+    source.save(path)
 
 
-def search(args, data, source, cell, folder):
+def search(args, name, kind):
+    """Finds masks and cuts the modules; returns seconds, those of masks too."""
+    data, source = load_data("cifar10", args.data_dir), source_of(args, name)
+    cell = CELLS[name][kind]
     some = np.random.default_rng(args.seed).permutation(len(data.train))
     few = data.train.take(some[:SEARCH_IMAGES])
     validation = (data.validation.images, data.validation.labels)
+    start = time.perf_counter()
     modular = modularize(
         source,
         (few.images, few.labels),
@@ -226,10 +253,17 @@ def search(args, data, source, cell, folder):
         seed=args.seed,
         verbose=2,
     )
-    decompose(modular, folder / "cut", data=validation, overwrite=True)
+    masks = time.perf_counter() - start
+    out = args.work / name / kind / "cut"
+    decompose(modular, out, data=validation, overwrite=True)
+    return {"masks_seconds": masks, "seconds": time.perf_counter() - start}
 
 
-def improve(args, data, source, cell, folder):
+def improve(args, name, kind):
+    """Refines the cut modules; returns seconds."""
+    data, source = load_data("cifar10", args.data_dir), source_of(args, name)
+    cell, folder = CELLS[name][kind], args.work / name / kind
+    start = time.perf_counter()
     images, labels = data.train.images, data.train.labels
     if cell.mirror:
         images = np.concatenate([images, images[:, :, ::-1]])
@@ -246,28 +280,52 @@ def improve(args, data, source, cell, folder):
         verbose=2,
         overwrite=True,
     )
+    return {"seconds": time.perf_counter() - start}
 
 
-def time_steps(args, data, source, name):
-    """Times steps of two trainings and multiplies by all their steps.
-
-    Returns:
-        Dict of the seconds of `source`, the source model's training, and of
-        `paper`, the 145 epochs of the published recipe.
-    """
-    images = len(data.train)
-    twin = untrained(name)
+def source_steps(args, name):
+    """Returns the seconds of the source model's training, from some steps."""
+    data = load_data("cifar10", args.data_dir)
+    twin = untrained(name, data)
     twin.compile(
         keras.optimizers.SGD(0.01, 0.9), "sparse_categorical_crossentropy"
     )
-    source_steps = NETWORKS[name]["epochs"] * -(-images // SOURCE_BATCH_SIZE)
+    each = step_seconds(twin, data, SOURCE_BATCH_SIZE)
+    steps = -(-len(data.train) // SOURCE_BATCH_SIZE)
+    return {"seconds": SOURCE_EPOCHS * steps * each}
+
+
+def paper_run(args, name, epochs):
+    """The paper recipe for some epochs of its 145; a later call resumes it."""
+    data, source = load_data("cifar10", args.data_dir), source_of(args, name)
+    directory = args.work / name / "paper-run"
+    modular = modularize(
+        source,
+        (data.train.images, data.train.labels),
+        (data.validation.images, data.validation.labels),
+        recipe=PAPER,
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        seed=args.seed,
+        run_directory=directory,
+        resume=(directory / "run.json").exists(),
+        verbose=2,
+    )
+    scores = modular.class_log_odds(data.test.images)
+    return {
+        "epochs": epochs,
+        "accuracy": float(np.mean(scores.argmax(1) == data.test.labels)),
+        "retention_rate": modular.retention_rate,
+    }
+
+
+def paper_steps(args, name):
+    """Returns the seconds of the published 145 epochs, from some steps."""
+    data, source = load_data("cifar10", args.data_dir), source_of(args, name)
     modular = ModularModel(source, recipe=PAPER)
     modular.compile()
-    paper_steps = PAPER.epochs * -(-images // BATCH_SIZE)
-    return {
-        "source": source_steps * step_seconds(twin, data, SOURCE_BATCH_SIZE),
-        "paper": paper_steps * step_seconds(modular, data, BATCH_SIZE),
-    }
+    steps = PAPER.epochs * -(-len(data.train) // BATCH_SIZE)
+    return {"seconds": steps * step_seconds(modular, data, BATCH_SIZE)}
 
 
 def step_seconds(model, data, batch_size):
@@ -305,6 +363,10 @@ def composed_figures(path, source, data, is_timed):
         **(latency_ratios(composed, source) if is_timed else {}),
         "kept_by_layer": {
             layer: float(np.mean([len(i.kept_kernels[layer]) for i in infos]))
+            for layer in infos[0].kept_kernels
+        },
+        "kept_by_any_class": {
+            layer: len({k for i in infos for k in i.kept_kernels[layer]})
             for layer in infos[0].kept_kernels
         },
     }

@@ -31,6 +31,7 @@ from kmod.store.manifest import InputContract
 
 ARCHITECTURES = ("simcnn", "incecnn", "rescnn")
 FEW = 50  # Labelled images of each class to choose and calibrate with.
+MORE = 200  # As many as the papers choose with on CIFAR-10.
 SOURCE_VALIDATION = 100
 TEST_OWN, TEST_OTHER = 500, 200
 
@@ -71,6 +72,15 @@ def pool(name: str, data_dir, settings: Pool) -> LabelledImages:
 def few_images(name: str, data_dir) -> LabelledImages:
     """The labelled images to choose and calibrate with."""
     return twins.some(load(name, data_dir).validation, FEW)
+
+
+def more_images(name: str, data_dir) -> LabelledImages:
+    """The same images and others; no source model saw any of them."""
+    images = load(name, data_dir).validation
+    seen = FEW + SOURCE_VALIDATION
+    few = twins.indices_of_some(images.labels, FEW)
+    others = twins.indices_of_some(images.labels, MORE - FEW, skip=seen)
+    return images.take(np.concatenate([few, others]))
 
 
 def test_images(name: str, data_dir, count: int) -> LabelledImages:
@@ -122,10 +132,13 @@ def source_answers(
     }
     for other in settings.asked:
         tests = TEST_OWN if other == name else TEST_OTHER
-        for part, images in (
-            ("few", few_images(other, args.data_dir)),
-            ("test", test_images(other, args.data_dir, tests)),
-        ):
+        parts = {
+            "few": few_images(other, args.data_dir),
+            "test": test_images(other, args.data_dir, tests),
+        }
+        if other == name:
+            parts["more"] = more_images(other, args.data_dir)
+        for part, images in parts.items():
             given = adapted(other, name, images.images, args.data_dir)
             found = twins.module_answers(modular, given)
             found["features"] = _features(modular.flat_source, given)
@@ -184,8 +197,7 @@ def sources(
     settings, found = settings or POOLS[name], []
     for seed in range(1, args.seeds + 1):
         for architecture in args.architectures:
-            cell = f"{name}-{settings.images}-{architecture}-{seed}"
-            path = args.work / f"source-{cell}.npz"
+            path = args.work / file_name(name, settings, architecture, seed)
             answers = twins.arrays(
                 path, source_answers, args, name, settings, architecture, seed
             )
@@ -195,6 +207,11 @@ def sources(
             )
             print(path.stem, flush=True)
     return found
+
+
+def file_name(name, settings, architecture, seed):
+    pool = f"{name}-{settings.images}-{settings.source.copies}"
+    return f"source-{pool}-{architecture}-{seed}.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -133,7 +133,7 @@ def reuse(
         for number in team
     }
     if not alone:
-        options = _options(task, chosen, sorted(used))
+        options = _options(answers, task, chosen, sorted(used))
         more = [_further(answers, task, options, split) for split in splits]
         own, new = with_support(own, new, *more, few)
     weights, bias = layer_of(own, few, calibration)
@@ -151,7 +151,7 @@ def reuse(
     return {"accuracy": float(right.mean()), "seconds": float(seconds)}
 
 
-def _options(task, chosen, used):
+def _options(answers, task, chosen, used):
     """Lists what may support the choice, as `kmod choose` does."""
     own = {
         (name, team[0], index)
@@ -164,8 +164,14 @@ def _options(task, chosen, used):
         for index in range(10)
         if (name, number, index) not in own
     )
+    elsewhere = (
+        (name, source["number"], index)
+        for name, index in task.classes
+        for source in answers.sources[name]
+        if (name, source["number"]) not in used
+    )
     return support_options(
-        others, lambda module: (module[0], module[2]) in task.classes
+        others, elsewhere, lambda module: (module[0], module[2]) in task.classes
     )
 
 
@@ -224,6 +230,13 @@ def time_modules(args, name: str, architecture: str) -> dict:
     return found
 
 
+def new_layer():
+    """Makes a classifier of what the last hidden layer says."""
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.1, max_iter=200)
+    )
+
+
 def last_layer(answers: Answers, task: Task) -> float:
     """Accuracy of the best source with a new last layer."""
     few, test = answers.truth(task, "few"), answers.truth(task, "test")
@@ -231,9 +244,7 @@ def last_layer(answers: Answers, task: Task) -> float:
     for name in task.data:
         for source in answers.sources[name]:
             features = answers.of(task, name, source, "few", "features")
-            layer = make_pipeline(
-                StandardScaler(), LogisticRegression(C=0.1, max_iter=200)
-            )
+            layer = new_layer()
             score = cross_val_score(layer, features, few, cv=4).mean()
             if score > best_score:
                 fitted = layer.fit(features, few)

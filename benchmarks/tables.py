@@ -14,10 +14,9 @@ from common import read_result
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 NETWORKS = {
-    "simcnn": "small SimCNN",
-    "rescnn": "small ResCNN",
-    "incecnn": "small InceCNN",
-    "simcnn_quarter": "SimCNN, a quarter of its width",
+    "simcnn": "SimCNN",
+    "rescnn": "ResCNN",
+    "incecnn": "InceCNN",
 }
 CELLS = {
     "composed": "cheapest to compose",
@@ -63,7 +62,7 @@ def figures(summary: dict) -> str:
 def efficiency(section):
     rows = [
         [
-            NETWORKS[network],
+            _network(network, cell["width"]),
             title,
             f"{cell['accuracy_loss']:+.2f}",
             f"{100 * cell['retention_rate']:.0f} %",
@@ -101,6 +100,13 @@ def efficiency(section):
             "takes in PyTorch (SimCNN at full size, 64 images).\n"
         )
     return text
+
+
+def _network(name, width):
+    """Names a network; `width` is its share of the paper's, or "small"."""
+    if width == "small":
+        return f"small {NETWORKS[name]}"
+    return f"{NETWORKS[name]}, 1/{1 / width:.0f} of its width"
 
 
 def _pair(cell):
@@ -183,9 +189,11 @@ def more_accurate(section):
         "A model of the best modules of several sources gains "
         f"{section['gain']:+.2f} points over the best single source "
         f"({section['alone_gain']:+.2f} without modules that support them, "
-        f"{section['team_gain']:+.2f} with up to two for each class instead) "
-        f"and {section['gain_over_soft_vote']:+.2f} over the soft vote of all "
-        "of them.\n"
+        f"{section['team_gain']:+.2f} with up to two for each class instead), "
+        f"a new last layer of it {section['last_layer_gain']:+.2f}, all on the "
+        "same 200 labelled images of each class; "
+        f"{section['gain_over_soft_vote']:+.2f} points over the soft vote of "
+        "all sources.\n"
     )
 
 

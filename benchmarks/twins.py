@@ -23,6 +23,7 @@ from kmod.masks.recipe import DEFAULT
 from kmod.training.calibration import calibrate
 from kmod.training.gradsplitter import modularize
 from kmod.zoo.augmented_images import AugmentedImages
+from kmod.zoo.augmented_images import augment
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
@@ -33,8 +34,6 @@ MASKS = {
     "rescnn": ("conv_6", 0.69),
     "incecnn": ("conv_block_2_5x5", 0.78),
 }
-# The figures were measured when this rate was the default.
-RECIPE = dataclasses.replace(DEFAULT, adapt_rate=0.01)
 
 
 def batch_size(images: LabelledImages) -> int:
@@ -154,12 +153,25 @@ class Twin:
 
 @dataclasses.dataclass(frozen=True)
 class SourceSettings:
-    """How a source model and its modules are trained."""
+    """How a source model and its modules are trained.
+
+    Attributes:
+        epochs: Of the source model.
+        mask_epochs: Of its modules.
+        augment: Whether the source model sees changed images.
+        batch_size: Of both.
+        adapt_rate: Learning rate of the modules' scales and shifts; 0.01 was
+            the default recipe's when most figures were measured.
+        copies: Changed copies of each image that modules see instead of it, 0
+            for the image itself.
+    """
 
     epochs: int
     mask_epochs: int = 3
     augment: bool = False
     batch_size: int = 64
+    adapt_rate: float = 0.01
+    copies: int = 0
 
 
 def train_modular(
@@ -179,17 +191,32 @@ def train_modular(
         verbose=0,
     )
     mask_from, target = MASKS[architecture]
+    train = data.train
+    if settings.copies:
+        train = changed_copies(train, settings.copies, seed)
     return modularize(
         source,
-        (data.train.images, data.train.labels),
+        (train.images, train.labels),
         (data.validation.images, data.validation.labels),
         class_names=data.class_names,
-        recipe=dataclasses.replace(RECIPE, retention_target=target),
+        recipe=dataclasses.replace(
+            DEFAULT, retention_target=target, adapt_rate=settings.adapt_rate
+        ),
         mask_from=mask_from,
         epochs=settings.mask_epochs,
         seed=seed,
         verbose=0,
     )
+
+
+def changed_copies(
+    images: LabelledImages, copies: int, seed: int
+) -> LabelledImages:
+    """Mirrors and moves images, as training with augmentation does."""
+    rng = np.random.default_rng(seed)
+    changed = [augment(images.images, rng) for _ in range(copies)]
+    labels = np.tile(images.labels, copies)
+    return LabelledImages(np.concatenate(changed), labels)
 
 
 def module_answers(
