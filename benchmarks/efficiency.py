@@ -16,7 +16,8 @@ the most that each one's process holds at a time. With `--paper` the paper
 recipe runs as well, for 20 times as long as the `frozen` cell took to find its
 masks. Every finished part is kept under `--work`, and a later call goes on from
 there.
-Settings were chosen on validation images; the figures are of test images.
+SimCNN's settings were chosen on validation images; those of ResCNN and InceCNN
+are first guesses that have not been run. The figures are of test images.
 Writes `benchmarks/results/efficiency.json` and the section `efficiency` of
 `benchmarks/results/summary.json`.
 """
@@ -99,8 +100,8 @@ CELLS = {
         "composed": Cell(
             "conv_block_3_1x1", macs_target=0.995, refine_epochs=4
         ),
-        "frozen": Cell("conv_block_2_5x5", 0.40, search_epochs=3),
-        "smallest": Cell("conv_block_2_5x5", 0.25, refine_epochs=3),
+        "frozen": Cell("conv_block_1_5x5", 0.40, search_epochs=3),
+        "smallest": Cell("conv_block_1_5x5", 0.25, refine_epochs=3),
     },
 }
 FIGURES = (

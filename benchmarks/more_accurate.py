@@ -12,7 +12,7 @@ Compared, on test images, with the best single source model (chosen on the same
 images), with a new last layer of it, fitted to the same images, with the soft
 vote of all sources, and with the best source on the test images themselves.
 The papers choose on a fifth of the test images, which are 200 of each class of
-CIFAR-10 and 500 of the digits, and measure on the rest: another column, where
+CIFAR-10 and about 500 of SVHN, and measure on the rest: another column, where
 that fifth is of our fewer test images.
 
 One row for each data set and architecture, and one of all architectures

@@ -1,4 +1,4 @@
-"""Whether further modules of the chosen stores help to tell classes apart."""
+"""Whether further modules help to tell classes apart."""
 
 from collections.abc import Callable
 from collections.abc import Hashable

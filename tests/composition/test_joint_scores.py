@@ -92,6 +92,14 @@ def test_every_class_needs_images(scorer):
         fit_joint(scorer, data, ("a", "b", "c"))
 
 
+def test_a_class_may_have_a_single_image():
+    scores, labels = confused(60)
+    labels[labels == 2] = np.arange(np.sum(labels == 2)) > 0
+    labels[np.flatnonzero(labels == 1)[0]] = 2
+    weights, bias = fit_scores(scores, labels)
+    assert weights.shape == (3, 3) and bias.shape == (3,)
+
+
 def test_penalty_is_chosen_on_other_images():
     """Scores that mean nothing are held down, one that tells all is not."""
     random = np.random.default_rng(1)

@@ -66,19 +66,33 @@ def test_other_modules_of_the_store_support_where_they_help(poor, few):
     assert choose_modules(CLASSES, [poor], few, alone=True).support == ()
 
 
-def test_supporting_modules_are_in_the_spec(stores_of_two, tmp_path):
+def test_stores_that_are_not_in_may_support(poor, donor, few, monkeypatch):
+    def last(scores, options, labels):
+        return list(options)[-1]
+
+    monkeypatch.setattr("kmod.reuse.choosing.best_support", last)
+    choice = choose_modules(CLASSES, [poor, donor], few)
+    assert choice.chosen == {"9": (1,), "3": (1,)}
+    assert choice.support == ((0, "9"), (0, "3"))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_supporting_modules_are_in_the_spec(stores_of_two, index, tmp_path):
     choice = ModuleChoice(
         stores_of_two,
         {"9": (1,), "3": (1,)},
         {"9": {(1,): 0.9}, "3": {(1,): 0.9}},
         40,
-        ((1, "8"),),
+        ((index, "8"),),
     )
     spec = task_spec(choice, tmp_path / "t.yaml", DATA, images_per_class=20)
-    assert [each.class_name for each in spec.scores.support] == ["8"]
+    (module,) = spec.scores.support
+    store = spec.stores[module.store]
+    assert (spec.path.parent / store.path).samefile(stores_of_two[index].path)
+    assert module.class_name == "8"
     assert "# With those of `support`, which" in spec.path.read_text()
     assert choice.as_dict()["support"] == [
-        {"store": str(stores_of_two[1].path), "class": "8"}
+        {"store": str(stores_of_two[index].path), "class": "8"}
     ]
     model = compose(spec)
     assert model.output_shape == (None, 2)

@@ -8,6 +8,11 @@ from kmod.spec.loader import load_spec
 from kmod.spec.writer import spec_data
 from kmod.spec.writer import write_spec
 
+TWO_CLASSES = [
+    {"name": "a", "module": {"store": "s", "class": "no"}},
+    {"name": "b", "module": {"store": "s", "class": "010"}},
+]
+
 
 def classes_spec(**changes):
     module = {"store": "digits", "class": "no"}
@@ -180,10 +185,7 @@ def test_invalid_spec_is_not_written(tmp_path):
         ),
         pytest.param(
             {
-                "classes": [
-                    {"name": "a", "module": {"store": "s", "class": "no"}},
-                    {"name": "b", "module": {"store": "s", "class": "010"}},
-                ],
+                "classes": TWO_CLASSES,
                 "scores": {
                     "calibration": "fit",
                     "data": [
@@ -196,10 +198,7 @@ def test_invalid_spec_is_not_written(tmp_path):
         ),
         pytest.param(
             {
-                "classes": [
-                    {"name": "a", "module": {"store": "s", "class": "no"}},
-                    {"name": "b", "module": {"store": "s", "class": "010"}},
-                ],
+                "classes": TWO_CLASSES,
                 "scores": {
                     "calibration": "joint",
                     "data": {"name": "digits", "split": "validation"},
