@@ -46,9 +46,13 @@ CIFAR10 = dataclasses.replace(
     copies=4,
     adapt_rate=DEFAULT.adapt_rate,
 )
+DIGITS = SourceSettings(30, batch_size=32)
+# Other sources and other test images than those that were looked at while the
+# choice and the joint layer were designed: seeds 1 to 5, and the first 500.
+UNSEEN = {"first_seed": 6, "tests_from": 500}
 POOLS = {
-    "cifar10": Pool(800, CIFAR10, 1.0, 16, ("cifar10",)),
-    "mnist": Pool(60, SourceSettings(30, batch_size=32), 0.5, 1, ("mnist",)),
+    "cifar10": Pool(800, CIFAR10, 1.0, 16, ("cifar10",), **UNSEEN),
+    "mnist": Pool(60, DIGITS, 0.5, 1, ("mnist",), **UNSEEN),
 }
 # Modules for each class, at most, how they are calibrated, and whether they are
 # without other modules that support them.
@@ -63,12 +67,11 @@ ALL = "all"
 
 def row_of(args, name: str, architecture: str, sources: list[dict]) -> dict:
     """Figures of one data set and architecture on test images."""
+    tests = name, args.data_dir, reuse_sources.TEST_OWN, UNSEEN["tests_from"]
     labels = {
         "few": reuse_sources.few_images(name, args.data_dir).labels,
         "more": reuse_sources.more_images(name, args.data_dir).labels,
-        "test": reuse_sources.test_images(
-            name, args.data_dir, reuse_sources.TEST_OWN
-        ).labels,
+        "test": reuse_sources.test_images(*tests).labels,
     }
     few, more, test = (
         _answers(sources, f"{name}_{part}", found)
@@ -165,14 +168,14 @@ def compose(few_scores, few, test_scores, largest, calibration, alone):
         for found in (own, new)
     )
     if not alone:
-        options = _options(chosen, len(few_scores))
+        options = _options(chosen, len(few_scores), len(few))
         more = [_further(each, options) for each in (few_scores, test_scores)]
         own, new = reuse_sources.with_support(own, new, *more, few)
     weights, bias = reuse_sources.layer_of(own, few, calibration)
     return (new @ weights + bias).argmax(axis=1), chosen
 
 
-def _options(chosen, num_sources):
+def _options(chosen, num_sources, num_images):
     """Lists what may support the choice, as `kmod choose` does."""
     own = {(team[0], c) for c, team in enumerate(chosen) if len(team) == 1}
     used = {number for team in chosen for number in team}
@@ -185,7 +188,7 @@ def _options(chosen, num_sources):
         ]
         for is_used in (True, False)
     )
-    return support_options(others, elsewhere, lambda module: True)
+    return support_options(others, elsewhere, lambda module: True, num_images)
 
 
 def _further(scores, options):

@@ -46,6 +46,9 @@ class Pool:
         concentration: Of the Dirichlet distribution.
         least: Images of a source's rarest class, at least.
         asked: Data sets on whose images the sources answer.
+        first_seed: Of the first source; the others' follow.
+        tests_from: How many test images of each class come before those that
+            are asked about.
     """
 
     images: int
@@ -53,6 +56,8 @@ class Pool:
     concentration: float
     least: int
     asked: tuple[str, ...] = ("cifar10", "fashion_mnist", "mnist")
+    first_seed: int = 1
+    tests_from: int = 0
 
 
 # As in the paper for CIFAR-10: concentration 1 and 2 % of a class; and for
@@ -83,9 +88,11 @@ def more_images(name: str, data_dir) -> LabelledImages:
     return images.take(np.concatenate([few, others]))
 
 
-def test_images(name: str, data_dir, count: int) -> LabelledImages:
+def test_images(
+    name: str, data_dir, count: int, skip: int = 0
+) -> LabelledImages:
     """Test images; fewer of them are the first of more."""
-    return twins.some(load(name, data_dir).test, count)
+    return twins.some(load(name, data_dir).test, count, skip=skip)
 
 
 @functools.lru_cache(maxsize=3)
@@ -134,7 +141,9 @@ def source_answers(
         tests = TEST_OWN if other == name else TEST_OTHER
         parts = {
             "few": few_images(other, args.data_dir),
-            "test": test_images(other, args.data_dir, tests),
+            "test": test_images(
+                other, args.data_dir, tests, settings.tests_from
+            ),
         }
         if other == name:
             parts["more"] = more_images(other, args.data_dir)
@@ -195,7 +204,7 @@ def sources(
 ) -> list[dict[str, np.ndarray]]:
     """All source models of a data set, trained if they are missing."""
     settings, found = settings or POOLS[name], []
-    for seed in range(1, args.seeds + 1):
+    for seed in range(settings.first_seed, settings.first_seed + args.seeds):
         for architecture in args.architectures:
             path = args.work / file_name(name, settings, architecture, seed)
             answers = twins.arrays(
@@ -211,6 +220,8 @@ def sources(
 
 def file_name(name, settings, architecture, seed):
     pool = f"{name}-{settings.images}-{settings.source.copies}"
+    if settings.tests_from:
+        pool += f"-{settings.tests_from}"
     return f"source-{pool}-{architecture}-{seed}.npz"
 
 

@@ -133,7 +133,7 @@ def reuse(
         for number in team
     }
     if not alone:
-        options = _options(answers, task, chosen, sorted(used))
+        options = _options(answers, task, chosen, sorted(used), len(few))
         more = [_further(answers, task, options, split) for split in splits]
         own, new = with_support(own, new, *more, few)
     weights, bias = layer_of(own, few, calibration)
@@ -151,7 +151,7 @@ def reuse(
     return {"accuracy": float(right.mean()), "seconds": float(seconds)}
 
 
-def _options(answers, task, chosen, used):
+def _options(answers, task, chosen, used, num_images):
     """Lists what may support the choice, as `kmod choose` does."""
     own = {
         (name, team[0], index)
@@ -170,9 +170,11 @@ def _options(answers, task, chosen, used):
         for source in answers.sources[name]
         if (name, source["number"]) not in used
     )
-    return support_options(
-        others, elsewhere, lambda module: (module[0], module[2]) in task.classes
-    )
+
+    def is_known(module):
+        return (module[0], module[2]) in task.classes
+
+    return support_options(others, elsewhere, is_known, num_images)
 
 
 def _further(answers, task, options, split):

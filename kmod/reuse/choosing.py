@@ -1,12 +1,9 @@
 """Chooses, class by class, the modules of a new model among several stores."""
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +12,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.reuse.donors import Donor
 from kmod.reuse.donors import module_answers
-from kmod.reuse.separation import Team
+from kmod.reuse.module_choice import ModuleChoice
 from kmod.reuse.separation import best_columns
 from kmod.reuse.separation import separation
 from kmod.reuse.separation import teams
@@ -23,51 +20,6 @@ from kmod.reuse.support import best_support
 from kmod.reuse.support import support_options
 from kmod.store.manifest import InputContract
 from kmod.store.module_store import ModuleStore
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ModuleChoice:
-    """Which modules answer for each class, and what else there was.
-
-    Attributes:
-        stores: The stores, as they were given.
-        chosen: For every class the indices of the stores of its modules.
-        separation: For every class, by the indices of stores that have it,
-            how well their modules together tell the class from the others:
-            the chance that they score an image of the class higher than
-            another, 0 to 1.
-        num_images: How many labelled images the choice was made on.
-        support: Further modules that help to tell the classes apart, as the
-            index of a store and a class of it.
-    """
-
-    stores: tuple[ModuleStore, ...]
-    chosen: Mapping[str, Team]
-    separation: Mapping[str, Mapping[Team, float]]
-    num_images: int
-    support: tuple[tuple[int, str], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {
-            "images": self.num_images,
-            "classes": {
-                name: {
-                    "stores": [str(self.stores[i].path) for i in team],
-                    "separation": self.separation[name][team],
-                    "single": {
-                        str(self.stores[others[0]].path): value
-                        for others, value in self.separation[name].items()
-                        if len(others) == 1
-                    },
-                }
-                for name, team in self.chosen.items()
-            },
-            "support": [
-                {"store": str(self.stores[index].path), "class": name}
-                for index, name in self.support
-            ],
-        }
 
 
 def choose_modules(
@@ -167,7 +119,7 @@ def _support(chosen, columns, answers, stores, images, contract):
         if index not in used and name in store
     )
     options = support_options(
-        others, elsewhere, lambda module: module[1] in chosen
+        others, elsewhere, lambda module: module[1] in chosen, len(images)
     )
     _run_more(answers, options, stores, images, contract)
     scores = [columns[name][team] for name, team in chosen.items()]

@@ -10,8 +10,10 @@ import numpy as np
 
 from kmod.composition.joint_scores import likelihood
 
-# Some tens of images can not tell what more scores than that are worth.
+# Some tens of images can not tell what more scores than that are worth; many
+# can, if there are ten for each score.
 MOST_SUPPORT = 40
+IMAGES_PER_SCORE = 10
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -20,6 +22,7 @@ def support_options(
     modules: Iterable[Key],
     elsewhere: Iterable[Key],
     is_known: Callable[[Key], bool],
+    num_images: int,
 ) -> list[tuple[Key, ...]]:
     """Lists what may support a choice.
 
@@ -30,14 +33,17 @@ def support_options(
         modules: All other modules of the stores that are in.
         elsewhere: Modules of known classes in the other stores.
         is_known: Whether a module's class is one of the new model's.
+        num_images: How many labelled images tell what is best.
 
     Returns:
-        Different groups of at most `MOST_SUPPORT` modules, nothing first.
+        Different groups of modules, nothing first, none of more than
+        `MOST_SUPPORT` modules, or of a tenth of the images if that is more.
     """
+    most = max(MOST_SUPPORT, num_images // IMAGES_PER_SCORE)
     every = tuple(modules)
     known = tuple(filter(is_known, every))
     groups = dict.fromkeys(((), known, every, (*known, *elsewhere)))
-    return [group for group in groups if len(group) <= MOST_SUPPORT]
+    return [group for group in groups if len(group) <= most]
 
 
 def best_support(

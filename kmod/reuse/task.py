@@ -9,8 +9,8 @@ import numpy as np
 
 from kmod.composition.labelled_images import ImageReader
 from kmod.data.image_data import LabelledImages
-from kmod.reuse.choosing import ModuleChoice
 from kmod.reuse.choosing import choose_modules
+from kmod.reuse.module_choice import ModuleChoice
 from kmod.reuse.task_spec import task_spec
 from kmod.spec.model import DataRef
 from kmod.spec.model import InputSpec

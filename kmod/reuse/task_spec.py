@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kmod.files import atomic_write
-from kmod.reuse.choosing import ModuleChoice
+from kmod.reuse.module_choice import ModuleChoice
 from kmod.spec.loader import load_spec
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import DataRef

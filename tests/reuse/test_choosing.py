@@ -6,9 +6,9 @@ from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.evaluation.metrics import evaluate
-from kmod.reuse.choosing import ModuleChoice
 from kmod.reuse.choosing import choose_modules
 from kmod.reuse.donors import module_answers
+from kmod.reuse.module_choice import ModuleChoice
 from kmod.reuse.separation import separation
 from kmod.reuse.support import best_support
 from kmod.reuse.task import choose_task

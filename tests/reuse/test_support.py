@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from kmod.reuse.support import IMAGES_PER_SCORE
 from kmod.reuse.support import MOST_SUPPORT
 from kmod.reuse.support import best_support
 from kmod.reuse.support import support_options
@@ -41,15 +42,21 @@ def test_a_single_image_compares_nothing(task):
 def test_options_are_nothing_known_classes_and_all():
     modules = [(0, "cat"), (0, "dog"), (1, "cat")]
     new = (2, "cat")
-    options = support_options(modules, [new], lambda module: "cat" in module)
+    options = support_options(modules, [new], lambda own: "cat" in own, 90)
     cats = modules[0], modules[2]
     assert options == [(), cats, tuple(modules), (*cats, new)]
 
 
 def test_equal_options_count_once():
-    assert support_options([(0, "a")], (), bool) == [(), ((0, "a"),)]
+    assert support_options([(0, "a")], (), bool, 90) == [(), ((0, "a"),)]
 
 
 def test_too_many_modules_are_no_option():
     many = range(MOST_SUPPORT + 1)
-    assert support_options(many, many, lambda n: n < 2) == [(), (0, 1)]
+
+    def options(num_images):
+        return support_options(many, (), lambda n: n < 2, num_images)
+
+    enough = IMAGES_PER_SCORE * len(many)
+    assert options(enough - 1) == [(), (0, 1)]
+    assert options(enough) == [(), (0, 1), tuple(many)]
