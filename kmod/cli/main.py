@@ -8,6 +8,7 @@ Exit codes: 0 good, 1 unexpected error, 2 wrong usage or invalid spec,
 import argparse
 import logging
 import os
+import platform
 import traceback
 
 import kmod
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage leaves by `SystemExit`, as with argparse.
     """
-    _quiet_tensorflow()
+    _set_up_tensorflow()
     args = _build_parser().parse_args(argv)
     try:
         return args.run(args)
@@ -77,9 +78,15 @@ def main(argv: list[str] | None = None) -> int:
         return exit_code
 
 
-def _quiet_tensorflow():
-    """Keeps TensorFlow's notes on devices and tracing out of the messages."""
+def _set_up_tensorflow():
+    """Keeps TensorFlow's notes out of the messages and its fast kernels on.
+
+    It leaves oneDNN off where a processor has no AVX-512, though convolutions
+    gain there as well.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 

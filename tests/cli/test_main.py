@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -94,6 +95,24 @@ def test_version(capsys):
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"kmod {kmod.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("processor", "given", "expected"),
+    [
+        pytest.param("x86_64", None, "1", id="on"),
+        pytest.param("x86_64", "0", "0", id="as-the-user-says"),
+        pytest.param("arm64", None, None, id="other-processor"),
+    ],
+)
+def test_onednn_is_on(monkeypatch, processor, given, expected):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given or "")
+    if given is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == expected
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from kmod.training.cnnsplitter.checkpoint import load_state
 from kmod.training.cnnsplitter.checkpoint import save_state
 from kmod.training.cnnsplitter.encoding import Encoding
 from kmod.training.cnnsplitter.evolution import next_population
+from kmod.training.cnnsplitter.fitness import Weights
+from kmod.training.cnnsplitter.fitness import expected_accuracy
 from kmod.training.cnnsplitter.grading import Grades
 from kmod.training.cnnsplitter.grading import grade
 from kmod.training.cnnsplitter.judges import Judges
@@ -20,7 +22,6 @@ from kmod.training.cnnsplitter.options import SearchOptions
 from kmod.training.cnnsplitter.population import first_population
 from kmod.training.cnnsplitter.population import within_target
 from kmod.training.cnnsplitter.teams import Pool
-from kmod.training.cnnsplitter.teams import Weights
 from kmod.training.cnnsplitter.teams import build_teams
 from kmod.training.cnnsplitter.teams import pair_distances
 
@@ -229,7 +230,7 @@ class GeneticSearch:
         state.stale += 1
         masks = self.masks(team)
         scores = self.choice.score(masks, np.arange(self.num_classes))
-        accuracy = np.mean(scores.argmax(axis=0) == self.choice.labels)
+        accuracy = expected_accuracy(scores, self.choice.labels)
         distances = pair_distances(masks[:, None], self.genes.placement.sizes)
         pairs = np.triu_indices(self.num_classes, 1)
         weight = self.options.accuracy_weight

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from kmod.training.cnnsplitter.fitness import Weights
+from kmod.training.cnnsplitter.fitness import expected_accuracy
+from kmod.training.cnnsplitter.fitness import swapped_accuracy
 from kmod.training.cnnsplitter.teams import Pool
 from kmod.training.cnnsplitter.teams import Teams
-from kmod.training.cnnsplitter.teams import Weights
 
 EPSILON = 1e-9
 
@@ -30,10 +32,10 @@ class Grades:
 def grade(pool: Pool, teams: Teams, weights: Weights) -> Grades:
     """Finds the fittest team and grades every candidate.
 
-    The fittest of the teams built, or the last generation's if that is
-    fitter, changes one member at a time as long as that helps. A candidate
-    is then in the teams built that hold it, and in the fittest team in place
-    of its class's member.
+    Fitness is by expected accuracy. The fittest of the teams built, or the
+    last generation's if that is fitter, changes one member at a time as long
+    as that helps. A candidate is then in the teams built that hold it, and in
+    the fittest team in place of its class's member.
 
     Args:
         pool: The candidates; each class's first is its member of the last
@@ -45,17 +47,22 @@ def grade(pool: Pool, teams: Teams, weights: Weights) -> Grades:
         The `Grades`.
     """
     order = np.argsort(teams.classes)
-    built = teams.members[:, order]
-    former = np.zeros(len(order), int)
-    swaps = _swap_fitness(pool, former, weights)
-    team, fitness = former, swaps[0, 0]
-    if teams.fitness[0] > fitness:
-        team = built[0]
-    team, swaps = _climb(pool, team, weights)
+    former = np.zeros((1, len(order)), int)
+    built = np.concatenate([former, teams.members[:, order]])
+    fitness = np.array([_team_fitness(pool, team, weights) for team in built])
+    team, swaps = _climb(pool, built[fitness.argmax()], weights)
     graded = swaps.copy()
     for index, members in enumerate(built.T):
-        np.maximum.at(graded[index], members, teams.fitness)
+        np.maximum.at(graded[index], members, fitness)
     return Grades(team, float(swaps[0, team[0]]), graded)
+
+
+def _team_fitness(pool, team, weights):
+    classes = np.arange(len(team))
+    between = pool.distances[classes[:, None], team[:, None], classes, team]
+    pairs = np.triu_indices(len(team), 1)
+    accuracy = expected_accuracy(pool.scores[classes, team], pool.labels)
+    return weights.fitness(accuracy, between[pairs].mean())
 
 
 def _climb(pool, team, weights):
@@ -76,22 +83,17 @@ def _swap_fitness(pool, team, weights):
     """Returns the team's fitness with each candidate in turn in it."""
     classes = np.arange(len(team))
     scores = pool.scores[classes, team]
-    own = scores[pool.labels, np.arange(len(pool.labels))]
     between = pool.distances[classes[:, None], team[:, None], classes, team]
     fitness = np.empty(pool.scores.shape[:2])
     num_pairs = len(team) * (len(team) - 1) / 2
     for index in classes:
         others = np.delete(classes, index)
-        top = scores[others].max(axis=0)
-        new = pool.scores[index]
-        right = np.where(
-            pool.labels == index, new > top, (own >= top) & (own > new)
+        accuracy = swapped_accuracy(
+            scores, pool.labels, index, pool.scores[index]
         )
         distance = between[np.ix_(others, others)].sum() / 2
         distance = distance + pool.distances[index][
             :, others, team[others]
         ].sum(axis=1)
-        fitness[index] = weights.fitness(
-            right.mean(axis=1), distance / num_pairs
-        )
+        fitness[index] = weights.fitness(accuracy, distance / num_pairs)
     return fitness

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from kmod.training.cnnsplitter.fitness import Weights
+
 CELLS = 2**25  # Comparisons at once, about as many bytes.
 
 
@@ -21,22 +23,6 @@ class Pool:
     scores: np.ndarray
     distances: np.ndarray
     labels: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """What makes a team fit.
-
-    Attributes:
-        accuracy: Weight of its accuracy.
-        distance: Weight of the mean distance between its members.
-    """
-
-    accuracy: float
-    distance: float
-
-    def fitness(self, accuracy, distance):
-        return self.accuracy * accuracy + self.distance * distance
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

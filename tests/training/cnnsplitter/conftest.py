@@ -3,6 +3,9 @@ import numpy as np
 import pytest
 from keras import layers
 
+from kmod.training.cnnsplitter.teams import Pool
+from kmod.training.cnnsplitter.teams import pair_distances
+
 
 def small_source():
     """Two convolutions joined by a residual connection, and one more."""
@@ -39,3 +42,20 @@ def source(images):
     source.compile(keras.optimizers.Adam(0.02), loss)
     source.fit(*images, epochs=10, verbose=0)
     return source
+
+
+@pytest.fixture
+def small_pool():
+    """Draws candidates whose scores tell a little of the classes."""
+
+    def draw(num_classes=3, population=4, num_images=30):
+        random = np.random.default_rng(0)
+        labels = np.arange(num_images) % num_classes
+        shape = (num_classes, population, num_images)
+        scores = random.normal(0, 1, shape)
+        scores += labels == np.arange(num_classes)[:, None, None]
+        masks = random.integers(0, 2, (num_classes, population, 6))
+        distances = pair_distances(masks, np.ones(6))
+        return Pool(scores.astype("float32"), distances, labels)
+
+    return draw
