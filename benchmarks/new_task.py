@@ -34,10 +34,10 @@ from common import command
 from common import machine
 from common import update_summary
 from common import write_result
-from reused_models import Answers
 from reused_models import last_layer
 from reused_models import reuse
 from scratch_models import Scratch
+from task_answers import Answers
 from tasks import tasks
 
 LABELLED_IMAGES = 20
