@@ -47,7 +47,7 @@ LARGE = {
         ": 3949 more faults are not shown.",
     ),
 }
-# Of the processor, and five times what the longest took on a slow one; input that
+# Of the processor, five times what the longest took on a slow one. Input that
 # makes the check run away takes minutes.
 SECONDS = 5
 
