@@ -10,13 +10,17 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+import numpy as np
 
 from kmod.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
 SUMMARY = "summary"
+NUM_SAMPLES = 2000  # Of a bootstrap.
 
 
 def machine() -> dict:
@@ -95,6 +99,13 @@ def _with_peak(function, args):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {**figures, "peak_mib": round(peak / unit)}
+
+
+def interval_of_mean(values: Sequence[float]) -> list[float]:
+    """Returns the mean's bootstrap interval, 95 %: its low and high end."""
+    random = np.random.default_rng(0)
+    means = random.choice(values, (NUM_SAMPLES, len(values))).mean(axis=1)
+    return [float(value) for value in np.percentile(means, [2.5, 97.5])]
 
 
 def read_result(name: str) -> dict:

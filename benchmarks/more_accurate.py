@@ -26,6 +26,7 @@ import numpy as np
 import patching_rows
 import reuse_sources
 from common import command
+from common import interval_of_mean
 from common import machine
 from common import update_summary
 from common import write_result
@@ -208,14 +209,21 @@ def _vote(logits):
 
 
 def summary_of(rows: list[dict]) -> dict:
-    """Mean gains over cells of one architecture, in points."""
+    """Mean gains over cells of one architecture, in points.
+
+    Its interval is over the cells, since luck with the sources is most of it.
+    """
     cells = [row for row in rows if row["architecture"] != ALL]
 
-    def gain(over, own, model="composed"):
-        return float(100 * np.mean([row[model] - row[over] for row in own]))
+    def gains(over, own, model="composed"):
+        return [100 * (row[model] - row[over]) for row in own]
+
+    def gain(*args):
+        return float(np.mean(gains(*args)))
 
     return {
         "gain": gain("best_source", cells),
+        "gain_interval": interval_of_mean(gains("best_source", cells)),
         "alone_gain": gain("best_source", cells, "alone"),
         "team_gain": gain("best_source", cells, "team"),
         "last_layer_gain": gain("best_source", cells, "last_layer"),
@@ -256,6 +264,7 @@ def main() -> None:
     write_result("more_accurate", facts | summary)
     keys = (
         "gain",
+        "gain_interval",
         "alone_gain",
         "team_gain",
         "last_layer_gain",

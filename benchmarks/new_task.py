@@ -31,6 +31,7 @@ import patching_rows
 import reuse_sources
 from common import RESULTS
 from common import command
+from common import interval_of_mean
 from common import machine
 from common import update_summary
 from common import write_result
@@ -114,7 +115,6 @@ def _gaps(rows, kind):
     }
     gaps = {name: accuracy[name] - accuracy["scratch"] for name in accuracy}
     gap = gaps["reuse"]
-    draws = np.random.default_rng(0).choice(gap, (2000, len(gap))).mean(axis=1)
     seconds = [
         sum(row[f"{name}_seconds"] for row in own)
         for name in ("reuse", "scratch")
@@ -123,7 +123,7 @@ def _gaps(rows, kind):
         "tasks": len(own),
         "accuracy": {n: float(accuracy[n].mean()) for n in accuracy},
         "gap_to_scratch": float(gap.mean()),
-        "gap_interval": [float(v) for v in np.percentile(draws, [2.5, 97.5])],
+        "gap_interval": interval_of_mean(gap),
         "worst_gap": float(gap.min()),
         **{
             f"{name}_gap": float(gaps[name].mean())
