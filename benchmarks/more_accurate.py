@@ -211,7 +211,8 @@ def _vote(logits):
 def summary_of(rows: list[dict]) -> dict:
     """Mean gains over cells of one architecture, in points.
 
-    Its interval is over the cells, since luck with the sources is most of it.
+    The interval is over the cells. Architectures share what their sources were
+    drawn to learn, so it does not tell what other draws give.
     """
     cells = [row for row in rows if row["architecture"] != ALL]
 

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from common import NUM_SAMPLES
 from common import RESULTS
 
 from kmod.composition.coefficients import fit_layer
@@ -29,7 +30,6 @@ CONTROLS = (
     "whole_model",
 )
 ALONE = ("one_module", "no_module", "wrong_class")
-NUM_SAMPLES = 2000
 PAPERS_WEAKNESS = 0.35, 0.76  # F1 of the papers' weak models, CIFAR-10.
 
 

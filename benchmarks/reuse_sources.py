@@ -91,7 +91,7 @@ def more_images(name: str, data_dir) -> LabelledImages:
 def test_images(
     name: str, data_dir, count: int, skip: int = 0
 ) -> LabelledImages:
-    """Test images; fewer of them are the first of more."""
+    """Test images after `skip` others; fewer are the first of more."""
     return twins.some(load(name, data_dir).test, count, skip=skip)
 
 

@@ -188,9 +188,9 @@ def more_accurate(section):
     low, high = section["gain_interval"]
     return (
         "A model of the best modules of five sources gains "
-        f"{section['gain']:+.2f} points over the best single source (interval "
-        f"{low:+.1f} to {high:+.1f}; {section['alone_gain']:+.2f} without "
-        "modules that support them, "
+        f"{section['gain']:+.2f} points over the best single source "
+        f"(six cells, {low:+.1f} to {high:+.1f}; "
+        f"{section['alone_gain']:+.2f} without modules that support them, "
         f"{section['team_gain']:+.2f} with up to two for each class instead), "
         f"a new last layer of it {section['last_layer_gain']:+.2f}, all on the "
         "same 200 labelled images of each class; "

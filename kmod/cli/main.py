@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> int:
 def _set_up_tensorflow():
     """Keeps TensorFlow's notes out of the messages and its fast kernels on.
 
-    It leaves oneDNN off where a processor has no AVX-512, though convolutions
-    gain there as well.
+    TensorFlow leaves oneDNN off on some processors, such as those without
+    AVX-512, though convolutions gain there as well.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if platform.machine() in ("x86_64", "AMD64"):
