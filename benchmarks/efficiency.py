@@ -121,12 +121,11 @@ def main():
     data = load_data("cifar10", args.data_dir)
     results = read_result(RESULT)
     results["command"] = "python benchmarks/efficiency.py --data-dir DIR"
-    results["machine"] = machine()
     results["seed"] = args.seed
     networks = results.setdefault("networks", {})
     for name in args.networks:
         for kind in args.cells:
-            figures = measure(args, data, name, kind)
+            figures = {"machine": machine(), **measure(args, data, name, kind)}
             networks.setdefault(name, {})[kind] = figures
             write_result(RESULT, results)
             names = FIGURES + (LATENCIES if kind == "composed" else ())
