@@ -1,6 +1,6 @@
 """Compares the methods that choose kernels, and two controls.
 
-    python benchmarks/methods.py --data-dir DIR [--networks simcnn ...]
+    python benchmarks/methods.py --data-dir DIR --seeds 2
 
 For each network and data set, on the same source model and behind the same
 stem: GradSplitter with its default recipe, CNNSplitter, and controls with as
@@ -19,7 +19,8 @@ A source model is read from `WORK/DATA-NETWORK/source.keras`, such as that of
 `efficiency.py`, or trained there.
 Every finished part is kept under `--work`, and a later call goes on from
 there. Writes `benchmarks/results/methods.json`, its tables as `methods.md` and
-the section `methods` of `benchmarks/results/summary.json`.
+the section `methods` of `benchmarks/results/summary.json`, in place of what an
+earlier call wrote: a call for some of the networks writes figures of those.
 """
 
 import argparse
@@ -303,7 +304,7 @@ def accuracy(model, images, batch_size=256):
 def facts(args):
     """Tells where the figures come from."""
     return {
-        "command": command(args, "seeds"),
+        "command": command(args, "networks", "data", "seeds"),
         "machine": machine(),
         "settings": {
             "threads": os.environ.get("TF_NUM_INTRAOP_THREADS", "all"),

@@ -134,7 +134,7 @@ def methods(section):
         "kernels kept",
         "MACs of all modules",
         "Jaccard distance",
-        "seconds, one thread",
+        "seconds",
     ]
     return table(head, rows)
 
