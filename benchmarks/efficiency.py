@@ -37,7 +37,10 @@ from common import part
 from common import read_result
 from common import update_summary
 from common import write_result
+from networks import SOURCE_BATCH_SIZE
+from networks import SOURCE_EPOCHS
 from networks import WIDTHS
+from networks import trained
 from networks import untrained
 
 from kmod.composition.composer import compose
@@ -52,12 +55,9 @@ from kmod.spec.writer import write_spec
 from kmod.store.decompose import decompose
 from kmod.store.module_store import load_store
 from kmod.training.gradsplitter import modularize
-from kmod.zoo.train import train_source
 
 RESULT = "efficiency"
-SOURCE_EPOCHS = 12
 PAPER_TIMES = 20  # The paper recipe runs for so many frozen cells' time.
-SOURCE_BATCH_SIZE = 128
 SEARCH_IMAGES = 15000
 TIMED_STEPS = 12
 BATCH_SIZE = 64
@@ -144,7 +144,7 @@ def parse_arguments():
     kinds = ("composed", "frozen", "smallest")
     parser.add_argument("--cells", nargs="+", choices=kinds, default=kinds)
     parser.add_argument(
-        "--source", type=Path, help="trained source model of one network"
+        "--sources", type=Path, help="what paper_recipe.py left in its --work"
     )
     parser.add_argument(
         "--paper", action="store_true", help="run the paper recipe, too"
@@ -210,22 +210,10 @@ def source_of(args, name):
 
 def train(args, data, name):
     path = args.work / name / "source.keras"
-    if args.source is not None:
-        shutil.copy(args.source, path)
-        return
-    keras.utils.set_random_seed(args.seed)
-    source = untrained(name, data)
-    train_source(
-        source,
-        data,
-        SOURCE_EPOCHS,
-        batch_size=SOURCE_BATCH_SIZE,
-        learning_rate=0.1,
-        seed=args.seed,
-        augment=True,
-        verbose=2,
-    )
-    source.save(path)
+    if args.sources is None:
+        trained(name, data, args.seed).save(path)
+    else:
+        shutil.copy(args.sources / name / "source.keras", path)
 
 
 def search(args, name, kind):

@@ -18,29 +18,33 @@ are of all test images. Writes `benchmarks/results/full_size.json`.
 import argparse
 import dataclasses
 import json
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
+from accelerator import Clock
+from accelerator import deadline_of
+from accelerator import device
+from accelerator import export_data
+from accelerator import find_masks
+from accelerator import read_data
 from common import machine
 from common import part
+from common import read_result
 from common import write_result
 
 from kmod.data.image_data import SPLITS
-from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.subsets import dirichlet_subset
 from kmod.evaluation.sizes import model_sizes
 from kmod.masks.recipe import DEFAULT
 from kmod.masks.recipe import PAPER
-from kmod.training.gradsplitter import modularize
-from kmod.training.run_directory import RUN_FILE
 from kmod.zoo.build import ARCHITECTURES
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
-RECIPES = {"paper": PAPER, "default": DEFAULT}
+RESULT = "full_size"
+RECIPES = {"default": DEFAULT, "paper": PAPER}
 
 
 def main():
@@ -48,17 +52,17 @@ def main():
     if args.export_data:
         return export_data(args.export_data, args.data_dir)
     data = estimator_data(args)
-    results = {
-        "command": "KERAS_BACKEND=jax python benchmarks/full_size.py",
-        "settings": settings(args),
-        "machine": {**machine(), "device": device()},
-        "networks": {},
-    }
     for name in args.networks:
-        results["networks"][name] = measure(args, data, name)
+        figures = {
+            "command": "KERAS_BACKEND=jax python benchmarks/full_size.py "
+            "--data DATA.npz",
+            "settings": settings(args),
+            "machine": {**machine(), "device": device()},
+            **measure(args, data, name),
+        }
         if not args.dry_run:
-            write_result("full_size", results)
-    print(json.dumps(results, indent=1))
+            write_result(RESULT, {**read_result(RESULT), name: figures})
+        print(json.dumps(figures, indent=1))
 
 
 def parse_arguments():
@@ -81,72 +85,50 @@ def parse_arguments():
     parser.add_argument("--paper-epochs", type=int, default=PAPER.epochs)
     parser.add_argument("--default-epochs", type=int, default=20)
     parser.add_argument(
+        "--minutes", type=float, help="until the last epoch begins"
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="write no results"
     )
     args = parser.parse_args()
     if not (args.data or args.export_data):
         parser.error("give --data, or --export-data to write it first")
+    args.deadline = deadline_of(args.minutes)
     return args
 
 
 def settings(args):
-    left_out = ("data", "export_data", "data_dir", "work", "dry_run")
-    return {k: v for k, v in vars(args).items() if k not in left_out}
-
-
-def device():
-    """Names what the backend computes on."""
-    if keras.backend.backend() != "jax":
-        return keras.backend.backend()
-    import jax
-
-    return jax.devices()[0].device_kind
-
-
-def export_data(path, data_dir):
-    """Writes CIFAR-10 as arrays that NumPy reads."""
-    from kmod.data.load import load_data
-
-    data = load_data("cifar10", data_dir)
-    arrays = {}
-    for split in SPLITS:
-        images = getattr(data, split)
-        arrays[f"{split}_images"] = images.images
-        arrays[f"{split}_labels"] = images.labels
-    np.savez_compressed(
-        path, class_names=data.class_names, version=data.version, **arrays
+    left_out = (
+        "data",
+        "export_data",
+        "data_dir",
+        "work",
+        "dry_run",
+        "deadline",
     )
+    return {k: v for k, v in vars(args).items() if k not in left_out}
 
 
 def estimator_data(args):
     """Returns the data that the paper's estimator of a seed was trained on."""
-    with np.load(args.data) as file:
-        arrays = dict(file)
-    train, validation, test = (
-        LabelledImages(arrays[f"{split}_images"], arrays[f"{split}_labels"])
-        for split in SPLITS
-    )
-    names = tuple(map(str, arrays["class_names"]))
+    data = read_data(args.data)
     drawn = dirichlet_subset(
         LabelledImages(
-            np.concatenate([train.images, validation.images]),
-            np.concatenate([train.labels, validation.labels]),
+            np.concatenate([data.train.images, data.validation.images]),
+            np.concatenate([data.train.labels, data.validation.labels]),
         ),
-        len(names),
+        len(data.class_names),
         args.estimator,
         min_count=1 if args.images else 100,
     )
     order = np.random.default_rng(args.estimator).permutation(len(drawn))
     end = round(0.8 * len(drawn))
     few = slice(args.images)
-    return ImageData(
-        "cifar10",
-        str(arrays["version"]),
-        names,
-        (0.0, 255.0),
-        drawn.take(order[:end][few]),
-        drawn.take(order[end:][few]),
-        test.take(np.arange(len(test))[few]),
+    return dataclasses.replace(
+        data,
+        train=drawn.take(order[:end][few]),
+        validation=drawn.take(order[end:][few]),
+        test=data.test.take(np.arange(len(data.test))[few]),
     )
 
 
@@ -203,63 +185,15 @@ def train(args, data, name, folder):
 
 
 def search(args, data, source, recipe, folder):
-    """Finds masks by a recipe, from the last whole epoch on."""
-    directory = folder / f"{recipe}-run"
-    clock = Clock(folder / f"{recipe}-epochs.json")
-    modular = modularize(
+    return find_masks(
         source,
-        (data.train.images, data.train.labels),
-        (data.validation.images, data.validation.labels),
-        class_names=data.class_names,
-        recipe=RECIPES[recipe],
-        epochs=getattr(args, f"{recipe}_epochs"),
+        data,
+        RECIPES[recipe],
+        getattr(args, f"{recipe}_epochs"),
+        folder,
+        deadline=args.deadline,
         seed=args.seed,
-        run_directory=directory,
-        resume=(directory / RUN_FILE).exists(),
-        callbacks=[clock],
-        verbose=2,
     )
-    answers = modular.class_scores(data.test.images).argmax(1)
-    composition = modular.macs.of_composition(modular.masks.mask.value)
-    return {
-        "accuracy": float(np.mean(answers == data.test.labels)),
-        "retention_rate": modular.retention_rate,
-        "macs_ratio": float(composition),
-        "epochs": clock.epochs,
-        "seconds": clock.seconds,
-    }
-
-
-class Clock(keras.callbacks.Callback):
-    """Adds up the time of epochs over all the runs that they took.
-
-    Args:
-        path: JSON file, epoch to seconds.
-    """
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = path
-        self._start = None
-
-    @property
-    def _times(self):
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
-
-    @property
-    def epochs(self):
-        return len(self._times)
-
-    @property
-    def seconds(self):
-        return sum(self._times.values())
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        times = {**self._times, str(epoch): time.perf_counter() - self._start}
-        self.path.write_text(json.dumps(times))
 
 
 if __name__ == "__main__":
