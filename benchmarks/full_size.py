@@ -12,7 +12,9 @@ default one. The second command needs Keras, JAX and scikit-learn, neither
 TensorFlow nor its data sets; without installing kmod, set `PYTHONPATH` to its
 checkout. Every epoch is backed up under `--work` and every finished cell
 written there, so a run that was cut short goes on where it stopped. Figures
-are of all test images. Writes `benchmarks/results/full_size.json`.
+are of all test images. With `--minutes` the recipes end early. Writes
+`benchmarks/results/full_size.json` and the section `full_size` of
+`benchmarks/results/summary.json`.
 """
 
 import argparse
@@ -23,14 +25,17 @@ from pathlib import Path
 import keras
 import numpy as np
 from accelerator import Clock
+from accelerator import accuracy
 from accelerator import deadline_of
 from accelerator import device
 from accelerator import export_data
 from accelerator import find_masks
+from accelerator import points_lost
 from accelerator import read_data
 from common import machine
 from common import part
 from common import read_result
+from common import update_summary
 from common import write_result
 
 from kmod.data.image_data import SPLITS
@@ -62,6 +67,7 @@ def main():
         }
         if not args.dry_run:
             write_result(RESULT, {**read_result(RESULT), name: figures})
+            update_summary(RESULT, {name: short(figures)})
         print(json.dumps(figures, indent=1))
 
 
@@ -132,6 +138,21 @@ def estimator_data(args):
     )
 
 
+def short(figures):
+    """Returns what the summary holds of a network's figures, by recipe."""
+    source = figures["source"]
+    names = ("retention_rate", "macs_ratio", "epochs", "seconds")
+    return {
+        recipe: {
+            "validation_loss": points_lost(source, own, "validation_accuracy"),
+            "accuracy_loss": points_lost(source, own, "accuracy"),
+            **{name: own[name] for name in names},
+        }
+        for recipe in RECIPES
+        for own in [figures[recipe]]
+    }
+
+
 def measure(args, data, name):
     folder = args.work / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,10 +197,10 @@ def train(args, data, name, folder):
     )
     source.save(folder / "source.keras")
     sizes = model_sizes(source)
-    answers = source.predict(data.test.images, batch_size=256, verbose=0)
     return {
         **dataclasses.asdict(sizes),
-        "accuracy": float(np.mean(answers.argmax(1) == data.test.labels)),
+        "validation_accuracy": accuracy(source, data.validation),
+        "accuracy": accuracy(source, data.test),
         "seconds": clock.seconds,
     }
 

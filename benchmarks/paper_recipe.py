@@ -11,7 +11,8 @@ images. `efficiency.py --sources WORK` then measures kmod's own cells on those
 source models. Needs what `full_size.py` needs; every epoch is backed up under
 `--work`, so a run that was cut short goes on where it stopped. With `--minutes`
 the recipe ends early. Figures are of all test images. Writes
-`benchmarks/results/paper_recipe.json`.
+`benchmarks/results/paper_recipe.json`, and `paper` of each network in the
+section `efficiency` of `benchmarks/results/summary.json`.
 """
 
 import argparse
@@ -19,15 +20,17 @@ import json
 from pathlib import Path
 
 import keras
-import numpy as np
 from accelerator import Clock
+from accelerator import accuracy
 from accelerator import deadline_of
 from accelerator import device
 from accelerator import find_masks
+from accelerator import points_lost
 from accelerator import read_data
 from common import machine
 from common import part
 from common import read_result
+from common import update_summary
 from common import write_result
 from networks import WIDTHS
 from networks import trained
@@ -51,6 +54,7 @@ def main():
         }
         if not args.dry_run:
             write_result(RESULT, {**read_result(RESULT), name: figures})
+            update_summary("efficiency", {name: {"paper": short(figures)}})
         print(json.dumps(figures, indent=1))
 
 
@@ -80,6 +84,18 @@ def parse_arguments():
     return args
 
 
+def short(figures):
+    """Returns what the summary holds of a network's figures."""
+    source, paper = figures["source"], figures["paper"]
+    names = ("retention_rate", "macs_ratio", "epochs")
+    return {
+        "width": figures["width"],
+        "accuracy_loss": points_lost(source, paper, "accuracy"),
+        "time_ratio_paper": paper["epochs"] / PAPER.epochs,
+        **{name: paper[name] for name in names},
+    }
+
+
 def measure(args, data, name):
     folder = args.work / name
     source = part(folder / "source.json", train, args, data, name, folder)
@@ -92,9 +108,9 @@ def train(args, data, name, folder):
     backup = keras.callbacks.BackupAndRestore(folder / "source-backup")
     source = trained(name, data, args.seed, [backup, clock])
     source.save(folder / "source.keras")
-    answers = source.predict(data.test.images, batch_size=256, verbose=0)
     return {
-        "accuracy": float(np.mean(answers.argmax(1) == data.test.labels)),
+        "validation_accuracy": accuracy(source, data.validation),
+        "accuracy": accuracy(source, data.test),
         "seconds": clock.seconds,
     }
 
