@@ -90,7 +90,7 @@ CELLS = {
     },
     "rescnn": {
         "composed": Cell("conv_11", macs_target=0.995, refine_epochs=4),
-        "frozen": Cell("conv_6", 0.398, search_epochs=8, search_images=45000),
+        "frozen": Cell("conv_6", 0.398, search_epochs=20, search_images=45000),
         "close": Cell("conv_6", 0.75, search_epochs=3),
         "smallest": Cell("conv_6", 0.25, search_epochs=4, refine_epochs=6),
     },
@@ -101,7 +101,7 @@ CELLS = {
         "frozen": Cell("conv_3", 0.397, search_epochs=4, search_images=45000),
         "close": Cell("conv_block_1_3x3", 0.80, search_epochs=3),
         "smallest": Cell(
-            "conv_block_1_3x3", 0.245, search_epochs=3, refine_epochs=8
+            "conv_block_1_5x5", 0.25, search_epochs=4, refine_epochs=6
         ),
     },
 }
