@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from common import accuracy
 from common import machine
 from common import part
 from common import write_result
@@ -107,11 +108,6 @@ def search(args, data, source, name):
         "validation": accuracy(modular, data.validation),
         "test": accuracy(modular, data.test),
     }
-
-
-def accuracy(model, images):
-    scores = model.predict(images.images, batch_size=256, verbose=0)
-    return float(np.mean(scores.argmax(1) == images.labels))
 
 
 if __name__ == "__main__":

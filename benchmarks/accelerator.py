@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from common import accuracy
 
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
@@ -120,12 +121,6 @@ def find_masks(
         "seconds": clock.seconds,
         "by_epoch": clock.epochs,
     }
-
-
-def accuracy(model: keras.Model, images: LabelledImages) -> float:
-    """Returns the share of images whose highest answer is their class."""
-    answers = model.predict(images.images, batch_size=256, verbose=0)
-    return float(np.mean(answers.argmax(1) == images.labels))
 
 
 def points_lost(before: dict, after: dict, name: str) -> float:

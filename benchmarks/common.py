@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kmod.data.image_data import LabelledImages
 from kmod.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,6 +100,18 @@ def _with_peak(function, args):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {**figures, "peak_mib": round(peak / unit)}
+
+
+def accuracy(model, images: LabelledImages, batch_size: int = 256) -> float:
+    """Returns the share of images, 0 to 1, whose highest answer is right.
+
+    Args:
+        model: Keras model that answers `(batch, num_classes)`.
+        images: Images with their classes.
+        batch_size: Integer, images to a step.
+    """
+    answers = model.predict(images.images, batch_size=batch_size, verbose=0)
+    return float(np.mean(answers.argmax(1) == images.labels))
 
 
 def interval_of_mean(values: Sequence[float]) -> list[float]:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from common import accuracy
 from common import in_child
 from common import machine
 from common import part
@@ -336,11 +337,6 @@ def latency_ratio(model, source, batch_size):
         for _ in range(3)
     ]
     return float(np.median(pairs))
-
-
-def accuracy(model, images):
-    scores = model.predict(images.images, batch_size=256, verbose=0)
-    return float(np.mean(scores.argmax(1) == images.labels))
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ from pathlib import Path
 import keras
 import numpy as np
 from accelerator import Clock
-from accelerator import accuracy
 from accelerator import deadline_of
 from accelerator import device
 from accelerator import export_data
 from accelerator import find_masks
 from accelerator import points_lost
 from accelerator import read_data
+from common import accuracy
 from common import machine
 from common import part
 from common import read_result
@@ -142,15 +142,15 @@ def short(figures):
     """Returns what the summary holds of a network's figures, by recipe."""
     source = figures["source"]
     names = ("retention_rate", "macs_ratio", "epochs", "seconds")
-    return {
-        recipe: {
+    found = {}
+    for recipe in RECIPES:
+        own = figures[recipe]
+        found[recipe] = {
             "validation_loss": points_lost(source, own, "validation_accuracy"),
             "accuracy_loss": points_lost(source, own, "accuracy"),
             **{name: own[name] for name in names},
         }
-        for recipe in RECIPES
-        for own in [figures[recipe]]
-    }
+    return found
 
 
 def measure(args, data, name):

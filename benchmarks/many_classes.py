@@ -18,6 +18,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from common import accuracy
 from common import machine
 from common import part
 from common import update_summary
@@ -212,11 +213,6 @@ def compose_all(path):
     file = path.with_suffix(".yaml")
     write_spec(spec, file)
     return compose(file)
-
-
-def accuracy(model, images):
-    scores = model.predict(images.images, batch_size=256, verbose=0)
-    return float(np.mean(scores.argmax(1) == images.labels))
 
 
 if __name__ == "__main__":

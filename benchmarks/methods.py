@@ -32,6 +32,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from candidate_race import race
+from common import accuracy
 from common import command
 from common import machine
 from common import part
@@ -294,11 +295,6 @@ def composed_accuracy(modular, given):
             ("accuracy_own", own),
         )
     }
-
-
-def accuracy(model, images, batch_size=256):
-    scores = model.predict(images.images, batch_size=batch_size, verbose=0)
-    return float(np.mean(scores.argmax(1) == images.labels))
 
 
 def facts(args):

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import keras
 from accelerator import Clock
-from accelerator import accuracy
 from accelerator import deadline_of
 from accelerator import device
 from accelerator import find_masks
 from accelerator import points_lost
 from accelerator import read_data
+from common import accuracy
 from common import machine
 from common import part
 from common import read_result
@@ -49,7 +49,9 @@ def main():
             "--data DATA.npz",
             "machine": {**machine(), "device": device()},
             "width": WIDTHS[name],
-            "seed": args.seed,
+            "settings": {
+                key: getattr(args, key) for key in ("seed", "epochs", "minutes")
+            },
             **measure(args, data, name),
         }
         if not args.dry_run:

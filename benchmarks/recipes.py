@@ -16,6 +16,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from common import accuracy
 from common import machine
 from common import write_result
 
@@ -147,11 +148,6 @@ class EpochClock(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self.seconds.append(time.perf_counter() - self._start)
-
-
-def accuracy(model, images):
-    scores = model.predict(images.images, batch_size=256, verbose=0)
-    return float(np.mean(scores.argmax(1) == images.labels))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def _pair(cell):
 def _times(cell):
     """Returns the time as a share of the source's and of the paper recipe's."""
     if "time_ratio_source" not in cell:
-        return ["", f"1/{145 / cell['epochs']:.1f}"]
+        return ["", f"1/{1 / cell['time_ratio_paper']:.1f}"]
     return [
         f"{cell['time_ratio_source']:.2f}x",
         f"1/{1 / cell['time_ratio_paper']:.0f}",
@@ -132,7 +132,7 @@ def full_size(section):
         [
             NETWORKS[network],
             f"{recipe}, {cell['epochs']} epochs",
-            f"{cell['validation_loss']:+.2f}",
+            f"{round(cell['validation_loss'], 2) + 0:+.2f}",
             f"{cell['accuracy_loss']:+.2f}",
             f"{100 * cell['retention_rate']:.0f} %",
             f"{cell['macs_ratio']:.2f}x",
