@@ -92,18 +92,18 @@ CELLS = {
     },
     "rescnn": {
         "composed": Cell("conv_11", macs_target=0.995, refine_epochs=4),
-        "frozen": Cell("conv_6", 0.398, search_epochs=20, search_images=45000),
-        "close": Cell("conv_6", 0.75, search_epochs=3),
+        "frozen": Cell("conv_6", 0.398, search_epochs=10, search_images=45000),
+        "close": Cell("conv_6", 0.70, search_epochs=4),
         "smallest": Cell("conv_6", 0.25, search_epochs=4, refine_epochs=6),
     },
     "incecnn": {
         "composed": Cell(
             "conv_block_3_1x1", macs_target=0.995, refine_epochs=4
         ),
-        "frozen": Cell("conv_3", 0.397, search_epochs=4, search_images=45000),
-        "close": Cell("conv_block_1_3x3", 0.80, search_epochs=3),
+        "frozen": Cell("conv_3", 0.397, search_epochs=10, search_images=45000),
+        "close": Cell("conv_block_1_5x5", 0.70, search_epochs=4),
         "smallest": Cell(
-            "conv_block_1_5x5", 0.25, search_epochs=4, refine_epochs=6
+            "conv_block_1_5x5", 0.247, search_epochs=4, refine_epochs=5
         ),
     },
 }

@@ -127,6 +127,7 @@ def randomise_classes(
 
     modular.kernel_masks = random_masks(modular, retention, generator)
     draw(modular.calibration, 1, 0.2)
+    draw(modular.gain, 1, 0.3)
     for weight in modular.heads.weights:
         draw(weight, 0, 1)
     _settle(modular, generator)
@@ -141,7 +142,7 @@ def _settle(modular, generator):
         for index, adapter in adapters.items()
     }
     images = random_images(modular.flat_source)
-    network(images, modular.masks(), *tables)
+    network(images, modular.masks(), *tables, modular.gain.value)
     network.adapters = adapters
     modular.scale.assign(tables[0])
     modular.shift.assign(tables[1])

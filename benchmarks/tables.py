@@ -6,6 +6,7 @@ What stands between the two marks in README.md is replaced; a test compares
 it with the summary.
 """
 
+from fractions import Fraction
 from pathlib import Path
 
 from common import SUMMARY
@@ -108,7 +109,8 @@ def _network(name, width):
     """Names a network; `width` is its share of the paper's, or "small"."""
     if width == "small":
         return f"small {NETWORKS[name]}"
-    return f"{NETWORKS[name]}, 1/{1 / width:.0f} of its width"
+    share = Fraction(width).limit_denominator(100)
+    return f"{NETWORKS[name]}, {share} of its width"
 
 
 def _pair(cell):

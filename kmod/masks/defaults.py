@@ -17,6 +17,7 @@ def optimizer_of(recipe: Recipe) -> ModularAdam:
         factors={
             "scale": adapt,
             "shift": adapt,
+            "gain": adapt,
             "mask_scores": recipe.mask_rate / recipe.head_rate,
         },
         importance_decay=recipe.importance_decay if by_importance else None,

@@ -1,4 +1,4 @@
-"""Masks, scales and shifts of channels, gathered for each row of a batch."""
+"""Masks, gains, scales and shifts of channels, gathered for each row."""
 
 import numpy as np
 from keras import ops
@@ -17,19 +17,17 @@ def to_rows(values, num_rows: int):
     return ops.repeat(values, num_rows, axis=0)
 
 
-def by_row(table, columns, classes, shape):
+def by_row(table, classes, shape):
     """Gathers each row's factors for the channels of one tensor.
 
     Args:
-        table: Tensor `(num_modules, num_columns)`.
-        columns: Integer array `(channels,)`, the columns to read.
+        table: Tensor `(num_modules, channels)`.
         classes: Integer tensor `(batch, rows)`, or `None` for all modules.
         shape: Shape of one entry's factors, such as `(1, 1, channels)`.
 
     Returns:
         Tensor `(batch, rows, *shape)`; `batch` is 1 if `classes` is `None`.
     """
-    table = ops.take(table, columns, axis=1)
     if classes is None:
         return ops.reshape(table, (1, -1, *shape))
     return ops.reshape(
@@ -73,6 +71,8 @@ class _ByChannel:
 class KernelMask(_ByChannel):
     """Multiplies the channels of one tensor by each row's kernel mask.
 
+    A layer that reads the tensor can have a gain for each channel beside it.
+
     It stands just before a layer that mixes channels, behind normalisation,
     activation and pooling, where zero means the same as absent.
 
@@ -85,11 +85,14 @@ class KernelMask(_ByChannel):
     def __init__(self, groups, axis):
         super().__init__(groups, axis)
 
-    def __call__(self, values, mask, classes, is_by_row):
+    def __call__(self, values, mask, classes, is_by_row, gain=None):
         kept = ops.ones((mask.shape[0], 1), mask.dtype)
         mask = ops.concatenate([mask, kept], axis=1)
         columns = np.where(self.columns < 0, mask.shape[1] - 1, self.columns)
-        factors = by_row(mask, columns, classes, self._shape(values))
+        table = ops.take(mask, columns, axis=1)
+        if gain is not None:
+            table = table * gain
+        factors = by_row(table, classes, self._shape(values))
         return apply_by_row(ops.multiply, values, (factors,), is_by_row)
 
 
@@ -110,7 +113,7 @@ class ScaleShift(_ByChannel):
     def __call__(self, values, scale, shift, classes, is_by_row):
         shape = self._shape(values)
         factors = [
-            by_row(table, self.columns, classes, shape)
+            by_row(ops.take(table, self.columns, axis=1), classes, shape)
             for table in (scale, shift)
         ]
         return apply_by_row(

@@ -1,5 +1,6 @@
 """Runs a source model with a mask of its own for every row of a batch."""
 
+import functools
 from typing import Any
 
 import keras
@@ -30,6 +31,8 @@ class MaskedNetwork:
         may_go: Boolean array `(num_groups,)`, groups that masks may remove.
         adapted: Names of the layers whose output a class scales and shifts,
             mapped to their first column in the scale and shift matrices.
+        gained: Names of the layers that have a gain for each masked channel
+            they read, mapped to their first column in the gain matrix.
 
     Attributes:
         front: The calls of the front, in order.
@@ -42,8 +45,10 @@ class MaskedNetwork:
         graph: ChannelGraph,
         may_go: np.ndarray,
         adapted: dict[str, int],
+        gained: dict[str, int],
     ):
         self.graph = graph
+        self.gained = gained
         self.masks = {}
         self.adapters = {}
         self.by_row = set()
@@ -105,7 +110,7 @@ class MaskedNetwork:
             values |= _call(call, lambda ref: values[ref.index])
         return {_name(ref): values[ref.index] for ref in self.border}
 
-    def __call__(self, images, mask, scale, shift, classes=None):
+    def __call__(self, images, mask, scale, shift, gain, classes=None):
         """Computes the source model's logits for every row.
 
         Args:
@@ -114,13 +119,14 @@ class MaskedNetwork:
             mask: Tensor of zeros and ones `(num_modules, num_groups)`.
             scale: Tensor `(num_modules, num_adapted)`.
             shift: Tensor `(num_modules, num_adapted)`.
+            gain: Tensor `(num_modules, num_gained)`.
             classes: Integer tensor `(batch, rows)`: the modules that see each
                 image. Defaults to all of them.
 
         Returns:
             Tensor `(batch, rows, num_logits)` in float32.
         """
-        run = self._run(images, mask, scale, shift, classes)
+        run = self._run(images, mask, scale, shift, gain, classes)
         return run.logits(self.graph.trace.output)
 
     def masked_values(self, images) -> list[tuple[np.ndarray, int, Any]]:
@@ -137,17 +143,23 @@ class MaskedNetwork:
         everything = ops.ones((1, self.graph.kernels.num_groups))
         width = sum(len(layer.columns) for layer in self.adapters.values())
         scale, shift = ops.ones((1, width)), ops.zeros((1, width))
-        run = self._run(images, everything, scale, shift, None)
+        width = sum(
+            len(self.masks[call.inputs[0].index].columns)
+            for call in self.rest
+            if call.name in self.gained
+        )
+        gain = ops.ones((1, width))
+        run = self._run(images, everything, scale, shift, gain, None)
         return [
-            (layer.columns, layer.axis, run.masked[index])
+            (layer.columns, layer.axis, run.values[index])
             for index, layer in self.masks.items()
         ]
 
-    def _run(self, images, mask, scale, shift, classes):
+    def _run(self, images, *weights):
         values = images
         if not isinstance(images, dict):
             values = self.front_values(images)
-        run = _Rows(self, values, mask, scale, shift, classes)
+        run = _Rows(self, values, *weights)
         for call in self.rest:
             run.add(call)
         return run
@@ -156,9 +168,10 @@ class MaskedNetwork:
 class _Rows:
     """Runs the calls behind the front, for every row of a batch."""
 
-    def __init__(self, network, values, mask, scale, shift, classes):
+    def __init__(self, network, values, mask, scale, shift, gain, classes):
         self.network = network
         self.mask, self.scale, self.shift = mask, scale, shift
+        self.gain = gain
         self.classes = classes
         self.num_rows = mask.shape[0] if classes is None else classes.shape[1]
         self.values, self.masked = {}, {}
@@ -167,8 +180,10 @@ class _Rows:
 
     def add(self, call):
         """Computes the outputs of one call."""
-        mixes = isinstance(rule_for(call), KernelRule)
-        outputs = _call(call, self._masked if mixes else self._value)
+        read = self._value
+        if isinstance(rule_for(call), KernelRule):
+            read = functools.partial(self._masked, reader=call.name)
+        outputs = _call(call, read)
         for ref in call.outputs:
             self._keep(ref, outputs[ref.index], True)
 
@@ -182,19 +197,25 @@ class _Rows:
             return value
         return to_rows(value, self.num_rows)
 
-    def _masked(self, ref):
-        """Returns the tensor times its mask, worked out once."""
+    def _masked(self, ref, reader):
+        """Returns the tensor times its mask and the reader's gain."""
         layer = self.network.masks.get(ref.index)
         if layer is None:
             return self._value(ref)
-        if ref.index not in self.masked:
-            self.masked[ref.index] = layer(
+        first = self.network.gained.get(reader)
+        key = ref.index, first  # Readers without a gain share the product.
+        if key not in self.masked:
+            gain = None
+            if first is not None:
+                gain = self.gain[:, first : first + len(layer.columns)]
+            self.masked[key] = layer(
                 self.values[ref.index],
                 self.mask,
                 self.classes,
                 ref.index in self.network.by_row,
+                gain,
             )
-        return self.masked[ref.index]
+        return self.masked[key]
 
     def _keep(self, ref, value, is_by_row):
         """Keeps a tensor's value, scaled and shifted where classes do so."""

@@ -37,7 +37,7 @@ class ModularModel(CalibratedScores, keras.Model):
     """A frozen source model in which every class has its own kernel mask.
 
     It answers one raw score per class and trains with `compile` and `fit` like
-    any Keras model: masks, heads, scales and shifts learn, the source model's
+    any Keras model: masks, heads, scales, shifts and gains learn, the source's
     weights stay as they are. `decompose` then cuts a module out for each
     class.
 
@@ -52,7 +52,7 @@ class ModularModel(CalibratedScores, keras.Model):
             to the first layer.
         seed: Integer, seed of head start values and of drawn rows.
         dtype: Data type policy of the network. Defaults to the global one.
-            Masks, heads, scales and shifts are float32 in any case.
+            Masks, heads, scales, shifts and gains are float32 in any case.
         **kwargs: Base model keyword arguments, such as `name`.
 
     Call arguments:
@@ -101,7 +101,10 @@ class ModularModel(CalibratedScores, keras.Model):
             self.graph, mask_from, self.recipe.scale_and_shift
         )
         self.network = MaskedNetwork(
-            self.graph, self.placement.may_go, self.placement.adapted
+            self.graph,
+            self.placement.may_go,
+            self.placement.adapted,
+            self.placement.gained,
         )
         self.macs = Macs(self.graph, self.placement, self.flat_source)
         self.masks = KernelMasks(
@@ -133,6 +136,8 @@ class ModularModel(CalibratedScores, keras.Model):
         adapted = self.placement.num_adapted
         self.scale = add("scale", adapted, "ones", adapted > 0)
         self.shift = add("shift", adapted, "zeros", adapted > 0)
+        gained = self.placement.num_gained
+        self.gain = add("gain", gained, "ones", gained > 0)
         self.calibration = add("calibration", 2, "zeros", trainable=False)
         self.set_calibration(1, 0)
         # Keras does not save what generators have drawn: a resumed training
@@ -175,7 +180,7 @@ class ModularModel(CalibratedScores, keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, *args, **kwargs):
-        """Trains masks, heads, scales and shifts.
+        """Trains masks, heads, scales, shifts and gains.
 
         Takes the arguments of `keras.Model.fit`; labels are integer class
         indices. The recipe's schedule spans the epochs of one call; a further
@@ -219,6 +224,7 @@ class ModularModel(CalibratedScores, keras.Model):
             self.masks(training=training),
             self.scale.value,
             self.shift.value,
+            self.gain.value,
             classes,
         )
         scores = self.heads(logits, classes)

@@ -1,4 +1,4 @@
-"""Where masks, scales and shifts stand in a source model."""
+"""Where masks, gains, scales and shifts stand in a source model."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from kmod.masks.selection import families_of
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """What masks may remove and what classes may scale and shift.
+    """What masks may remove and what classes may adapt.
 
     Attributes:
         may_go: Boolean array `(num_groups,)`, the groups masks may remove.
@@ -25,6 +25,9 @@ class Placement:
         adapted: First column of each adapted layer in the scale and shift
             matrices.
         num_adapted: Number of columns of those matrices.
+        gained: First column of each layer that reads masked channels in the
+            gain matrix.
+        num_gained: Number of columns of that matrix.
     """
 
     may_go: np.ndarray
@@ -33,6 +36,8 @@ class Placement:
     families: list[np.ndarray]
     adapted: dict[str, int]
     num_adapted: int
+    gained: dict[str, int]
+    num_gained: int
 
     @property
     def least_retention(self) -> float:
@@ -50,7 +55,8 @@ def place(
         mask_from: Name of the first layer whose kernels masks may remove;
             all layers before it are the stem that classes share. Defaults to
             the first layer.
-        scale_and_shift: Whether classes scale and shift channels.
+        scale_and_shift: Whether classes scale and shift the channels that
+            layers make, and scale those that they read.
 
     Returns:
         The `Placement`.
@@ -76,17 +82,16 @@ def place(
         )
     sizes = np.bincount(table.groups, minlength=table.num_groups)
     adapted = _adapted(graph, may_go) if scale_and_shift else {}
-    starts, total = {}, 0
-    for name, width in adapted.items():
-        starts[name] = total
-        total += width
+    gained = _gained(graph, may_go) if scale_and_shift else {}
     return Placement(
         may_go,
         sizes.astype("float32"),
         home,
         families_of(graph, may_go),
-        starts,
-        total,
+        _first_columns(adapted),
+        sum(adapted.values()),
+        _first_columns(gained),
+        sum(gained.values()),
     )
 
 
@@ -99,6 +104,27 @@ def _first_masked(layers, mask_from):
             f"{list(layers)}. Received: mask_from={mask_from!r}"
         )
     return layers.index(mask_from)
+
+
+def _first_columns(widths):
+    ends = np.cumsum([0, *widths.values()])
+    return dict(zip(widths, ends.tolist()))
+
+
+def _gained(graph, may_go):
+    """Maps layers that read channels which may go to how many they read."""
+    names = [call.name for call in graph.trace.calls]
+    widths = {}
+    for call in graph.trace.calls:
+        groups = graph.groups_of(call.inputs[0]) if call.inputs else None
+        if groups is None or not np.any((groups >= 0) & may_go[groups]):
+            continue
+        if (
+            isinstance(rule_for(call), KernelRule)
+            and names.count(call.name) < 2
+        ):
+            widths[call.name] = len(groups)
+    return widths
 
 
 def _adapted(graph, may_go):

@@ -1,4 +1,4 @@
-"""Recipes: how masks, heads, scales and shifts are trained."""
+"""Recipes: how masks, heads, scales, shifts and gains are trained."""
 
 import dataclasses
 
@@ -27,7 +27,8 @@ class Recipe:
     Attributes:
         name: Name, for manifests and reports.
         hidden_units: Hidden units of each head, 0 for linear heads.
-        scale_and_shift: Whether each class scales and shifts the channels.
+        scale_and_shift: Whether each class scales and shifts the channels that
+            layers make, and scales those that they read.
         rows_per_image: Modules that see an image in a training step: its own
             class's and others drawn at random. 0 for all of them.
         retention_target: Retention rate to come down to, 0 to 1, or `None` to
@@ -44,7 +45,7 @@ class Recipe:
         importance_decay: Share of the old importance that a step keeps, where
             scores are importances (`retention_target` is given).
         head_rate: Learning rate of heads.
-        adapt_rate: Learning rate of scales and shifts.
+        adapt_rate: Learning rate of scales, shifts and gains.
         mask_rate: Learning rate of mask scores, where they are trained by
             gradient (`retention_target` is `None`).
         final_rate: Factor that all rates come down to at the end.

@@ -6,6 +6,7 @@ from keras import ops
 
 from kmod.graph import rebuild
 from kmod.graph.channels import PINNED
+from kmod.graph.rules.table import rule_for
 from kmod.masks.modular_model import ModularModel
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import SCORE_LAYER
@@ -15,7 +16,7 @@ def cut_module(modular: ModularModel, class_index: int) -> keras.Model:
     """Builds the physically smaller model of one class.
 
     Kernels that the class's mask drops are gone from every layer; the class's
-    scales and shifts are folded into the weights; head, calibration and a
+    scales, shifts and gains are folded into the weights; head, calibration and a
     sigmoid follow the logits.
 
     Args:
@@ -29,6 +30,7 @@ def cut_module(modular: ModularModel, class_index: int) -> keras.Model:
     mask = modular.kernel_masks[class_index]
     name = f"module_{class_index}"
     network = rebuild(modular.graph, mask, name=name)
+    _fold_gains(network, modular, class_index, mask)
     _fold_scales(network, modular, class_index, mask)
     values = network.output
     for layer in modular.heads.layers_for(class_index):
@@ -62,12 +64,32 @@ def _fold_scales(network, modular, class_index, mask):
     for call in modular.graph.trace.calls:
         if call.name not in modular.placement.adapted:
             continue
-        channels = modular.graph.map_of(call.outputs[0])
-        keep = (channels.ids == PINNED) | (mask[channels.ids] > 0)
-        columns = modular.placement.adapted[call.name] + np.flatnonzero(keep)
+        kept = _kept(modular, call.outputs[0], mask)
+        columns = modular.placement.adapted[call.name] + kept
         layer = network.get_layer(call.name)
         weights = _scaled(layer, scales[columns], shifts[columns])
         layer.set_weights(weights)
+
+
+def _fold_gains(network, modular, class_index, mask):
+    """Multiplies a class's gains into the weights of the layers that read."""
+    gains = ops.convert_to_numpy(modular.gain)[class_index]
+    for call in modular.graph.trace.calls:
+        if call.name not in modular.placement.gained:
+            continue
+        kept = _kept(modular, call.inputs[0], mask)
+        gain = gains[modular.placement.gained[call.name] + kept]
+        layer = network.get_layer(call.name)
+        kernel, *others = layer.get_weights()
+        axes = np.ones(kernel.ndim, int)
+        axes[rule_for(call).in_axis] = len(gain)
+        layer.set_weights([kernel * gain.reshape(axes), *others])
+
+
+def _kept(modular, ref, mask):
+    """Returns the places of a tensor's channels that the mask keeps."""
+    ids = modular.graph.map_of(ref).ids
+    return np.flatnonzero((ids == PINNED) | (mask[ids] > 0))
 
 
 def _scaled(layer, scale, shift):

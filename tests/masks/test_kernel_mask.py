@@ -16,13 +16,13 @@ def test_rows_of_an_image_stand_in_a_run():
 
 
 def test_all_modules_read_their_columns():
-    factors = by_row(MASK, np.array([2, 0, 0]), None, (1, 3))
+    factors = by_row(MASK[:, [2, 0, 0]], None, (1, 3))
     np.testing.assert_array_equal(factors, [[[[1, 1, 1]], [[1, 0, 0]]]])
 
 
 def test_drawn_modules_read_their_columns():
     classes = np.array([[1, 0], [1, 1]])
-    factors = by_row(MASK, np.array([0, 1]), classes, (2,))
+    factors = by_row(MASK[:, :2], classes, (2,))
     expected = [[[0, 1], [1, 0]], [[0, 1], [0, 1]]]
     np.testing.assert_array_equal(factors, expected)
 
@@ -55,6 +55,13 @@ def test_mask_of_channels_in_front():
     rows = mask(np.ones((1, 2, 3, 3), "float32"), MASK, np.array([[1]]), False)
     np.testing.assert_array_equal(rows[0, 0], np.zeros((3, 3)))
     np.testing.assert_array_equal(rows[0, 1], np.ones((3, 3)))
+
+
+def test_a_readers_gain_goes_with_the_mask():
+    mask = KernelMask(np.array([0, -1, 2]), axis=1)
+    gain = np.array([[2, 3, 4], [5, 6, 7]], "float32")
+    rows = mask(np.ones((1, 3), "float32"), MASK, None, False, gain)
+    np.testing.assert_array_equal(rows, [[2, 3, 4], [0, 6, 7]])
 
 
 def test_scale_and_shift_of_a_layers_own_columns():

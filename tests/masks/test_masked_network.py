@@ -33,7 +33,7 @@ def modular(small_cnn):
     model = ModularModel(small_cnn)
     model.kernel_masks = masks_at_random(model)
     generator = np.random.default_rng(1)
-    for weight in (model.scale, model.shift):
+    for weight in (model.scale, model.shift, model.gain):
         weight.assign(generator.uniform(0.5, 1.5, weight.shape))
     return model
 
@@ -45,6 +45,7 @@ def run(modular, images, classes=None):
             modular.masks(),
             modular.scale.value,
             modular.shift.value,
+            modular.gain.value,
             classes,
         )
     )

@@ -60,6 +60,7 @@ def test_source_weights_stay(modular, small_cnn, data):
         "bias",
         "scale",
         "shift",
+        "gain",
     }
 
 

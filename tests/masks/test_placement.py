@@ -90,10 +90,24 @@ def test_shared_layers_are_not_scaled():
         twice = conv("twice")
         return twice(twice(conv("a")(x)))
 
-    assert list(place_in(body).adapted) == ["a"]
+    placement = place_in(body)
+    assert list(placement.adapted) == ["a"]
+    assert list(placement.gained) == ["out"]
 
 
 def test_no_scales_without_them():
     placement = place_in(stack, scale_and_shift=False)
     assert placement.adapted == {}
     assert placement.num_adapted == 0
+    assert placement.gained == {}
+
+
+def test_each_reader_of_masked_channels_has_gains():
+    def body(x):
+        x = conv("a")(x)
+        return layers.Concatenate()([conv("b")(x), conv("c")(x)])
+
+    placement = place_in(body)
+    assert placement.gained == {"b": 0, "c": 2, "out": 4}
+    assert placement.num_gained == 8
+    assert list(place_in(stack, mask_from="b").gained) == ["c", "out"]

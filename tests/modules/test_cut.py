@@ -78,6 +78,7 @@ def test_unmasked_network_gives_the_sources_own_logits(modular, source, images):
         modular.masks(),
         modular.scale.value,
         modular.shift.value,
+        modular.gain.value,
     )
     for row in range(modular.num_classes):
         np.testing.assert_allclose(own[:, row], logits, rtol=1e-4, atol=1e-3)
@@ -165,6 +166,19 @@ def test_scale_and_shift_go_into_a_convolution_with_bias(scaled, source):
     np.testing.assert_allclose(
         cut[1], bias[[0, 2, 3]] * factor + offset, rtol=1e-5
     )
+
+
+def test_gains_go_into_what_reads_the_channels(modular, source):
+    modular.kernel_masks = masks_without(modular, 1)
+    assert list(modular.placement.gained) == ["second", "hidden", "out"]
+    table = keras.ops.convert_to_numpy(modular.gain).copy()
+    table[0, :4] = [2, 3, 4, 5]
+    modular.gain.assign(table)
+    kernel = source.get_layer("second").get_weights()[0][:, :, [0, 2, 3]]
+    factor = np.array([2, 4, 5])[:, None]
+    for index, expected in ((0, kernel * factor), (1, kernel)):
+        cut = cut_module(modular, index).get_layer("second").get_weights()[0]
+        np.testing.assert_allclose(cut, expected, rtol=1e-6)
 
 
 def test_other_classes_keep_their_own_scales(scaled, source):

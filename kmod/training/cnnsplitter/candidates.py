@@ -28,7 +28,7 @@ class CandidateNetwork(keras.Model):
         self.flat_source = modular.flat_source
         self.num_classes = modular.num_classes
         self.network = MaskedNetwork(
-            modular.graph, modular.placement.may_go, {}
+            modular.graph, modular.placement.may_go, {}, {}
         )
         num_groups = len(modular.placement.sizes)
         self.mask = self._weight((num_rows, num_groups), "float32")
@@ -44,7 +44,7 @@ class CandidateNetwork(keras.Model):
         )
 
     def call(self, inputs):
-        logits = self.network(inputs, self.mask.value, None, None)
+        logits = self.network(inputs, self.mask.value, None, None, None)
         own = ops.one_hot(self.classes.value, self.num_classes)
         return ops.sum(logits * (own - 1 / self.num_classes), axis=-1)
 
