@@ -16,8 +16,8 @@ def cut_module(modular: ModularModel, class_index: int) -> keras.Model:
     """Builds the physically smaller model of one class.
 
     Kernels that the class's mask drops are gone from every layer; the class's
-    scales, shifts and gains are folded into the weights; head, calibration and a
-    sigmoid follow the logits.
+    scales, shifts and gains are folded into the weights; head, calibration and
+    a sigmoid follow the logits.
 
     Args:
         modular: Modular model, trained or with its masks set.
