@@ -11,7 +11,7 @@ def placement_of(*homes, fixed=(), sizes=None):
     homes = np.array(homes)
     may_go = ~np.isin(np.arange(len(homes)), fixed)
     sizes = np.ones(len(homes)) if sizes is None else np.array(sizes)
-    return Placement(may_go, sizes.astype("float32"), homes, [], {}, 0)
+    return Placement(may_go, sizes.astype("float32"), homes, [], {}, 0, {}, 0)
 
 
 def test_genes_follow_each_class_importance():
