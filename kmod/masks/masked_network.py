@@ -119,7 +119,7 @@ class MaskedNetwork:
             mask: Tensor of zeros and ones `(num_modules, num_groups)`.
             scale: Tensor `(num_modules, num_adapted)`.
             shift: Tensor `(num_modules, num_adapted)`.
-            gain: Tensor `(num_modules, num_gained)`.
+            gain: Tensor `(num_modules, num_gained)`, or `None` for none.
             classes: Integer tensor `(batch, rows)`: the modules that see each
                 image. Defaults to all of them.
 
@@ -143,13 +143,7 @@ class MaskedNetwork:
         everything = ops.ones((1, self.graph.kernels.num_groups))
         width = sum(len(layer.columns) for layer in self.adapters.values())
         scale, shift = ops.ones((1, width)), ops.zeros((1, width))
-        width = sum(
-            len(self.masks[call.inputs[0].index].columns)
-            for call in self.rest
-            if call.name in self.gained
-        )
-        gain = ops.ones((1, width))
-        run = self._run(images, everything, scale, shift, gain, None)
+        run = self._run(images, everything, scale, shift, None, None)
         return [
             (layer.columns, layer.axis, run.values[index])
             for index, layer in self.masks.items()
@@ -202,7 +196,9 @@ class _Rows:
         layer = self.network.masks.get(ref.index)
         if layer is None:
             return self._value(ref)
-        first = self.network.gained.get(reader)
+        first = None
+        if self.gain is not None:
+            first = self.network.gained.get(reader)
         key = ref.index, first  # Readers without a gain share the product.
         if key not in self.masked:
             gain = None

@@ -128,16 +128,14 @@ class ModularModel(CalibratedScores, keras.Model):
                 name=name,
                 shape=(self.num_classes, columns),
                 initializer=start,
-                trainable=trainable,
+                trainable=trainable and columns > 0,
                 dtype="float32",
                 autocast=False,
             )
 
-        adapted = self.placement.num_adapted
-        self.scale = add("scale", adapted, "ones", adapted > 0)
-        self.shift = add("shift", adapted, "zeros", adapted > 0)
-        gained = self.placement.num_gained
-        self.gain = add("gain", gained, "ones", gained > 0)
+        self.scale = add("scale", self.placement.num_adapted, "ones")
+        self.shift = add("shift", self.placement.num_adapted, "zeros")
+        self.gain = add("gain", self.placement.num_gained, "ones")
         self.calibration = add("calibration", 2, "zeros", trainable=False)
         self.set_calibration(1, 0)
         # Keras does not save what generators have drawn: a resumed training
