@@ -20,7 +20,7 @@ def optimizer_of(recipe: Recipe) -> ModularAdam:
             "gain": adapt,
             "mask_scores": recipe.mask_rate / recipe.head_rate,
         },
-        importance_decay=recipe.importance_decay if by_importance else None,
+        importance_steps=recipe.importance_steps if by_importance else None,
         final_rate=recipe.final_rate,
         epsilon=1e-8,
     )

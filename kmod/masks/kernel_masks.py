@@ -13,6 +13,7 @@ from kmod.masks.rounding import round_up
 from kmod.masks.schedule import retention_at
 from kmod.masks.selection import keep_best
 from kmod.masks.selection import positive_scores
+from kmod.masks.selection import shares_of
 from kmod.masks.selection import top_scores
 from kmod.masks.straight_through import straight_through
 
@@ -88,7 +89,7 @@ class KernelMasks(keras.layers.Layer):
         self.mask.assign(mask)
         if self.recipe.retention_target is None:
             mask = straight_through(mask, scores)
-        else:  # What a removed kernel would do now says little: it stays out.
+        else:  # What a removed kernel would do now says little.
             mask = mask * straight_through(mask, scores)
         if self.recipe.penalty:
             self.add_loss(self.recipe.penalty * self._retention_of(mask))
@@ -99,31 +100,39 @@ class KernelMasks(keras.layers.Layer):
         if self.recipe.retention_target is None:
             mask = positive_scores(scores)
         else:
-            # Removing a large group costs more and frees more.
-            limits = self._limits()
-            worth = sum(costs / budget for costs, budget in limits)
-            scores = scores / ops.maximum(worth, 1e-6)
+            limits = self.limits(self.step)
+            scores = scores / shares_of(limits)
+            # What is out comes behind all that is not: it stays out.
+            out = -1 / ops.maximum(scores, 1e-30)
+            scores = ops.where(self.mask.value > 0, scores, out)
             mask = top_scores(scores, *limits)
         mask = ops.maximum(mask, (~place.may_go).astype("float32"))
         return keep_best(mask, scores, place.families)
 
-    def _limits(self):
-        """Returns what keeping groups costs and what classes may spend."""
+    def limits(self, step):
+        """Returns what keeping groups costs and what classes may spend.
+
+        Args:
+            step: Scalar, step of the schedule.
+
+        Returns:
+            List of tuples `(costs, budget)` as `top_scores` takes them.
+        """
         place, recipe = self.placement, self.recipe
         kernels = place.sizes * place.may_go
-        room = self._now(self.start_retention, recipe.retention_target)
+        room = self._at(step, self.start_retention, recipe.retention_target)
         room = room * place.sizes.sum() - (place.sizes - kernels).sum()
         limits = [(kernels, ops.maximum(room, 0) + 0.5)]
         if recipe.macs_target is not None:
-            room = self._now(self.start_macs, recipe.macs_target)
+            room = self._at(step, self.start_macs, recipe.macs_target)
             room = room * self.macs.total - self.macs.stem
             macs = self.macs.of_groups(self.mask.value) * place.may_go
             limits.append((macs, room / self.mask.shape[0]))
         return limits
 
-    def _now(self, start, target):
+    def _at(self, step, start, target):
         return retention_at(
-            self.step / self.total_steps,
+            step / self.total_steps,
             start,
             target,
             self.recipe.warm_up,

@@ -17,6 +17,7 @@ from kmod.masks.defaults import loss_of
 from kmod.masks.defaults import optimizer_of
 from kmod.masks.front import TEACHER
 from kmod.masks.heads import Heads
+from kmod.masks.importance_updates import ImportanceUpdates
 from kmod.masks.kernel_masks import KernelMasks
 from kmod.masks.kernel_masks import to_groups
 from kmod.masks.losses import distillation_loss
@@ -194,16 +195,23 @@ class ModularModel(CalibratedScores, keras.Model):
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs
         bound.apply_defaults()
-        given = bound.arguments["callbacks"] or []
-        bound.arguments["callbacks"] = [RetentionLogger(), *tree.flatten(given)]
-        steps = count_steps(bound.arguments) * bound.arguments["epochs"]
+        steps_per_epoch = count_steps(bound.arguments)
+        steps = steps_per_epoch * bound.arguments["epochs"]
+        bound.arguments["callbacks"] = [
+            RetentionLogger(),
+            ImportanceUpdates(steps_per_epoch, steps),
+            *tree.flatten(bound.arguments["callbacks"] or []),
+        ]
         self.masks.start(steps)
-        # Keras wraps the optimiser to scale the loss under mixed_float16.
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if isinstance(optimizer, ModularAdam):
+        if isinstance(self.inner_optimizer, ModularAdam):
             self.optimizer.build(self.trainable_variables)
-            optimizer.restart(steps)
+            self.inner_optimizer.restart(steps)
         return super().fit(*bound.args, **bound.kwargs)
+
+    @property
+    def inner_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimiser, without what scales the loss under mixed_float16."""
+        return getattr(self.optimizer, "inner_optimizer", self.optimizer)
 
     def train_step(self, *args):
         # JAX passes its state in front of the data, TensorFlow does not.

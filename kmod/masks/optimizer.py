@@ -3,45 +3,44 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
+
+LIMIT = 2**26  # Numbers that kept gradients may have, 256 MiB.
 
 
 @keras.saving.register_keras_serializable(package="kmod")
 class ModularAdam(keras.optimizers.Adam):
-    """Adam with a rate of its own for each kind of weight, and importances.
+    """Adam with a rate of its own for each kind of weight.
 
     Rates come down along a cosine over `total_steps`, which
-    `ModularModel.fit` sets. Mask scores may be set to kernel importances
-    instead of being trained: a running mean of the squared gradient that
-    reaches each mask, the first-order Taylor estimate of what removing the
-    kernel does to the loss.
+    `ModularModel.fit` sets. Mask scores need not be trained: instead the
+    gradients that reach the masks are kept, for `ImportanceUpdates` to work
+    kernel importances out from.
 
     Args:
         learning_rate: Float, the rate that factors multiply.
         factors: Maps weight names to factors of the learning rate. Names not
             in it have factor 1.
-        importance_decay: Float from 0 to 1, or `None` to train mask scores
-            like other weights.
+        importance_steps: Integer, the last steps whose mask gradients are
+            kept; fewer where they would take more than 256 MiB. `None` to
+            train mask scores like other weights.
         final_rate: Float, what the rate comes down to, as a factor.
         **kwargs: Arguments of `keras.optimizers.Adam`.
-
-    Reference:
-
-    - [Molchanov et al., 2019](https://arxiv.org/abs/1906.10771), equation 8.
     """
 
     def __init__(
         self,
         learning_rate=0.001,
         factors=None,
-        importance_decay=None,
+        importance_steps=None,
         final_rate=1.0,
         name="modular_adam",
         **kwargs,
     ):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.factors = dict(factors or {})
-        self.importance_decay = importance_decay
+        self.importance_steps = importance_steps
         self.final_rate = final_rate
 
     def build(self, variables):
@@ -50,7 +49,30 @@ class ModularAdam(keras.optimizers.Adam):
                 (), "zeros", dtype="float32", name="total_steps"
             )
             self._names = [variable.name for variable in variables]
+            self._add_mask_gradients(variables)
         super().build(variables)
+
+    def _add_mask_gradients(self, variables):
+        self._mask_gradients = None
+        if self.importance_steps is None:
+            return
+        (scores,) = (v for v in variables if v.name == "mask_scores")
+        steps = LIMIT // math.prod(scores.shape)
+        self._mask_gradients = self.add_variable(
+            (max(1, min(self.importance_steps, steps)), *scores.shape),
+            "zeros",
+            dtype="float32",
+            name="mask_gradients",
+        )
+
+    @property
+    def mask_gradients(self) -> np.ndarray:
+        """Mask gradients of the last steps since the last restart.
+
+        Float array `(steps, num_classes, num_groups)`, in any order.
+        """
+        steps = int(ops.convert_to_numpy(self.iterations))
+        return ops.convert_to_numpy(self._mask_gradients)[:steps]
 
     def restart(self, total_steps: int, learning_rate: float | None = None):
         """Forgets all moments and starts the decay of rates anew."""
@@ -63,8 +85,8 @@ class ModularAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         name = self._names[self._get_variable_index(variable)]
-        if name == "mask_scores" and self.importance_decay is not None:
-            self._update_importance(gradient, variable)
+        if name == "mask_scores" and self.importance_steps is not None:
+            self._keep_mask_gradient(gradient)
             return
         factor = self.factors.get(name, 1.0) * self._decay()
         super().update_step(gradient, variable, learning_rate * factor)
@@ -75,15 +97,16 @@ class ModularAdam(keras.optimizers.Adam):
         wave = (1 + ops.cos(math.pi * done)) / 2
         return self.final_rate + (1 - self.final_rate) * wave
 
-    def _update_importance(self, gradient, variable):
-        decay = self.importance_decay
-        square = ops.square(ops.cast(gradient, variable.dtype))
-        self.assign(variable, variable * decay + square * (1 - decay))
+    def _keep_mask_gradient(self, gradient):
+        kept = self._mask_gradients
+        place = ops.cast(self.iterations, "int32") % kept.shape[0]
+        gradient = ops.cast(gradient, kept.dtype)[None]
+        self.assign(kept, ops.scatter_update(kept, [[place]], gradient))
 
     def get_config(self):
         return {
             **super().get_config(),
             "factors": self.factors,
-            "importance_decay": self.importance_decay,
+            "importance_steps": self.importance_steps,
             "final_rate": self.final_rate,
         }

@@ -42,8 +42,11 @@ class Recipe:
         published_loss: Whether the loss is the published one on sigmoids.
         distillation: Weight of learning from the source model's own answers.
         temperature: What scores are divided by in that.
-        importance_decay: Share of the old importance that a step keeps, where
-            scores are importances (`retention_target` is given).
+        importance_steps: Training steps, the last ones, whose mask gradients
+            tell kernel importances (where `retention_target` is given).
+        own_importance: Share, 0 to 1, of what a kernel's gradients alone say
+            in its importance; the rest comes from how they go together with
+            those of other kernels.
         head_rate: Learning rate of heads.
         adapt_rate: Learning rate of scales, shifts and gains.
         mask_rate: Learning rate of mask scores, where they are trained by
@@ -65,7 +68,8 @@ class Recipe:
     published_loss: bool = False
     distillation: float = 3.0
     temperature: float = 1.0
-    importance_decay: float = 0.99
+    importance_steps: int = 256
+    own_importance: float = 0.1
     head_rate: float = 0.01
     adapt_rate: float = 0.03
     mask_rate: float = 0.001

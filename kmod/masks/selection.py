@@ -42,6 +42,21 @@ def top_scores(scores, *limits):
     return ops.take_along_axis(fits, ops.argsort(order, axis=-1), axis=-1)
 
 
+def shares_of(limits):
+    """Returns what part of what a class may spend each group takes.
+
+    Removing a large group costs more and frees more: importances are compared
+    as multiples of this.
+
+    Args:
+        limits: Tuples `(costs, budget)` as `top_scores` takes them.
+
+    Returns:
+        Tensor or array of the costs' shape, above zero.
+    """
+    return ops.maximum(sum(costs / budget for costs, budget in limits), 1e-6)
+
+
 def keep_best(mask, scores, families: Sequence[np.ndarray]):
     """Switches the best group on in every family that lost all of its own.
 

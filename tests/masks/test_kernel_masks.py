@@ -138,6 +138,17 @@ def test_a_groups_importance_is_shared_by_its_kernels(masks_of, quick):
     np.testing.assert_array_equal(masks.mask, [[1, 0, 1, 1, 1, 1]] * 2)
 
 
+def test_what_is_out_stays_out(masks_of, quick):
+    masks = masks_of(quick(retention_target=6 / 8, removal_end=0.5))
+    masks.mask_scores.assign([[12, 10, 1, 1, 8, 6]] * 2)
+    for _ in range(5):
+        masks(training=True)
+    masks.mask_scores.assign([[1, 90, 1, 1, 2, 3]] * 2)
+    for _ in range(5):
+        masks(training=True)
+    np.testing.assert_array_equal(masks.mask, [[1, 0, 1, 1, 1, 1]] * 2)
+
+
 def test_both_targets_are_kept(masks_of, macs, quick):
     recipe = quick(retention_target=1.0, macs_target=1.4)
     masks = masks_of(recipe)

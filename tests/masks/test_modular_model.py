@@ -151,9 +151,9 @@ def test_compile_takes_the_recipes_defaults(small_cnn):
     assert isinstance(modular.optimizer, ModularAdam)
     assert isinstance(modular.loss, ModuleLoss)
     assert modular.loss.negative_weight == 1  # Two others, two drawn.
-    assert modular.optimizer.importance_decay == modular.recipe.importance_decay
+    assert modular.optimizer.importance_steps == modular.recipe.importance_steps
     assert isinstance(paper.loss, SigmoidCrossEntropy)
-    assert paper.optimizer.importance_decay is None
+    assert paper.optimizer.importance_steps is None
 
 
 def test_compile_takes_other_choices(small_cnn, data):

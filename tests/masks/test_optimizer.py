@@ -19,13 +19,26 @@ def apply(optimizer, *gradients):
     optimizer.apply([np.array(g, "float32") for g in gradients])
 
 
-def test_importance_is_a_running_mean_of_the_squared_gradient():
-    optimizer, (scores,) = optimizer_of("mask_scores", importance_decay=0.9)
-    scores.assign([0.0, 1.0])
-    apply(optimizer, [2.0, -3.0])
-    np.testing.assert_allclose(scores, [0.4, 1.8], rtol=1e-6)
-    apply(optimizer, [0.0, 1.0])
-    np.testing.assert_allclose(scores, [0.36, 1.72], rtol=1e-6)
+def test_mask_gradients_of_the_last_steps_are_kept():
+    optimizer, (scores,) = optimizer_of("mask_scores", importance_steps=3)
+    assert optimizer.mask_gradients.shape == (0, 2)
+    apply(optimizer, [1.0, -1.0])
+    np.testing.assert_array_equal(optimizer.mask_gradients, [[1, -1]])
+    for value in (2.0, 3.0, 4.0):
+        apply(optimizer, [value, -value])
+    kept = np.sort(optimizer.mask_gradients[:, 0])
+    np.testing.assert_array_equal(kept, [2, 3, 4])
+    np.testing.assert_array_equal(scores, [1, 2])
+    optimizer.restart(10)
+    assert optimizer.mask_gradients.shape == (0, 2)
+
+
+def test_kept_gradients_are_limited(monkeypatch):
+    monkeypatch.setattr("kmod.masks.optimizer.LIMIT", 5)
+    optimizer, _ = optimizer_of("mask_scores", importance_steps=3)
+    for _ in range(4):
+        apply(optimizer, [1.0, 1.0])
+    assert optimizer.mask_gradients.shape == (2, 2)
 
 
 def test_scores_train_like_other_weights_without_importances():
@@ -78,7 +91,7 @@ def test_restart_may_change_the_rate():
 
 def test_config_round_trip():
     optimizer = ModularAdam(
-        0.02, factors={"scale": 2.0}, importance_decay=0.5, final_rate=0.1
+        0.02, factors={"scale": 2.0}, importance_steps=5, final_rate=0.1
     )
     config = optimizer.get_config()
     arguments = set(inspect.signature(ModularAdam).parameters) - {"kwargs"}
