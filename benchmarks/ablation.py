@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py --data-dir DIR --source SOURCE.keras
 
-The modules of a small SimCNN, trained on CIFAR-10, are searched on some images,
-each time with one thing changed, down to the same share of kernels. What is
-compared is the accuracy of all ten modules together on validation images, since
+The modules of a network trained on CIFAR-10, such as the ResCNN that
+`efficiency.py` leaves in its `--work`, are searched on some images, each time
+with one thing changed, down to the same share of kernels. What is compared is the accuracy of all ten modules together on validation images, since
 this is what the recipe was chosen by, and on test images; and the time. Every
 finished cell is kept under `--work`. Writes `benchmarks/results/ablation.json`.
 """
@@ -25,8 +25,6 @@ from kmod.data.load import load_data
 from kmod.masks.recipe import DEFAULT
 from kmod.training.gradsplitter import modularize
 
-RECIPE = dataclasses.replace(DEFAULT, retention_target=0.6)
-MASK_FROM = "conv_5"
 BATCH_SIZE = 64
 CHANGES = {
     "default": {},
@@ -35,6 +33,7 @@ CHANGES = {
     "no scale and shift": {"scale_and_shift": False},
     "heads with ten hidden units": {"hidden_units": 10},
     "all modules see every image": {"rows_per_image": 0},
+    "importance of each kernel by itself": {"own_importance": 1.0},
     "removal at once": {"warm_up": 0.0, "removal_end": 0.01},
     "removal until the end": {"removal_end": 1.0},
     "rates of 0.001": {"head_rate": 0.001, "adapt_rate": 0.001},
@@ -60,8 +59,8 @@ def main():
         "seed": args.seed,
         "images": args.images,
         "epochs": args.epochs,
-        "mask_from": MASK_FROM,
-        "retention_target": RECIPE.retention_target,
+        "mask_from": args.mask_from,
+        "retention_target": args.retention_target,
         "source": {
             split: accuracy(source, getattr(data, split))
             for split in ("validation", "test")
@@ -78,6 +77,8 @@ def parse_arguments():
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--source", required=True, metavar="SOURCE.keras")
     parser.add_argument("--work", type=Path, default=Path("ablation-work"))
+    parser.add_argument("--mask-from", default="conv_6", metavar="LAYER")
+    parser.add_argument("--retention-target", type=float, default=0.35)
     parser.add_argument("--images", type=int, default=8000, metavar="N")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -95,8 +96,12 @@ def search(args, data, source, name):
         source,
         train,
         (data.validation.images, data.validation.labels),
-        recipe=dataclasses.replace(RECIPE, **CHANGES.get(name, {})),
-        mask_from=None if name == NO_STEM else MASK_FROM,
+        recipe=dataclasses.replace(
+            DEFAULT,
+            retention_target=args.retention_target,
+            **CHANGES.get(name, {}),
+        ),
+        mask_from=None if name == NO_STEM else args.mask_from,
         epochs=args.epochs,
         batch_size=BATCH_SIZE,
         accuracy_budget=1.0,  # The target counts; the loss is compared.

@@ -1,9 +1,12 @@
 """Lays a model out so that many small branches run fast."""
 
+import collections
+
 import keras
 
 from kmod.composition.fusion.folding import fold
 from kmod.composition.fusion.merging import Merger
+from kmod.composition.fusion.one_pixel import on_one_pixel
 from kmod.evaluation.sizes import model_sizes
 from kmod.graph.trace import trace
 
@@ -19,8 +22,9 @@ def fuse(model: keras.Model, dense_share: float = DENSE_SHARE) -> keras.Model:
     to many tensors alike is done once: layers that read the same tensor become
     a wide one, and pooling, activations and joins work on wide tensors as far
     as they go. Convolutions of unlike inputs stay apart, since one grouped
-    convolution takes twice as long on a CPU; Dense layers are joined with zeros
-    between them, where that costs little. The answers stay the same to float32
+    convolution takes twice as long on a CPU; Dense layers, and
+    convolutions of images of one pixel, are joined with zeros between them,
+    where that costs little. The answers stay the same to float32
     rounding. What acts in training only, such as dropout, is left out.
 
     Args:
@@ -43,6 +47,8 @@ def fuse(model: keras.Model, dense_share: float = DENSE_SHARE) -> keras.Model:
         dtype=traced.input_dtype,
         name=model.inputs[0].name,
     )
+    uses = collections.Counter(call.name for call in calls)
+    calls = [on_one_pixel(c) if uses[c.name] == 1 else c for c in calls]
     merger = Merger(traced.input, image, round(dense_share * _macs(model)))
     return keras.Model(image, merger.run(calls, output), name=model.name)
 

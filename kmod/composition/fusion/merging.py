@@ -13,6 +13,7 @@ from kmod.composition.fusion.kinds import kind_of
 from kmod.composition.fusion.kinds import likeness
 from kmod.composition.fusion.views import Tensors
 from kmod.composition.fusion.views import View
+from kmod.composition.fusion.views import Wide
 from kmod.composition.fusion.views import covers
 from kmod.composition.fusion.views import view_of
 from kmod.composition.fusion.views import views_of
@@ -98,7 +99,7 @@ class Merger:
         return outputs
 
     def _add_linear(self, group):
-        """Joins layers of the same input, and small Dense layers of any."""
+        """Joins layers of the same input, and small Dense ones of any."""
         inputs = [self._inputs(call)[0] for call in group]
         if self._add_diagonal(group, inputs):
             return True
@@ -114,9 +115,9 @@ class Merger:
         return True
 
     def _add_diagonal(self, group, inputs):
-        if group[0].outputs[0].rank != 2:
-            return False
         operations = [call.operation for call in group]
+        if not wide_layers.is_dense(operations[0], group[0].outputs[0].shape):
+            return False
         added = wide_layers.added_macs(operations, inputs)
         if added is None or added > self._spare:
             return False
@@ -138,7 +139,7 @@ class Merger:
 
     def _add_channelwise(self, group):
         """Works on the wide tensors that the group's inputs make up."""
-        rows = [self._inputs(call) for call in group]
+        rows = self._repeat_shared([self._inputs(call) for call in group])
         if is_pooling(group[0]) and len(wides_of(sum(rows, []))) >= JOIN_FROM:
             rows = [[view] for view in self._tensors.widen(sum(rows, []))]
         if not all(map(_is_aligned, rows)) or not all(map(covers, zip(*rows))):
@@ -160,6 +161,27 @@ class Merger:
                 )
             )
         return True
+
+    def _repeat_shared(self, rows):
+        """Repeats a tensor that all read, so that it lies as the others do.
+
+        Args:
+            rows: Views that each call reads.
+        """
+        columns = list(zip(*rows))
+        pattern = next(filter(_is_one_each, columns), None)
+        if pattern is None:
+            return rows
+        ((like, _),) = pattern[0].parts
+        for index, column in enumerate(columns):
+            same = {view.parts for view in column}
+            if len(same) == 1 and like.sizes == column[0].sizes * len(column):
+                copies = [self._tensors.of(column[0])] * len(column)
+                wide = Wide(self._tensors.beside(copies), like.sizes)
+                columns[index] = [
+                    View(((wide, v.parts[0][1]),)) for v in pattern
+                ]
+        return [list(row) for row in zip(*columns)]
 
     def _add_concatenations(self, group):
         """Nothing is done until somebody reads what was joined."""
@@ -223,6 +245,18 @@ def _levels(calls):
         levels += [[]] * (level + 1 - len(levels))
         levels[level] = [*levels[level], call]
     return levels
+
+
+def _is_one_each(views):
+    """Tells whether views are all the parts of one wide tensor, one each."""
+    parts = [view.parts for view in views]
+    every = {(part,) for wide in wides_of(views) for part in whole(wide).parts}
+    return (
+        len(wides_of(views)) == 1
+        and len(parts) == len(every)
+        and set(parts) == every
+        and not any(view.is_flat for view in views)
+    )
 
 
 def _is_whole(views):

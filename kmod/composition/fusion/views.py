@@ -101,7 +101,7 @@ class Tensors:
         if view == whole(first):
             return first.tensor
         pieces = [self._pieces(wide)[index] for wide, index in view.parts]
-        return pieces[0] if len(pieces) == 1 else self._beside(pieces)
+        return pieces[0] if len(pieces) == 1 else self.beside(pieces)
 
     def _pieces(self, wide):
         if len(wide.sizes) == 1:
@@ -114,7 +114,8 @@ class Tensors:
             self._made[wide] = pieces
         return self._made[wide]
 
-    def _beside(self, tensors):
+    def beside(self, tensors: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+        """Joins tensors along the channels."""
         layer = layers.Concatenate(
             name=self._names("joined"), dtype=tensors[0].dtype
         )
@@ -128,7 +129,7 @@ class Tensors:
         if wides not in self._made:
             sizes = sum((wide.sizes for wide in wides), ())
             self._made[wides] = Wide(
-                self._beside([w.tensor for w in wides]), sizes
+                self.beside([w.tensor for w in wides]), sizes
             )
         starts, start = {}, 0
         for wide in wides:

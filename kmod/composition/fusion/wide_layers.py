@@ -22,13 +22,24 @@ def beside(operations: Sequence[keras.layers.Layer]) -> Wide:
     return _config(operations), [np.concatenate(w, axis=-1) for w in weights]
 
 
+def is_dense(
+    operation: keras.layers.Layer, output_shape: Sequence[int | None]
+) -> bool:
+    """Tells whether a linear layer does what a Dense layer does.
+
+    Convolutions of size 1 do, of images of one pixel.
+    """
+    sizes = (*getattr(operation, "kernel_size", ()), *output_shape[1:-1])
+    return {1}.issuperset(sizes)
+
+
 def added_macs(
-    operations: Sequence[keras.layers.Dense], inputs: Sequence[View]
+    operations: Sequence[keras.layers.Layer], inputs: Sequence[View]
 ) -> int | None:
-    """Counts the zeros that `diagonal` puts between Dense layers.
+    """Counts the zeros that `diagonal` puts between layers.
 
     Args:
-        operations: The layers.
+        operations: Layers that `is_dense` is true of.
         inputs: What each of them reads.
 
     Returns:
@@ -37,19 +48,19 @@ def added_macs(
     sizes = [size for wide in wides_of(inputs) for size in wide.sizes]
     if None in sizes:
         return None
-    kernels = [operation.get_weights()[0] for operation in operations]
+    kernels = [_matrix(operation) for operation in operations]
     positions = len(kernels[0]) // sum(inputs[0].sizes)
-    units = sum(operation.units for operation in operations)
+    units = sum(kernel.shape[1] for kernel in kernels)
     return positions * sum(sizes) * units - sum(k.size for k in kernels)
 
 
 def diagonal(
-    operations: Sequence[keras.layers.Dense], inputs: Sequence[View]
+    operations: Sequence[keras.layers.Layer], inputs: Sequence[View]
 ) -> Wide:
-    """Joins Dense layers that read parts of one wide tensor.
+    """Joins layers that read parts of one wide tensor.
 
     Args:
-        operations: The layers.
+        operations: Layers that `is_dense` is true of.
         inputs: What each of them reads, all in the same wide tensor.
 
     Returns:
@@ -60,17 +71,25 @@ def diagonal(
     starts = np.cumsum(wide.sizes) - wide.sizes
     columns = []
     for operation, view in zip(operations, inputs):
-        kernel = operation.get_weights()[0]
+        kernel = _matrix(operation)
         rows = np.concatenate(
             [starts[i] + np.arange(wide.sizes[i]) for _, i in view.parts]
         )
         positions = len(kernel) // len(rows)
-        column = np.zeros((positions, sum(wide.sizes), operation.units))
+        column = np.zeros((positions, sum(wide.sizes), kernel.shape[1]))
         column[:, rows] = kernel.reshape(positions, len(rows), -1)
-        columns.append(column.reshape(-1, operation.units))
+        columns.append(column.reshape(-1, kernel.shape[1]))
     biases = zip(*(operation.get_weights()[1:] for operation in operations))
     kernel = np.concatenate(columns, axis=-1)
+    ones = operations[0].get_weights()[0].shape[:-2]
+    kernel = kernel.reshape(*ones, *kernel.shape)
     return _config(operations), [kernel, *map(np.concatenate, biases)]
+
+
+def _matrix(operation):
+    """Returns a layer's kernel as `(inputs, outputs)`."""
+    kernel = operation.get_weights()[0]
+    return kernel.reshape(-1, kernel.shape[-1])
 
 
 def _config(operations):

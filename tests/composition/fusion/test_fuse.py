@@ -38,6 +38,15 @@ def residual(x, owner, index):
     return score(layers.GlobalAveragePooling2D()(x), owner)
 
 
+def one_pixel(x, owner, index):
+    """Convolutions of one pixel, one with a join of what all branches read."""
+    x = layers.GlobalAveragePooling2D(keepdims=True, name=f"{owner}_pixel")(x)
+    first = conv(x, owner, "conv_1", 2 + index)
+    first = conv(first, owner, "conv_2", 3)
+    x = layers.Add(name=f"{owner}_add")([first, x])
+    return score(layers.Flatten()(x), owner)
+
+
 def early_join(x, owner, index):
     """Joins two layers of the same input, with a layer and an operation."""
     one, two = (conv(x, owner, f"conv_{i}", 2 + index, i) for i in (1, 3))
@@ -87,6 +96,7 @@ def unknown(x, owner, index):
 TOPOLOGIES = [
     plain,
     residual,
+    one_pixel,
     early_join,
     inception,
     uneven,
@@ -122,7 +132,7 @@ def test_answers_stay(build, gap_of, branch, dense_share, num_stems):
     assert fused.output_names == ["log_odds"]
 
 
-@pytest.mark.parametrize("branch", [plain, inception])
+@pytest.mark.parametrize("branch", [plain, one_pixel, inception])
 def test_every_weight_counts(build, gap_of, branch):
     """The gap of the test above would show a wrong weight of any layer."""
     model = build(composed(branch))
@@ -173,6 +183,19 @@ def test_zeros_stay_within_their_share(build, share):
 def test_residual_joins_work_on_wide_tensors(build):
     names = names_of(fuse(build(composed(early_join)), 9.0))
     assert {"all_max", "all_conv_1", "all_conv_3"} <= set(names)
+    assert "parts" not in names
+
+
+def test_branches_of_one_pixel_become_wide_layers(build):
+    """Each has a pooling layer and a join, of tensors that all share."""
+    names = names_of(fuse(build(composed(one_pixel)), 9.0))
+    assert sorted(name for name in names if name.startswith("all_")) == [
+        "all_add",
+        "all_conv_1",
+        "all_conv_2",
+        "all_pixel",
+        "all_score",
+    ]
     assert "parts" not in names
 
 
