@@ -194,7 +194,10 @@ def measure(args, data, name, kind):
 
 
 def source_of(args, name):
-    return keras.models.load_model(args.work / name / "source.keras")
+    # Compiled on an accelerator it would run under XLA, unlike what it is
+    # compared with.
+    path = args.work / name / "source.keras"
+    return keras.models.load_model(path, compile=False)
 
 
 def train(args, data, name):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from kmod.composition.fusion.one_pixel import GLOBAL_POOLINGS
 from kmod.composition.fusion.one_pixel import on_one_pixel
 from kmod.graph.trace import trace
 
@@ -41,15 +42,34 @@ def test_answers_stay(build, options):
         (layers.Conv2D(4, 1), (1, 1, 6)),
         (layers.Conv2D(4, 3, padding="same"), (None, None, 6)),
         (layers.Dense(4), (1, 1, 6)),
+        (layers.GlobalMaxPooling2D(), (1, 2, 6)),
+        (layers.GlobalMaxPooling2D(keepdims=True), (1, 1, 6)),
     ],
-    ids=["two-pixels", "no-padding", "unknown-size", "dense"],
+    ids=[
+        "two-pixels",
+        "no-padding",
+        "unknown-size",
+        "dense",
+        "pooling-of-two-pixels",
+        "pooling-that-keeps-axes",
+    ],
 )
 def test_others_stay_as_they_are(build, layer, shape):
     call = call_of(build, layer, shape)
-    assert on_one_pixel(call) is call
+    assert on_one_pixel(call).operation is call.operation
 
 
 def test_even_kernel_between_two_entries_stays(build):
     layer = layers.Conv2D(4, 2, dilation_rate=3, padding="same")
     call = call_of(build, layer, (1, 1, 6))
-    assert on_one_pixel(call) is call
+    assert on_one_pixel(call).operation is call.operation
+
+
+@pytest.mark.parametrize("kind", GLOBAL_POOLINGS, ids=lambda k: k.__name__)
+def test_global_pooling_flattens(build, kind):
+    axes = int(kind.__name__[-2])
+    call = call_of(build, kind(name="pool"), (*(1,) * axes, 6))
+    layer = on_one_pixel(call).operation
+    assert type(layer) is layers.Flatten and layer.name == "pool"
+    image = np.arange(12, dtype="float32").reshape(2, *(1,) * axes, 6)
+    np.testing.assert_array_equal(layer(image), call.operation(image))
