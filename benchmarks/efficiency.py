@@ -74,6 +74,7 @@ class Cell:
         search_images: Images of an epoch of the search.
         refine_epochs: Epochs of refinement on all images, 0 for none.
         mirror: Whether refinement also sees every image mirrored.
+        adapt_rate: Learning rate of scales, shifts and gains in the search.
     """
 
     mask_from: str | None
@@ -83,6 +84,7 @@ class Cell:
     search_images: int = 15000
     refine_epochs: int = 0
     mirror: bool = False
+    adapt_rate: float = DEFAULT.adapt_rate
 
 
 CELLS = {
@@ -101,7 +103,13 @@ CELLS = {
         "composed": Cell(
             "conv_block_3_1x1", macs_target=0.995, refine_epochs=4
         ),
-        "frozen": Cell("conv_3", 0.397, search_epochs=10, search_images=45000),
+        "frozen": Cell(
+            "conv_3",
+            0.3985,
+            search_epochs=10,
+            search_images=45000,
+            adapt_rate=0.01,
+        ),
         "close": Cell("conv_block_1_5x5", 0.70, search_epochs=4),
         "smallest": Cell(
             "conv_block_1_5x5", 0.247, search_epochs=4, refine_epochs=5
@@ -225,6 +233,7 @@ def search(args, name, kind):
             DEFAULT,
             retention_target=cell.retention_target,
             macs_target=cell.macs_target,
+            adapt_rate=cell.adapt_rate,
         ),
         mask_from=cell.mask_from,
         epochs=cell.search_epochs,
