@@ -4,9 +4,10 @@
 
 The modules of a network trained on CIFAR-10, such as the ResCNN that
 `efficiency.py` leaves in its `--work`, are searched on some images, each time
-with one thing changed, down to the same share of kernels. What is compared is the accuracy of all ten modules together on validation images, since
-this is what the recipe was chosen by, and on test images; and the time. Every
-finished cell is kept under `--work`. Writes `benchmarks/results/ablation.json`.
+with one thing changed, down to the same share of kernels. What is compared is
+the accuracy of all ten modules together on validation images, since this is
+what the recipe was chosen by, and on test images; and the time. Every finished
+cell is kept under `--work`. Writes `benchmarks/results/ablation.json`.
 """
 
 import argparse
