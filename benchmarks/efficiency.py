@@ -17,7 +17,8 @@ the most that each one's process holds at a time. Every finished part is kept
 under `--work`, and a later call goes on from there.
 Settings were chosen on validation images and by retention rates, except that
 InceCNN went from 1/8 to 3/16 of its width after test figures of its modules at
-1/8; the figures are of test images.
+1/8, and but for the rate of InceCNN's frozen cell, which training loss decided;
+the figures are of test images.
 Writes `benchmarks/results/efficiency.json` and the section `efficiency` of
 `benchmarks/results/summary.json`.
 """

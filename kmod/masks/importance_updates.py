@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from kmod.masks.importance import joint_importances
-from kmod.masks.optimizer import ModularAdam
+from kmod.masks.optimizer import modular_adam_of
 
 UPDATES = 24
 
@@ -32,10 +32,8 @@ class ImportanceUpdates(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         recipe = self.model.recipe
         self.to_come = []
-        optimizer = self.model.inner_optimizer
-        if not isinstance(optimizer, ModularAdam):
-            return
-        if optimizer.importance_steps is not None:
+        adam = modular_adam_of(self.model.optimizer)
+        if adam and adam.importance_steps is not None:
             ends = np.linspace(recipe.warm_up, recipe.removal_end, UPDATES + 1)
             steps = np.floor(ends * self.total_steps).astype(int)
             self.to_come = np.unique(steps).tolist()
@@ -58,7 +56,7 @@ class ImportanceUpdates(keras.callbacks.Callback):
         model = self.model
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
-        gradients = model.inner_optimizer.mask_gradients
+        gradients = modular_adam_of(model.optimizer).mask_gradients
         scores = ops.convert_to_numpy(model.masks.mask_scores)
         mask = ops.convert_to_numpy(model.masks.mask)
         limits = [

@@ -23,7 +23,7 @@ from kmod.masks.kernel_masks import to_groups
 from kmod.masks.losses import distillation_loss
 from kmod.masks.macs import Macs
 from kmod.masks.masked_network import MaskedNetwork
-from kmod.masks.optimizer import ModularAdam
+from kmod.masks.optimizer import modular_adam_of
 from kmod.masks.placement import place
 from kmod.masks.recipe import Recipe
 from kmod.masks.recipe import recipe_of
@@ -195,23 +195,16 @@ class ModularModel(CalibratedScores, keras.Model):
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs
         bound.apply_defaults()
-        steps_per_epoch = count_steps(bound.arguments)
-        steps = steps_per_epoch * bound.arguments["epochs"]
-        bound.arguments["callbacks"] = [
-            RetentionLogger(),
-            ImportanceUpdates(steps_per_epoch, steps),
-            *tree.flatten(bound.arguments["callbacks"] or []),
-        ]
+        of_epoch = count_steps(bound.arguments)
+        steps = of_epoch * bound.arguments["epochs"]
+        own = [RetentionLogger(), ImportanceUpdates(of_epoch, steps)]
+        given = tree.flatten(bound.arguments["callbacks"] or [])
+        bound.arguments["callbacks"] = own + given
         self.masks.start(steps)
-        if isinstance(self.inner_optimizer, ModularAdam):
+        if adam := modular_adam_of(self.optimizer):
             self.optimizer.build(self.trainable_variables)
-            self.inner_optimizer.restart(steps)
+            adam.restart(steps)
         return super().fit(*bound.args, **bound.kwargs)
-
-    @property
-    def inner_optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimiser, without what scales the loss under mixed_float16."""
-        return getattr(self.optimizer, "inner_optimizer", self.optimizer)
 
     def train_step(self, *args):
         # JAX passes its state in front of the data, TensorFlow does not.

@@ -110,3 +110,14 @@ class ModularAdam(keras.optimizers.Adam):
             "importance_steps": self.importance_steps,
             "final_rate": self.final_rate,
         }
+
+
+def modular_adam_of(
+    optimizer: keras.optimizers.Optimizer,
+) -> ModularAdam | None:
+    """Returns a model's `ModularAdam`, `None` if it trains with another.
+
+    Keras wraps the optimiser to scale the loss under mixed_float16.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner if isinstance(inner, ModularAdam) else None

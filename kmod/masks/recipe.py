@@ -95,6 +95,13 @@ class Recipe:
                 f"Received: warm_up={self.warm_up}, "
                 f"removal_end={self.removal_end}"
             )
+        if self.importance_steps < 1 or not 0 < self.own_importance <= 1:
+            raise UsageError(
+                "`importance_steps` must be at least 1, and `own_importance` "
+                "above 0 and at most 1. Received: "
+                f"importance_steps={self.importance_steps}, "
+                f"own_importance={self.own_importance}"
+            )
         if self.rows_per_image == 1 or self.rows_per_image < 0:
             raise UsageError(
                 "`rows_per_image` must be 0 (all modules) or at least 2, so "

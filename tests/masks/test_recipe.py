@@ -62,6 +62,8 @@ def test_unknown_name():
             {"rows_per_image": 1}, "at least 2.*rows_per_image=1", id="one-row"
         ),
         pytest.param({"rows_per_image": -2}, "rows_per_image=-2", id="rows"),
+        pytest.param({"importance_steps": 0}, "importance_steps=0", id="steps"),
+        pytest.param({"own_importance": 0.0}, "own_importance=0.0", id="own"),
     ],
 )
 def test_refusal(changes, message):
