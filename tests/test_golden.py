@@ -1,0 +1,91 @@
+"""What earlier versions wrote loads and answers as it did.
+
+`tests/golden` was written before 27 November 2026, by the version whose
+digests of stores did not yet cover SavedModels.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kmod
+from kmod.cli.main import main
+from kmod.composition.saving import load_composition
+
+GOLDEN = Path(__file__).parent / "golden"
+# What `kmod inspect` printed then.
+OLD_DIGEST = (
+    "sha256:2124b7280c5c63c49d2ab1b817b9ff4c7367651f23b4cdf3e23ad273a71c501e"
+)
+
+
+@pytest.fixture(scope="module")
+def answers():
+    with np.load(GOLDEN / "answers.npz") as saved:
+        return {name: saved[name] for name in saved.files}
+
+
+@pytest.fixture
+def golden(tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(GOLDEN, tmp_path / "golden")
+
+
+def same(model, images, expected):
+    found = model.predict(images, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["zero", "three", "seven"])
+def test_module_answers_as_it_did(answers, name):
+    store = kmod.load_store(GOLDEN / "store")
+    same(store[name].model, answers["images"], answers[name])
+
+
+def test_spec_composes_as_it_did(answers):
+    model = kmod.compose(GOLDEN / "two.yaml")
+    same(model, answers["images"], answers["two"])
+
+
+def test_composed_model_answers_as_it_did(answers):
+    model = load_composition(GOLDEN / "two")
+    same(model, answers["images"], answers["two"])
+
+
+def test_saved_forms_answer_alike(capsys):
+    assert main(["test", str(GOLDEN / "two")]) == 0
+    assert main(["test", str(GOLDEN / "store")]) == 0
+
+
+def test_lock_that_covers_no_savedmodel_is_written_anew(golden, capsys):
+    spec = str(golden / "two.yaml")
+    assert main(["lock", "--check", spec]) == 5
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Received: version=1 in" in said
+    assert "with `kmod lock two.yaml`" in said
+    assert main(["lock", spec]) == 0
+    assert main(["lock", "--check", spec]) == 0
+
+
+def test_pin_that_covers_no_savedmodel_is_refused(golden, capsys):
+    store = kmod.load_store(golden / "store")
+    assert store.manifest.content_digest == OLD_DIGEST
+    spec = golden / "two.yaml"
+    old = spec.read_text()
+    pin = "golden: {path: store, digest: '%s'}"
+    spec.write_text(old.replace("golden: {path: store}", pin % OLD_DIGEST))
+    assert main(["compose", "--dry-run", str(spec)]) == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "which earlier specs have and which covers no SavedModel" in said
+    assert store.digest in said
+    spec.write_text(old.replace("golden: {path: store}", pin % store.digest))
+    assert main(["compose", "--dry-run", str(spec)]) == 0
+
+
+def test_store_may_be_replaced(golden):
+    from kmod.files import check_output
+    from kmod.store.module_store import list_store
+
+    check_output(golden / "store", overwrite=True, listing=list_store)
