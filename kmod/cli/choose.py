@@ -69,7 +69,9 @@ def add_parser(subparsers) -> None:
         "--compose", metavar="DIR", help="compose it, too, in this directory"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace what is there"
+        "--overwrite",
+        action="store_true",
+        help="replace what kmod wrote there and nobody changed",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the choice as JSON"
@@ -79,11 +81,14 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
+    from kmod.composition.manifest import list_composition
+    from kmod.files import check_output_file
     from kmod.reuse.task import choose_task
     from kmod.store.module_store import load_store
 
-    for path in filter(None, (args.out, args.compose)):
-        check_out(path, args.overwrite)
+    check_output_file(args.out, args.overwrite)
+    if args.compose is not None:
+        check_out(args.compose, args.overwrite, list_composition)
     stores = [
         load_store(path, verify=False) for path in dict.fromkeys(args.stores)
     ]
@@ -96,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         data_dir=args.data_dir,
         modules_per_class=args.modules_per_class,
         alone=args.alone,
+        overwrite=args.overwrite,
         track=lambda items: console.track(items, "trying stores"),
     )
     if args.compose is not None:

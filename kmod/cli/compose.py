@@ -57,7 +57,11 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.plans import load_plan
     from kmod.composition.lock import check_lock
+    from kmod.composition.manifest import list_composition
+    from kmod.files import check_output
 
+    if args.out is not None:
+        check_output(args.out, args.overwrite, list_composition)
     planned = load_plan(args.spec)
     if args.locked:
         check_lock(planned)

@@ -27,6 +27,11 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier demo at DIR that nobody changed",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the results as JSON"
     )
     parser.set_defaults(run=run)
@@ -40,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         data_dir=args.data_dir,
         seed=args.seed,
+        overwrite=args.overwrite,
         say=lambda step: console.print_message(f"… {step}"),
         verbose="auto" if console.is_interactive() else 0,
     )

@@ -53,8 +53,12 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.composition.exporting import export_model
+    from kmod.composition.exporting import list_export
     from kmod.composition.exporting import load_exportable
+    from kmod.files import check_output
 
+    if not args.serving:
+        check_output(args.out, args.overwrite, list_export)
     exportable = load_exportable(args.model)
     images = None if args.data is None else _images(exportable, args)
     with console.status("exporting"):

@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING
 
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.files import check_output
 
 if TYPE_CHECKING:
     import keras
 
     from kmod.data.image_data import ImageData
     from kmod.data.image_data import LabelledImages
+    from kmod.files.atomic import Listing
     from kmod.store.manifest import InputContract
 
 
-def check_out(out: str | Path, overwrite: bool) -> Path:
+def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
     """Returns the directory to make, before any work is done for it.
+
+    Args:
+        out: The directory.
+        overwrite: Whether what kmod wrote there may be replaced.
+        listing: Reads what the manifest of such a directory lists.
 
     Raises:
         UsageError: If something is there that may not be replaced.
@@ -28,6 +35,7 @@ def check_out(out: str | Path, overwrite: bool) -> Path:
             f"`--out` must be a new directory. Received: '{out}', which is "
             "there. Choose another, or give `--overwrite`."
         )
+    check_output(out, overwrite, listing)
     return out
 
 

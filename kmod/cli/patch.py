@@ -106,9 +106,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args):
     from kmod.cli.models import check_out
+    from kmod.composition.manifest import list_composition
     from kmod.data.load import parse_split
 
-    check_out(args.out, args.overwrite)
+    check_out(args.out, args.overwrite, list_composition)
     name, split = parse_split(args.data)
     if split == "test":
         raise UsageError(

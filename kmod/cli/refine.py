@@ -36,9 +36,10 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
     from kmod.refinement.refine import refine
+    from kmod.store.module_store import list_store
     from kmod.store.module_store import load_store
 
-    out = check_out(args.out, args.overwrite)
+    out = check_out(args.out, args.overwrite, list_store)
     data = load_data(args.data, args.data_dir)
     store = refine(
         load_store(args.store),

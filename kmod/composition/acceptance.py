@@ -18,11 +18,11 @@ from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import KERAS_FILE
 from kmod.composition.saving import load_composition
 from kmod.errors import ArtifactError
+from kmod.files import check_files
 from kmod.modules.cut import log_odds_model
 from kmod.spec.model import Check
 from kmod.spec.model import DataRef
 from kmod.store.decompose import module_metrics
-from kmod.store.integrity import check_files
 from kmod.store.module_store import load_store
 
 # How far a figure may be from the recorded one: other hardware may round

@@ -16,16 +16,18 @@ from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.errors import UsageError
 from kmod.files import atomic_directory
-from kmod.store.digests import content_digest
-from kmod.store.integrity import read_files
+from kmod.files import file_record
+from kmod.files import read_files
+from kmod.graph.content import content_digest
 from kmod.store.manifest import STORE_FILE
 from kmod.store.manifest import InputContract
 from kmod.store.manifest import installed_versions
 from kmod.store.manifest import read_store_manifest
 from kmod.store.module_directory import read_module
 from kmod.store.module_manifest import record_of
+from kmod.store.plain_yaml import read_sealed
 from kmod.store.plain_yaml import to_plain
-from kmod.store.plain_yaml import to_yaml
+from kmod.store.plain_yaml import write_sealed
 
 VERSION = 1
 EXPORT_FILE = "export.yaml"
@@ -92,7 +94,7 @@ def export_model(
         serving: Whether to write the next version into the directory instead,
             `1`, `2` and so on, as TensorFlow Serving wants it. Versions that
             are there are left alone.
-        overwrite: Whether an export may be replaced.
+        overwrite: Whether an export may be replaced that nobody changed.
 
     Returns:
         The directory that was made.
@@ -105,14 +107,31 @@ def export_model(
         directory, overwrite = _next_version(directory, form), False
     if images is None:
         images = comparison_images(exportable.input)
-    with atomic_directory(directory, overwrite, EXPORT_FILE) as temporary:
+    with atomic_directory(directory, overwrite, list_export) as temporary:
         path = (
             temporary if form == "savedmodel" else temporary / FORMS[form].path
         )
         write_form(exportable.model, exportable.class_names, form, path, images)
-        text = to_yaml(_manifest(exportable, form, temporary))
-        (temporary / EXPORT_FILE).write_text(text, encoding="utf-8")
+        manifest = _manifest(exportable, form, temporary)
+        write_sealed(temporary / EXPORT_FILE, manifest)
     return Path(directory)
+
+
+def list_export(path: Path) -> dict[str, Any]:
+    """Lists the files of an export, as `check_output` asks for them.
+
+    Args:
+        path: Directory that `export_model` made.
+
+    Returns:
+        `size` and `digest` of every file that its manifest names, by path.
+
+    Raises:
+        ArtifactError: If there is no export.
+        IntegrityError: If its manifest is not as it was written.
+    """
+    files = read_sealed(path / EXPORT_FILE)["files"]
+    return {**files, EXPORT_FILE: file_record(path / EXPORT_FILE)}
 
 
 def _load_module(path):

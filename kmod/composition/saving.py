@@ -16,6 +16,7 @@ from kmod.composition.forms.write import write_form
 from kmod.composition.lock import lock_path
 from kmod.composition.lock import write_lock
 from kmod.composition.manifest import COMPOSITION_FILE
+from kmod.composition.manifest import list_composition
 from kmod.composition.manifest import manifest_of
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.manifest import write_composition_manifest
@@ -23,11 +24,11 @@ from kmod.composition.parts import build_parts
 from kmod.composition.parts import total_sizes
 from kmod.errors import ArtifactError
 from kmod.files import atomic_directory
+from kmod.files import check_files
+from kmod.files import read_files
 from kmod.report.model_card import model_card
 from kmod.spec.writer import spec_data
 from kmod.spec.writer import write_spec
-from kmod.store.integrity import check_files
-from kmod.store.integrity import read_files
 from kmod.store.keras_archive import load_keras_archive
 from kmod.store.plain_yaml import to_plain
 
@@ -62,7 +63,8 @@ def save_composition(
             `load_composition`.
         metrics: Figures on data, for the manifest; those that `run_checks`
             measured as `checks`.
-        overwrite: Whether a composed model may be replaced.
+        overwrite: Whether a composed model may be replaced that nobody
+            changed.
 
     Raises:
         UsageError: If `directory` can not be written, or one of the formats.
@@ -75,7 +77,7 @@ def save_composition(
         metrics or {},
     )
     images = comparison_images(manifest.input)
-    with atomic_directory(directory, overwrite, COMPOSITION_FILE) as temporary:
+    with atomic_directory(directory, overwrite, list_composition) as temporary:
         for name in formats:
             path = temporary / FORMS[name].path
             write_form(model, manifest.class_names, name, path, images)

@@ -21,15 +21,21 @@ from kmod.evaluation.metrics import Evaluation
 from kmod.evaluation.metrics import evaluate
 from kmod.evaluation.sizes import model_sizes
 from kmod.evaluation.weak_classes import weakest_class
-from kmod.files import atomic_write
+from kmod.files import atomic_directory
+from kmod.files import file_record
+from kmod.files import read_files
 from kmod.masks.overlap import class_overlap
 from kmod.masks.recipe import DEFAULT
 from kmod.report.page import write_report
 from kmod.spec.writer import write_spec
 from kmod.store.decompose import decompose
+from kmod.store.plain_yaml import read_sealed
+from kmod.store.plain_yaml import write_sealed
 from kmod.training.gradsplitter import modularize
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
+
+DEMO_FILE = "demo.yaml"
 
 
 def run_demo(
@@ -38,6 +44,7 @@ def run_demo(
     *,
     data_dir: str | Path | None = None,
     seed: int = 0,
+    overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
     verbose: str | int = "auto",
 ) -> dict[str, Any]:
@@ -45,10 +52,12 @@ def run_demo(
 
     Args:
         data_name: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
-        out: Directory for the models, the store, the spec, `results.json` and
-            `report.html`; made if it is not there.
+        out: Directory to make, for the models, the store, the spec,
+            `results.json` and `report.html`. It appears when all is done.
         data_dir: Directory of prepared TensorFlow Datasets.
         seed: Integer, seed of everything random.
+        overwrite: Whether an earlier demo at `out` may be replaced that
+            nobody changed.
         say: Function that tells the user what is being done.
         verbose: Keras' progress bars.
 
@@ -56,15 +65,36 @@ def run_demo(
         What `results.json` holds: figures on test data, sizes and seconds.
 
     Raises:
-        UsageError: If the demo does not know the data set.
+        UsageError: If the demo does not know the data set, or something at
+            `out` would be lost.
         ArtifactError: If the data are not there.
     """
-    demo = _Demo(data_name, Path(out), data_dir, seed, say, verbose)
-    results = demo.run()
-    text = json.dumps(results, indent=1, ensure_ascii=False)
-    atomic_write(demo.out / "results.json", text + "\n")
-    write_report(demo.out, results)
+    with atomic_directory(out, overwrite, list_demo) as folder:
+        demo = _Demo(data_name, folder, data_dir, seed, say, verbose)
+        results = demo.run()
+        text = json.dumps(results, indent=1, ensure_ascii=False)
+        (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+        write_report(folder, results)
+        manifest = {"version": 1, "files": read_files(folder)}
+        write_sealed(folder / DEMO_FILE, manifest)
     return results
+
+
+def list_demo(path: Path) -> dict[str, Any]:
+    """Lists the files of a demo, as `check_output` asks for them.
+
+    Args:
+        path: Directory that `run_demo` made.
+
+    Returns:
+        `size` and `digest` of every file that its manifest names, by path.
+
+    Raises:
+        ArtifactError: If there is no manifest.
+        IntegrityError: If it is not as it was written.
+    """
+    files = read_sealed(path / DEMO_FILE)["files"]
+    return {**files, DEMO_FILE: file_record(path / DEMO_FILE)}
 
 
 class _Demo:
@@ -74,7 +104,6 @@ class _Demo:
         self.settings: Settings = settings_for(name)
         self.data: ImageData = load_data(name, data_dir, seed=seed)
         self.out = out
-        self.out.mkdir(parents=True, exist_ok=True)
         self.seed = seed
         self.say = say
         self.verbose = verbose
@@ -169,7 +198,6 @@ class _Demo:
                 "version": self.data.version,
                 "split": "validation",
             },
-            overwrite=True,
         )
 
     def _compose(self, store):

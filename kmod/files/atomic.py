@@ -1,25 +1,44 @@
 """Files and directories that are either there as a whole or not at all.
 
 Everything is written under the name `.<name>.tmp-<host>-<pid>-<random>` beside
-its place, synced to disk and renamed. A directory that is replaced steps aside
-as `.<name>.old-...` for the moment between two renames.
+its place, synced to disk and renamed. A directory that is replaced changes
+places with the new one in one step. Where the system has no such step, it
+stands aside as `.<name>.old-...` for the moment between two renames.
+
+What was there before is replaced only if a manifest of kmod lists it: every
+file of it, as it is.
 """
 
 import contextlib
+import ctypes
+import errno
 import os
 import platform
 import re
 import secrets
 import shutil
+import sys
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from kmod.errors import KmodError
 from kmod.errors import UsageError
+from kmod.files.digests import list_files
+from kmod.files.integrity import unlisted
+
+# Reads the manifest of a directory: `size` and `digest` of each file by path,
+# those of the manifest included.
+Listing = Callable[[Path], Mapping[str, Mapping[str, Any]]]
+
+MAX_NAMES = 5
 
 
 @contextlib.contextmanager
 def atomic_directory(
-    path: str | Path, overwrite: bool = False, marker: str = "store.yaml"
+    path: str | Path, overwrite: bool = False, listing: Listing | None = None
 ) -> Iterator[Path]:
     """Gives a temporary directory that becomes `path` when the block ends.
 
@@ -29,30 +48,82 @@ def atomic_directory(
 
     Args:
         path: Directory to make; its parents are made too.
-        overwrite: Whether a directory of kmod may be replaced. An empty
-            directory always may.
-        marker: Name of the file that the new directory will hold, and by which
-            an old one is known to be kmod's.
+        overwrite: As `check_output` takes it.
+        listing: As `check_output` takes it.
 
     Returns:
         Context manager that gives the directory to write into.
 
     Raises:
-        UsageError: If `path` is a file, if it is a directory and `overwrite`
-            is not set, or if kmod did not write that directory.
+        UsageError: If something would be lost; see `check_output`.
     """
     path = _prepare(path)
-    _check_replaceable(path, overwrite, marker)
+    check_output(path, overwrite, listing)
     temporary = _sibling(path, "tmp")
     try:
         temporary.mkdir()
         yield temporary
         _sync_tree(temporary)
         # Another process may have finished first.
-        _check_replaceable(path, overwrite, marker)
+        check_output(path, overwrite, listing)
         _move_into_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(
+    path: str | Path, overwrite: bool = False, listing: Listing | None = None
+) -> None:
+    """Refuses an output directory if a file in it would be lost.
+
+    Commands ask before they begin to work, `atomic_directory` asks again.
+
+    Args:
+        path: Directory to make. An empty one may be there.
+        overwrite: Whether what kmod wrote there may be replaced.
+        listing: Reads what that directory's manifest lists. Defaults to
+            none, so that nothing can be replaced.
+
+    Raises:
+        UsageError: If `path` is a file, if it holds files and `overwrite` is
+            not set, or if it holds any that the manifest does not list as
+            they are.
+    """
+    path = Path(os.path.realpath(path))
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UsageError(
+            "The output must be a directory. Received: the file "
+            f"'{path}'. Choose another name."
+        )
+    if not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(
+            "The output directory must be new or empty. Received: "
+            f"'{path}', which holds files. Choose another name, or allow what "
+            "kmod wrote there to be replaced with `overwrite=True` "
+            "(`--overwrite`)."
+        )
+    try:
+        recorded = {} if listing is None else listing(path)
+        lost = unlisted(list_files(path), recorded)
+    except KmodError as error:
+        raise UsageError(
+            "Only a directory that kmod wrote can be overwritten. Received: "
+            f"'{path}', which is none. {error} Choose another name, or remove "
+            "the directory yourself."
+        ) from error
+    if lost:
+        more = len(lost) - MAX_NAMES
+        raise UsageError(
+            "Only a directory that holds nothing but what kmod wrote can be "
+            f"overwritten. Received: '{path}', where "
+            f"{', '.join(lost[:MAX_NAMES])}"
+            f"{f' and {more} more' if more > 0 else ''}. Choose another name, "
+            "or move what you want to keep and remove the directory yourself."
+        )
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
@@ -82,31 +153,11 @@ def _prepare(path):
     return path
 
 
-def _check_replaceable(path, overwrite, marker):
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise UsageError(
-            "The output must be a directory. Received: the file "
-            f"'{path}'. Choose another name."
-        )
-    if not any(path.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(
-            "The output directory must be new or empty. Received: "
-            f"'{path}', which holds files. Choose another name, or allow a "
-            "directory of kmod to be replaced with `overwrite=True`."
-        )
-    if not (path / marker).is_file():
-        raise UsageError(
-            "Only a directory that kmod wrote can be overwritten, and it "
-            f"would hold the file {marker!r}. Received: '{path}' without one. "
-            "Choose another name, or remove the directory yourself."
-        )
-
-
 def _move_into_place(new, path):
+    """Puts a directory in its place; `new` is then the old one or gone."""
+    if path.exists() and _exchange(new, path):
+        _sync(path.parent)
+        return
     old = _sibling(path, "old")
     try:
         if path.exists():
@@ -118,6 +169,25 @@ def _move_into_place(new, path):
         raise
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first, second):
+    """Lets two directories change places at once; tells if it could.
+
+    Only Linux can, by `renameat2`, and not on every file system.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE.
+    if rename(here, bytes(first), here, bytes(second), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def _sibling(path, kind):

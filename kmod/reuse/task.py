@@ -9,6 +9,7 @@ import numpy as np
 
 from kmod.composition.labelled_images import ImageReader
 from kmod.data.image_data import LabelledImages
+from kmod.files import check_output_file
 from kmod.reuse.choosing import choose_modules
 from kmod.reuse.module_choice import ModuleChoice
 from kmod.reuse.task_spec import task_spec
@@ -29,6 +30,7 @@ def choose_task(
     data_dir: str | Path | None = None,
     modules_per_class: int = 1,
     alone: bool = False,
+    overwrite: bool = False,
     track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
 ) -> tuple[ModuleChoice, Spec]:
     """Chooses the modules of a new model and writes its spec.
@@ -45,6 +47,8 @@ def choose_task(
         data_dir: Directory of prepared data sets.
         modules_per_class: As `choose_modules` takes it.
         alone: As `choose_modules` takes it.
+        overwrite: Whether a spec at `path` may be replaced that this function
+            wrote and nobody edited.
         track: Wraps the stores, such as in a progress bar.
 
     Returns:
@@ -52,7 +56,8 @@ def choose_task(
 
     Raises:
         ArtifactError: If data or stores lack a class or do not fit.
-        UsageError: If there are no images of a class.
+        UsageError: If there are no images of a class, or something is at
+            `path` that may not be replaced.
 
     Example:
 
@@ -60,6 +65,7 @@ def choose_task(
     ...     ["cat", "Bag"], stores, data, "cat-or-bag.yaml")
     >>> model = kmod.compose(spec)
     """
+    check_output_file(path, overwrite)
     contract, is_same = _contract(stores)
     images = _few(class_names, data, contract, images_per_class, data_dir)
     choice = choose_modules(
@@ -77,6 +83,7 @@ def choose_task(
         data,
         images_per_class=images_per_class,
         contract=None if is_same else InputSpec(contract.shape, contract.range),
+        overwrite=overwrite,
     )
     return choice, spec
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kmod.files import atomic_write
+from kmod.files import check_output_file
+from kmod.files import seal
 from kmod.reuse.module_choice import ModuleChoice
-from kmod.spec.loader import load_spec
+from kmod.spec.loader import parse_spec
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import DataRef
 from kmod.spec.model import InputSpec
@@ -14,7 +16,7 @@ from kmod.spec.model import Scores
 from kmod.spec.model import Spec
 from kmod.spec.model import StoreRef
 from kmod.spec.writer import spec_data
-from kmod.spec.writer import write_spec
+from kmod.spec.writer import spec_text
 
 
 def task_spec(
@@ -24,6 +26,7 @@ def task_spec(
     *,
     images_per_class: int,
     contract: InputSpec | None = None,
+    overwrite: bool = False,
 ) -> Spec:
     """Writes the spec of the modules chosen, with comments that say why.
 
@@ -35,11 +38,17 @@ def task_spec(
         images_per_class: How many of each class they are, at most.
         contract: The images that the composed model takes; `None` for those
             of the modules.
+        overwrite: Whether a spec at `path` may be replaced that this function
+            wrote and nobody edited.
 
     Returns:
         The spec, as `load_spec` reads it.
+
+    Raises:
+        UsageError: If something is at `path` that may not be replaced.
     """
     path = Path(path).resolve()
+    check_output_file(path, overwrite)
     ids = {
         index: f"store-{number}"
         for number, index in enumerate(
@@ -70,10 +79,11 @@ def task_spec(
             ),
         ),
     )
-    write_spec(spec_data(spec), path)
-    text = path.read_text(encoding="utf-8")
-    atomic_write(path, "\n".join([*_comments(choice, ids), text]))
-    return load_spec(path)
+    text = spec_text(spec_data(spec), path)
+    text = seal("\n".join([*_comments(choice, ids), text]))
+    written = parse_spec(text.encode("utf-8"), path)
+    atomic_write(path, text)
+    return written
 
 
 def _comments(choice, ids):

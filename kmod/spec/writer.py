@@ -35,8 +35,24 @@ def write_spec(
     Raises:
         SpecError: If the spec is not valid. Nothing is written then.
     """
+    text = spec_text(spec_dict, path)
+    if schema_path is not None:
+        text = f"# yaml-language-server: $schema={schema_path}\n{text}"
+    content = text.encode("utf-8")
+    spec = parse_spec(content, path)
+    atomic_write(path, content)
+    return spec
+
+
+def spec_text(spec_dict: Mapping[str, Any], path: str | Path) -> str:
+    """Returns a composition spec as YAML.
+
+    Args:
+        spec_dict: As `write_spec` takes it.
+        path: File that the text is for.
+    """
     folder = Path(path).resolve().parent
-    text = yaml.dump(
+    return yaml.dump(
         _plain(spec_dict, folder),
         Dumper=_Dumper,
         sort_keys=False,
@@ -44,12 +60,6 @@ def write_spec(
         default_flow_style=None,
         width=float("inf"),
     )
-    if schema_path is not None:
-        text = f"# yaml-language-server: $schema={schema_path}\n{text}"
-    content = text.encode("utf-8")
-    spec = parse_spec(content, path)
-    atomic_write(path, content)
-    return spec
 
 
 def spec_data(spec: Spec) -> dict[str, Any]:

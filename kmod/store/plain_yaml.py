@@ -10,6 +10,7 @@ import yaml
 
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
+from kmod.files import data_digest
 
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 16
@@ -39,6 +40,32 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, Loader=_StrictLoader)
     except (ValueError, yaml.YAMLError) as error:
         raise broken(path, " ".join(str(error).split())) from error
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that `write_sealed` wrote.
+
+    Args:
+        path: File of at most 8 MiB.
+
+    Returns:
+        Its data, without the digest.
+
+    Raises:
+        ArtifactError: If there is no such file.
+        IntegrityError: If it is not as it was written.
+    """
+    data = read_yaml(path)
+    digest = data.pop("digest", None) if isinstance(data, dict) else None
+    if digest is None or digest != data_digest(data):
+        raise broken(path, "its content does not match its own digest")
+    return data
+
+
+def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes plain data as YAML, with the digest of what it says."""
+    text = to_yaml({**data, "digest": data_digest(data)})
+    path.write_text(text, encoding="utf-8")
 
 
 def to_yaml(data: Any) -> str:

@@ -6,34 +6,53 @@ from pathlib import Path
 
 import pytest
 
+from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.files import atomic
 from kmod.files import atomic_directory
 from kmod.files import atomic_write
+from kmod.files import check_output
+from kmod.files import read_files
 
 ROOT = Path(atomic.__file__).parents[2]
 KILLED_SAVE = """
 import os, signal, sys
-from kmod.files import atomic_directory
-with atomic_directory(sys.argv[1], overwrite=True) as directory:
+from kmod.files import atomic_directory, read_files
+with atomic_directory(sys.argv[1], True, read_files) as directory:
     (directory / "store.yaml").write_text("new")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 KILLED_BETWEEN_RENAMES = """
 import os, signal, sys
-from kmod.files import atomic_directory
+from kmod.files import atomic
+from kmod.files import atomic_directory, read_files
+atomic._exchange = lambda *_: False
 rename = os.rename
 def rename_and_die(source, target):
     rename(source, target)
     os.kill(os.getpid(), signal.SIGKILL)
 os.rename = rename_and_die
-with atomic_directory(sys.argv[1], overwrite=True) as directory:
+with atomic_directory(sys.argv[1], True, read_files) as directory:
     (directory / "store.yaml").write_text("new")
 """
+KILLED_AFTER_EXCHANGE = """
+import os, signal, sys
+from kmod.files import atomic
+from kmod.files import atomic_directory, read_files
+exchange = atomic._exchange
+def exchange_and_die(*paths):
+    assert exchange(*paths)
+    os.kill(os.getpid(), signal.SIGKILL)
+atomic._exchange = exchange_and_die
+with atomic_directory(sys.argv[1], True, read_files) as directory:
+    (directory / "store.yaml").write_text("new")
+"""
+# A manifest that lists whatever is there.
+OURS = {"listing": read_files}
 
 
 def write_store(path, text="old", **kwargs):
-    with atomic_directory(path, **kwargs) as directory:
+    with atomic_directory(path, **OURS | kwargs) as directory:
         (directory / "deep").mkdir()
         (directory / "deep" / "file").write_text(text)
         (directory / "store.yaml").write_text(text)
@@ -71,7 +90,7 @@ def test_directory_has_usual_permissions(old):
 
 
 def test_overwrite_replaces_all(old):
-    with atomic_directory(old, overwrite=True) as directory:
+    with atomic_directory(old, True, read_files) as directory:
         (directory / "store.yaml").write_text("new")
     assert names(old) == ["store.yaml"]
     assert names(old.parent) == ["store"]
@@ -101,17 +120,67 @@ def test_existing_directory_is_not_replaced_unasked(old):
 def test_foreign_directory_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("dear")
-    with pytest.raises(UsageError, match="would hold the file 'store.yaml'"):
-        write_store(tmp_path / "photos", overwrite=True)
+    with pytest.raises(UsageError, match="where 'cat.jpg' was added"):
+        write_store(tmp_path / "photos", overwrite=True, listing=None)
     assert names(tmp_path) == ["photos"]
     assert (tmp_path / "photos" / "cat.jpg").read_text() == "dear"
 
 
-def test_marker_tells_which_directories_are_kmods(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "composed.yaml").write_text("old")
-    write_store(tmp_path / "model", overwrite=True, marker="composed.yaml")
-    assert "store.yaml" in names(tmp_path / "model")
+def edit(path):
+    path.write_text("old, with a note of mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda old: (old / "deep/thesis.txt").write_text("dear"),
+            "'deep/thesis.txt' was added",
+            id="added",
+        ),
+        pytest.param(
+            lambda old: edit(old / "deep/file"),
+            "'deep/file' has other bytes",
+            id="edited",
+        ),
+        pytest.param(
+            lambda old: (old / "link").symlink_to("/"),
+            "link', a link or special file",
+            id="link",
+        ),
+        pytest.param(
+            lambda old: [(old / f"{n}").write_text("") for n in range(9)],
+            "'4' was added and 4 more",
+            id="many",
+        ),
+    ],
+)
+def test_what_no_manifest_lists_is_never_replaced(old, change, message):
+    listed = read_files(old)
+    change(old)
+    before = sorted(old.rglob("*"))
+    with pytest.raises(UsageError, match=message):
+        check_output(old, overwrite=True, listing=lambda _: listed)
+    with pytest.raises(UsageError, match=message):
+        write_store(old, "new", overwrite=True, listing=lambda _: listed)
+    assert sorted(old.rglob("*")) == before
+
+
+def test_directory_without_a_valid_manifest_is_never_replaced(old):
+    def listing(path):
+        raise ArtifactError("There is none.")
+
+    with pytest.raises(UsageError, match="which is none. There is none. Choo"):
+        write_store(old, "new", overwrite=True, listing=listing)
+    assert (old / "store.yaml").read_text() == "old"
+
+
+def test_file_added_while_the_new_directory_is_made_is_kept(old):
+    listed = read_files(old)
+    with pytest.raises(UsageError, match="'thesis.txt' was added"):
+        with atomic_directory(old, True, lambda _: listed):
+            (old / "thesis.txt").write_text("dear")
+    assert names(old) == ["deep", "store.yaml", "thesis.txt"]
 
 
 def test_file_is_never_replaced_by_a_directory(tmp_path):
@@ -123,7 +192,7 @@ def test_file_is_never_replaced_by_a_directory(tmp_path):
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_failure_keeps_the_old_directory(old, error):
     with pytest.raises(error):
-        with atomic_directory(old, overwrite=True) as directory:
+        with atomic_directory(old, True, read_files) as directory:
             (directory / "store.yaml").write_text("new")
             raise error
     assert (old / "store.yaml").read_text() == "old"
@@ -138,6 +207,7 @@ def test_failed_rename_brings_the_old_directory_back(old, monkeypatch):
             raise OSError("no")
         rename(source, target)
 
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", refuse_new)
     with pytest.raises(OSError, match="no"):
         write_store(old, "new", overwrite=True)
@@ -169,6 +239,14 @@ def test_save_killed_between_renames_is_undone(old):
     with pytest.raises(UsageError, match="must be new or empty"):
         write_store(old, "new")
     assert (old / "store.yaml").read_text() == "old"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux'")
+def test_old_and_new_directory_change_places_at_once(old):
+    run_and_die(KILLED_AFTER_EXCHANGE, old)
+    assert (old / "store.yaml").read_text() == "new"
+    write_store(old, "newer", overwrite=True)
+    assert names(old.parent) == ["store"]
 
 
 def test_temporaries_of_living_processes_stay(tmp_path):

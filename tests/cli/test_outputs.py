@@ -1,0 +1,202 @@
+"""No command loses a file of the user's, whatever its `--out` holds."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kmod.cli.main import main
+from kmod.demo import settings
+from kmod.spec.writer import write_spec
+
+QUICK_DEMO = {
+    "width": 0.5,
+    "source_epochs": 12,
+    "search_epochs": 1,
+    "weak_epochs": 2,
+}
+KILLED = """
+import dataclasses, os, signal, sys
+from kmod.cli.main import main
+from kmod.demo import pipeline
+from kmod.demo import settings
+from kmod.files import atomic
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+quick = dataclasses.replace(settings.SETTINGS["digits"], **{quick})
+settings.SETTINGS["digits"] = quick
+# All is written, nothing has its name yet. The demo has its source model.
+atomic._move_into_place = os.replace = pipeline.modularize = die
+sys.exit(main(sys.argv[1:]))
+"""
+# Names that kmod gives its own files, as a user might have them.
+OUR_NAMES = (
+    "composition.yaml",
+    "store.yaml",
+    "export.yaml",
+    "demo.yaml",
+    "source.keras",
+    "weak.keras",
+    "all-classes.yaml",
+    "modules/notes.txt",
+    "saved_model.pb",
+)
+
+
+@pytest.fixture(scope="module")
+def commands(store, source_path, weak_path, composed_path, tmp_path_factory):
+    """What each command is given, but for `--out` and its value."""
+    spec = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    write_spec(
+        {
+            "version": 1,
+            "name": "two",
+            "stores": {"digits": {"path": store.path}},
+            "classes": [
+                {"name": name, "module": {"store": "digits", "class": name}}
+                for name in ("7", "1")
+            ],
+        },
+        spec,
+    )
+    search = ["--data", "digits", "--epochs", "1", "--batch-size", "256"]
+    classes = ["--class", "7", "--class", "1", "--store", str(store.path)]
+    donor = ["--donor", str(store.path), "--target-class", "8"]
+    validation = ["--data", "digits:validation"]
+    composed = str(composed_path)
+    return {
+        "demo": ["demo"],
+        "modularize": ["modularize", str(source_path), *search],
+        "refine": ["refine", str(store.path), str(source_path), *search],
+        "choose": ["choose", *classes, *validation],
+        "compose": ["compose", str(spec), "--format", "keras"],
+        "patch": ["patch", str(weak_path), *donor, *validation],
+        "export": ["export", composed, "--format", "savedmodel"],
+    }
+
+
+NAMES = "demo modularize refine choose compose patch export".split()
+
+
+@pytest.fixture(scope="module")
+def results(commands, tmp_path_factory):
+    """Makes a command's genuine result once, and says where it lies."""
+    folder = tmp_path_factory.mktemp("results")
+    known = {}
+
+    def make(name):
+        if name not in known:
+            known[name] = folder / name
+            demo = settings.SETTINGS["digits"]
+            quick = dataclasses.replace(demo, **QUICK_DEMO)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(settings.SETTINGS, "digits", quick)
+                run(commands, name, known[name], 0)
+        return known[name]
+
+    return make
+
+
+def run(commands, name, out, exit_code, *more):
+    assert main([*commands[name], "--out", str(out), *more]) == exit_code
+
+
+def content(folder):
+    """All bytes of a file, or of every file and folder below a folder."""
+    if folder.is_file():
+        return folder.read_bytes()
+    return {
+        path.relative_to(folder): path.is_file() and path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(params=["foreign", "with-our-names"])
+def users_folder(request, tmp_path):
+    out = tmp_path / "out"
+    names = OUR_NAMES if request.param == "with-our-names" else ("a/cat.jpg",)
+    for name in ("thesis.txt", *names):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("dear")
+    return out
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=len)
+@pytest.mark.parametrize("name", NAMES)
+def test_users_folder_stays_as_it_is(
+    commands, name, overwrite, users_folder, capsys
+):
+    before = content(users_folder.parent)
+    run(commands, name, users_folder, 2, *overwrite)
+    assert content(users_folder.parent) == before
+    assert f"Received: '{users_folder}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=len)
+@pytest.mark.parametrize("name", NAMES)
+def test_users_file_stays_as_it_is(commands, name, overwrite, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("dear")
+    run(commands, name, tmp_path / "thesis.txt", 2, *overwrite)
+    assert content(tmp_path) == {Path("thesis.txt"): b"dear"}
+    assert "thesis.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=len)
+def test_chosen_model_does_not_replace_a_users_folder(
+    commands, overwrite, users_folder, capsys
+):
+    before = content(users_folder.parent)
+    spec = users_folder.with_name("spec.yaml")
+    more = ("--compose", str(users_folder), *overwrite)
+    run(commands, "choose", spec, 2, *more)
+    assert content(users_folder.parent) == before
+    assert f"Received: '{users_folder}'" in capsys.readouterr().err
+
+
+def touch(path):
+    """What a user does to a result: writes into a file, or puts one there."""
+    if path.is_file():
+        path.write_text(path.read_text() + "# mine\n")
+    else:
+        (path / "thesis.txt").write_text("dear")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_result_is_replaced_until_it_is_touched(
+    commands, results, name, capsys
+):
+    out = results(name)
+    if name not in ("demo", "refine"):  # They take long.
+        run(commands, name, out, 0, "--overwrite")
+    before = content(out.parent)
+    run(commands, name, out, 2)
+    assert content(out.parent) == before
+    touch(out)
+    before = content(out.parent)
+    run(commands, name, out, 2, "--overwrite")
+    assert content(out.parent) == before
+    said = capsys.readouterr().err
+    assert "'thesis.txt' was added" in said or "which is another" in said
+    if out.is_dir():
+        (out / "thesis.txt").unlink()
+    else:
+        out.write_text(out.read_text().removesuffix("# mine\n"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kill_leaves_what_was_there(commands, results, name):
+    out = results(name)
+    before = content(out)
+    command = [sys.executable, "-c", KILLED.replace("{quick}", str(QUICK_DEMO))]
+    command += [*commands[name], "--out", str(out), "--overwrite"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert content(out) == before
+    assert not out.is_file() or out.read_bytes()
