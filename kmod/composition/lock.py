@@ -7,13 +7,14 @@ from typing import Any
 
 from kmod.composition.composition_plan import CompositionPlan
 from kmod.errors import CheckError
+from kmod.errors import UsageError
 from kmod.files import atomic_write
 from kmod.files import file_digest
 from kmod.store.manifest import installed_versions
 from kmod.store.plain_yaml import read_yaml
 from kmod.store.plain_yaml import to_yaml
 
-VERSION = 1
+VERSION = 2
 _COMMENT = "# Written by `kmod lock`: what the spec beside it is made from.\n"
 
 
@@ -32,8 +33,9 @@ def lock_data(planned: CompositionPlan) -> dict[str, Any]:
         planned: The plan.
 
     Returns:
-        Dict of the digests of the `stores` and of their `modules` that are
-        used, of a patch spec's `base`, and of the versions `created_by`.
+        Dict of the digests of the `stores` with all their files, of the
+        content of their `modules` that are used, of a patch spec's `base`, and
+        of the versions `created_by`.
     """
     data = {"version": VERSION, "stores": {}}
     for name, store in planned.stores.items():
@@ -60,8 +62,19 @@ def write_lock(
 
     Returns:
         The file.
+
+    Raises:
+        IntegrityError: If a store does not hold the files that it names.
+        UsageError: If there is a file at `path` that is no lock.
     """
     path = Path(path or lock_path(planned.spec.path))
+    if path.exists() and not path.read_bytes().startswith(_COMMENT.encode()):
+        raise UsageError(
+            "Only a lock can be replaced by a lock. Received: "
+            f"'{path}', which `kmod lock` did not write. Rename the spec, or "
+            "move that file."
+        )
+    _verify(planned)
     atomic_write(path, _COMMENT + to_yaml(lock_data(planned)))
     return path
 
@@ -69,12 +82,16 @@ def write_lock(
 def check_lock(planned: CompositionPlan) -> None:
     """Checks that a spec is still made from what its lock names.
 
+    Every file of the stores is compared, before any is loaded.
+
     Args:
         planned: The plan.
 
     Raises:
-        CheckError: If there is no lock, or if anything differs from it.
-        IntegrityError: If the lock is no file that `write_lock` wrote.
+        CheckError: If there is no lock or one of another version, or if
+            anything differs from it.
+        IntegrityError: If the lock is no file that `write_lock` wrote, or a
+            store does not hold the files that it names.
     """
     path = lock_path(planned.spec.path)
     if not path.is_file():
@@ -82,7 +99,15 @@ def check_lock(planned: CompositionPlan) -> None:
             "A locked spec has a lock beside it. Received: no file "
             f"'{path}'. Write it with `kmod lock {planned.spec.path.name}`."
         )
-    locked = dict(_flat(read_yaml(path)))
+    data = read_yaml(path)
+    if isinstance(data, Mapping) and data.get("version") == 1:
+        raise CheckError(
+            f"A lock must be of version {VERSION}, which covers every file of "
+            f"a store. Received: version=1 in '{path}', which covers no "
+            "SavedModel. Check the stores with `kmod test`, then write the "
+            f"lock again with `kmod lock {planned.spec.path.name}`."
+        )
+    locked = dict(_flat(data))
     present = dict(_flat(lock_data(planned)))
     drifted = [
         f"{key} is {present.get(key, 'not used')}, "
@@ -96,6 +121,12 @@ def check_lock(planned: CompositionPlan) -> None:
             f"{'; '.join(drifted)}. Bring back what was locked, or accept the "
             f"change with `kmod lock {planned.spec.path.name}`."
         )
+    _verify(planned)
+
+
+def _verify(planned):
+    for store in planned.stores.values():
+        store.verify()
 
 
 def _flat(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from kmod.composition.composition_plan import ALL_CLASSES
 from kmod.composition.composition_plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.files import data_digest
+from kmod.files import file_record
 from kmod.store.manifest import InputContract
 from kmod.store.manifest import installed_versions
 from kmod.store.plain_yaml import broken
@@ -142,6 +143,23 @@ def read_composition_manifest(directory: str | Path) -> CompositionManifest:
     )
     lists = {key: tuple(data[key]) for key in ("class_names", "sources")}
     return CompositionManifest(**{**data, **lists, "input": contract})
+
+
+def list_composition(path: Path) -> dict[str, Any]:
+    """Lists the files of a composed model, as `check_output` asks for them.
+
+    Args:
+        path: Directory that `save_composition` wrote.
+
+    Returns:
+        `size` and `digest` of every file that its manifest names, by path.
+
+    Raises:
+        ArtifactError: If there is no composed model, or of another version.
+        IntegrityError: If its manifest is not as it was written.
+    """
+    files = read_composition_manifest(path).files
+    return {**files, COMPOSITION_FILE: file_record(path / COMPOSITION_FILE)}
 
 
 def _check(data, path):

@@ -123,21 +123,36 @@ def _open_stores(spec, wanted, findings):
     for name in used:
         ref = spec.stores[name]
         try:
-            # The files of a module are checked when it is loaded.
+            # The files of a module are checked when it is loaded, those of
+            # a pinned store below.
             store = stores[name] = load_store(ref.path, verify=False)
         except ArtifactError as error:
             findings.add(("stores", name, "path"), error)
             continue
-        if ref.digest not in (None, store.digest):
-            findings.add(
-                ("stores", name, "digest"),
-                IntegrityError(
-                    f"store {shorten(name)} must have this digest. Received: "
-                    f"{store.digest} in '{ref.path}'. Use the store that the "
-                    "spec was written for, or correct the digest."
-                ),
-            )
+        if ref.digest is not None:
+            try:
+                _check_pin(store, ref, name)
+            except ArtifactError as error:
+                findings.add(("stores", name, "digest"), error)
     return stores
+
+
+def _check_pin(store, ref, name):
+    """Holds a store, with all its files, against the digest in the spec."""
+    if ref.digest == store.manifest.content_digest:
+        raise IntegrityError(
+            f"store {shorten(name)} must be pinned by the digest of all its "
+            "files. Received: the digest of its content, which earlier specs "
+            f"have and which covers no SavedModel. '{ref.path}' has "
+            f"{store.digest}: check it with `kmod test`, then write that."
+        )
+    if ref.digest != store.digest:
+        raise IntegrityError(
+            f"store {shorten(name)} must have this digest. Received: "
+            f"{store.digest} in '{ref.path}'. Use the store that the "
+            "spec was written for, or correct the digest."
+        )
+    store.verify()
 
 
 def _find_modules(stores, refs, findings):

@@ -10,6 +10,7 @@ import numpy as np
 from keras import tree
 
 from kmod.files import data_digest
+from kmod.graph import set_state
 from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
 from kmod.graph.trace import trace
@@ -108,8 +109,8 @@ class _Merger:
             if is_new:
                 layers[key] = _renamed(call.operation, names[key])
             results = layers[key](*args, **kwargs)
-            if is_new:
-                _copy_weights(call.operation, layers[key])
+            if is_new and (weights := _weights(call.operation)):
+                set_state(layers[key], weights)
             for ref, tensor in zip(call.outputs, tree.flatten(results)):
                 tensors[ref.index] = tensor
         return tensors
@@ -171,8 +172,3 @@ def _weights(operation):
 
 def _renamed(operation, name):
     return type(operation).from_config({**operation.get_config(), "name": name})
-
-
-def _copy_weights(operation, copy):
-    if weights := _weights(operation):
-        copy.set_weights(weights)

@@ -8,19 +8,27 @@ import numpy as np
 from keras import ops
 
 from kmod.data.batches import to_arrays
+from kmod.data.chance import check_above_chance
+from kmod.data.value_range import value_range_of
 from kmod.errors import CheckError
+from kmod.errors import UsageError
 from kmod.evaluation.sizes import model_sizes
+from kmod.files import check_output
+from kmod.graph import set_state
+from kmod.graph.content import content_digest
+from kmod.graph.exactness import output_gap
+from kmod.masks.arguments import checked_range
 from kmod.masks.modular_model import ModularModel
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
 from kmod.modules.stem import stem_sizes
-from kmod.store.digests import content_digest
 from kmod.store.manifest import InputContract
 from kmod.store.manifest import SourceRecord
 from kmod.store.manifest import StoreManifest
 from kmod.store.module_store import ModuleStore
+from kmod.store.module_store import list_store
 from kmod.store.module_store import save_store
 
 NUM_RANDOM_IMAGES = 16
@@ -32,7 +40,7 @@ def decompose(
     *,
     data: Any = None,
     source_name: str | None = None,
-    value_range: tuple[float, float] = (0, 255),
+    value_range: tuple[float, float] | None = None,
     facts: Mapping[str, Any] | None = None,
     method: str = "gradsplitter",
     arguments: Mapping[str, Any] | None = None,
@@ -42,8 +50,9 @@ def decompose(
 ) -> ModuleStore:
     """Cuts a module out for every class and saves them as a store.
 
-    Every module is first compared with the masked model on the images given;
-    if one differs, nothing is saved.
+    The source model is first measured on the data given, and every module is
+    compared with the masked model on its images; if the one only guesses or
+    the others differ, nothing is saved.
 
     Args:
         modular: Trained modular model.
@@ -53,6 +62,7 @@ def decompose(
             are compared only.
         source_name: Name of the source model. Defaults to its Keras name.
         value_range: Smallest and largest pixel value the source takes.
+            Defaults to that of `modular`, and else to what is read off `data`.
         facts: JSON data about the data set, for the manifest.
         method: Name of the method that found the masks, for the manifest.
         arguments: JSON data about how it was called, beside the recipe.
@@ -65,10 +75,15 @@ def decompose(
 
     Raises:
         CheckError: If a module does not answer as the masked model does.
-        UsageError: If `path` can not be written.
+        ArtifactError: If the source model is no better than chance on `data`.
+        UsageError: If `path` can not be written, `data` lie outside the value
+            range or in a tiny part of it, or neither is given.
     """
+    check_output(path, overwrite, list_store)
     modular = as_float32(modular)
-    images, labels = _held_out(data, modular, value_range)
+    value_range = checked_range(value_range) or modular.value_range
+    images, labels, value_range = _held_out(data, modular, value_range)
+    source_metrics = _source_metrics(modular, images, labels)
     expected = modular.class_log_odds(images)
     digest = content_digest(modular.flat_source)
     modules = []
@@ -112,15 +127,13 @@ def decompose(
         seed=modular.seed,
         data=dict(facts or {}),
         license=license,
-        metrics=_store_metrics(modular, modules, images, labels, expected),
+        metrics={
+            "before": source_metrics,
+            "after": _composed_metrics(modular, labels, expected),
+            "stem": stem_sizes([module.model for module in modules]),
+        },
     )
     return save_store(path, modules, manifest, overwrite)
-
-
-def output_gap(answers: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the largest difference ÷ the largest expected value."""
-    scale = max(float(np.abs(expected).max()), 1e-6)
-    return float(np.abs(answers - expected).max()) / scale
 
 
 def as_float32(modular: ModularModel) -> ModularModel:
@@ -129,17 +142,43 @@ def as_float32(modular: ModularModel) -> ModularModel:
         return modular
     config = {**modular.get_config(), "dtype": "float32"}
     twin = ModularModel.from_config(config)
-    for mine, other in zip(twin.variables, modular.variables, strict=True):
-        mine.assign(ops.convert_to_numpy(other))
+    set_state(twin, modular.get_weights())
     return twin
 
 
 def _held_out(data, modular, value_range):
+    """Returns images, labels (`None` for random ones) and value range."""
     if data is not None:
-        return to_arrays(data)
+        images, labels = to_arrays(data)
+        return images, labels, value_range_of(images, value_range)
+    if value_range is None:
+        raise UsageError(
+            "`value_range` must be known, because compositions scale images to "
+            "it. Received: neither `value_range` nor `data` to read it off. "
+            "Give held-out `data`, or declare it, such as "
+            "value_range=(0, 255)."
+        )
     shape = (NUM_RANDOM_IMAGES, *modular.flat_source.input_shape[1:])
     draw = np.random.default_rng(modular.seed)
-    return draw.uniform(*value_range, shape).astype("float32"), None
+    images = draw.uniform(*value_range, shape).astype("float32")
+    return images, None, value_range
+
+
+def _source_metrics(modular, images, labels):
+    """Measures the source model; refuses one that only guesses."""
+    sizes = model_sizes(modular.flat_source)
+    metrics = {"parameters": sizes.parameters, "macs": sizes.macs}
+    if labels is not None:
+        logits = modular.flat_source.predict(images, verbose=0)
+        metrics["accuracy"] = check_above_chance(logits.argmax(1), labels)
+    return metrics
+
+
+def _composed_metrics(modular, labels, expected):
+    metrics = {"retention_rate": modular.retention_rate}
+    if labels is not None:
+        metrics["accuracy"] = float(np.mean(expected.argmax(1) == labels))
+    return metrics
 
 
 def _info(modular, index, model, digest, metrics, gap):
@@ -179,15 +218,3 @@ def module_metrics(
         is_class, log_odds > 0, average="binary", zero_division=0
     )
     return {"precision": precision, "recall": recall, "f1": f1}
-
-
-def _store_metrics(modular, modules, images, labels, expected):
-    sizes = model_sizes(modular.flat_source)
-    before = {"parameters": sizes.parameters, "macs": sizes.macs}
-    after = {"retention_rate": modular.retention_rate}
-    if labels is not None:
-        logits = modular.flat_source.predict(images, verbose=0)
-        before["accuracy"] = float(np.mean(logits.argmax(1) == labels))
-        after["accuracy"] = float(np.mean(expected.argmax(1) == labels))
-    stem = stem_sizes([module.model for module in modules])
-    return {"before": before, "after": after, "stem": stem}

@@ -138,10 +138,19 @@ class StoreManifest:
 
     @property
     def digest(self) -> str:
-        """Content identity: the digest of what the store says and holds.
+        """Digest of all that the store says and holds, its files included.
+
+        The manifest of each module, whose digest is in here, has the digests
+        of all its files.
+        """
+        return data_digest(to_plain(self))
+
+    @property
+    def content_digest(self) -> str:
+        """Content identity: the digest of the modules and their facts.
 
         Two stores of the same modules share it, though the bytes of their
-        SavedModels differ from export to export.
+        SavedModels differ from export to export. It pins no file.
         """
         data = to_plain(self)
         del data["created_by"]

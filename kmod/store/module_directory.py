@@ -8,9 +8,9 @@ import numpy as np
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
+from kmod.files import check_files
+from kmod.graph.content import content_digest
 from kmod.modules.class_module import ClassModule
-from kmod.store.digests import content_digest
-from kmod.store.integrity import check_files
 from kmod.store.keras_archive import load_keras_archive
 from kmod.store.manifest import InputContract
 from kmod.store.manifest import ModuleRecord
@@ -19,6 +19,7 @@ from kmod.store.module_manifest import module_facts
 from kmod.store.module_manifest import read_module_manifest
 from kmod.store.module_manifest import write_module_manifest
 from kmod.store.savedmodel import export_saved_model
+from kmod.store.savedmodel import load_saved_model
 
 ARCHIVE_FILE = "assets.extra/module.keras"
 # Scores lie between 0 and 1, so this is relative to their scale.
@@ -106,7 +107,7 @@ def _check_answers(directory, module, contract):
     images = _random_images(contract)
     reloaded = load_keras_archive(directory / ARCHIVE_FILE)
     with tf.device("CPU"):  # GPUs may round each call in another way.
-        exported = tf.saved_model.load(str(directory))
+        exported = load_saved_model(directory)
         expected = _answer(module.model, images)
         answers = {
             "SavedModel": exported.serve(images)["score"].numpy(),

@@ -7,8 +7,8 @@ from typing import Any
 
 from kmod.errors import ArtifactError
 from kmod.files import file_digest
+from kmod.files import read_files
 from kmod.modules.class_module import ModuleInfo
-from kmod.store.integrity import read_files
 from kmod.store.manifest import ModuleFacts
 from kmod.store.manifest import ModuleRecord
 from kmod.store.manifest_file import read_manifest

@@ -9,16 +9,18 @@ import difflib
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.files import atomic_directory
+from kmod.files import check_files
+from kmod.files import file_record
 from kmod.files import list_files
 from kmod.files import slugs
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
-from kmod.store.integrity import check_files
 from kmod.store.manifest import STORE_FILE
 from kmod.store.manifest import ModuleFacts
 from kmod.store.manifest import StoreManifest
@@ -63,7 +65,7 @@ class ModuleStore:
 
     @property
     def digest(self) -> str:
-        """Content identity of the store."""
+        """Digest of all that the store says and holds, its files included."""
         return self.manifest.digest
 
     def info(self, class_name: str) -> ModuleInfo:
@@ -158,6 +160,30 @@ def load_store(path: str | Path, verify: bool = True) -> ModuleStore:
     return store
 
 
+def list_store(path: Path) -> dict[str, dict[str, Any]]:
+    """Lists the files of a store, as `check_output` asks for them.
+
+    Args:
+        path: Directory of the store.
+
+    Returns:
+        `size` and `digest` of every file that its manifests name, by path.
+
+    Raises:
+        ArtifactError: If there is no store, or one of another version.
+        IntegrityError: If a manifest is not as it was written.
+    """
+    modules = read_store_manifest(path).modules
+    files = {STORE_FILE: file_record(path / STORE_FILE)}
+    for record in modules:
+        directory = path / record.directory
+        manifest = read_module_manifest(directory, record)
+        own = file_record(directory / MODULE_FILE)
+        own = {**manifest.files, MODULE_FILE: own}
+        files |= {f"{record.directory}/{name}": own[name] for name in own}
+    return files
+
+
 def save_store(
     path: str | Path,
     modules: Sequence[ClassModule],
@@ -170,7 +196,8 @@ def save_store(
         path: Directory to make.
         modules: Modules of one source model, one for each class.
         manifest: What is known of the store; its `modules` are filled in.
-        overwrite: Whether a store at `path` may be replaced.
+        overwrite: Whether a store at `path` may be replaced that nobody
+            changed.
 
     Returns:
         The store, opened.
@@ -185,7 +212,7 @@ def save_store(
     from kmod.store.module_directory import write_module
 
     directories = slugs(manifest.class_names)
-    with atomic_directory(path, overwrite, marker=STORE_FILE) as temporary:
+    with atomic_directory(path, overwrite, list_store) as temporary:
         records = tuple(
             write_module(
                 temporary / directories[module.info.class_name],

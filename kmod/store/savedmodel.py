@@ -1,10 +1,12 @@
-"""Writes SavedModels, which any TensorFlow program serves."""
+"""Writes and reads SavedModels, which any TensorFlow program serves."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from kmod.errors import UsageError
+from kmod.store.operations import check_saved_model
 
 INPUT_NAME = "image"
 
@@ -37,6 +39,25 @@ def export_saved_model(
         input_signature=[tf.TensorSpec(image.shape, image.dtype, INPUT_NAME)],
     )
     archive.write_out(str(directory), verbose=False)
+
+
+def load_saved_model(directory: str | Path) -> Any:
+    """Loads a SavedModel, after every operation in it was checked.
+
+    Args:
+        directory: Directory of the SavedModel.
+
+    Returns:
+        What `tf.saved_model.load` returns.
+
+    Raises:
+        ArtifactError: If it is no SavedModel, or holds an operation that no
+            module and no composition needs.
+    """
+    check_saved_model(directory)
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(directory))
 
 
 def check_backend() -> None:

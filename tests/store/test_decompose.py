@@ -7,7 +7,9 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.errors import ArtifactError
 from kmod.errors import CheckError
+from kmod.errors import UsageError
 from kmod.masks.modular_model import ModularModel
 from kmod.masks.recipe import DEFAULT
 from kmod.store import decompose as station
@@ -55,9 +57,11 @@ def modular_model(**kwargs):
 
 @pytest.fixture(scope="module")
 def data():
+    """Images labelled as the source model answers, which so knows them."""
     draw = np.random.default_rng(0)
     images = draw.normal(size=(40, 6, 6, 1)).astype("float32")
-    return images, (images.mean((1, 2, 3)) > 0).astype("int64")
+    logits = modular_model().flat_source.predict(images, verbose=0)
+    return images, logits.argmax(axis=1)
 
 
 def test_modules_answer_as_the_masked_model(tmp_path, data):
@@ -79,7 +83,7 @@ def test_modules_answer_as_the_masked_model(tmp_path, data):
 
 def test_store_works_without_kmod_where_it_was_moved(tmp_path, data):
     modular = modular_model()
-    decompose(modular, tmp_path / "store")
+    decompose(modular, tmp_path / "store", value_range=(-3, 3))
     moved = tmp_path / "elsewhere"
     (tmp_path / "store").rename(moved)
     directory = moved / load_store(moved).manifest.modules[0].directory
@@ -118,3 +122,61 @@ def test_mixed_precision_is_cut_in_float32(tmp_path, data):
     store = decompose(modular, tmp_path / "store", data=data)
     assert store.info("c").max_output_gap < 1e-4
     assert store["c"].model.get_layer("conv_1").dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "expected"),
+    [
+        pytest.param(None, None, None, id="read-off"),
+        pytest.param((-5, 5), None, (-5, 5), id="of-the-modular-model"),
+        pytest.param((-5, 5), (-4, 6), (-4, 6), id="argument"),
+    ],
+)
+def test_value_range_is_recorded(tmp_path, data, declared, given, expected):
+    modular = modular_model(value_range=declared)
+    path = tmp_path / "store"
+    store = decompose(modular, path, data=data, value_range=given)
+    expected = expected or (data[0].min(), data[0].max())
+    assert store.manifest.input.range == pytest.approx(expected)
+    assert load_store(path).manifest.input.range == store.manifest.input.range
+
+
+def test_bytes_are_from_0_to_255(tmp_path):
+    images = np.arange(40 * 36).reshape(40, 6, 6, 1).astype("uint8")
+    logits = modular_model().flat_source.predict(images, verbose=0)
+    data = images, logits.argmax(axis=1)
+    store = decompose(modular_model(), tmp_path / "store", data=data)
+    assert store.manifest.input.range == (0, 255)
+
+
+def test_declared_range_that_data_contradict_is_refused(tmp_path, data):
+    message = r"Received: value_range=\(0, 255\) and float32 images"
+    with pytest.raises(UsageError, match=message):
+        decompose(
+            modular_model(), tmp_path / "s", data=data, value_range=(0, 255)
+        )
+    modular = modular_model(value_range=(0, 255))
+    with pytest.raises(UsageError, match=message):
+        decompose(modular, tmp_path / "s", data=data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_value_range_must_be_known(tmp_path):
+    with pytest.raises(UsageError, match="neither `value_range` nor `data`"):
+        decompose(modular_model(), tmp_path / "store")
+    modular = modular_model(value_range=(0, 1))
+    store = decompose(modular, tmp_path / "store")
+    assert store.manifest.input.range == (0, 1)
+
+
+def test_source_at_chance_level_is_not_cut(tmp_path, data, monkeypatch):
+    images, labels = data
+    cut = []
+    monkeypatch.setattr(station, "cut_module", lambda *_: cut.append(1))
+    for wrong in (1 - labels, np.roll(labels, 1)):
+        with pytest.raises(
+            ArtifactError, match="better than guesses .* mean recall of"
+        ):
+            decompose(modular_model(), tmp_path / "s", data=(images, wrong))
+    assert cut == []
+    assert list(tmp_path.iterdir()) == []

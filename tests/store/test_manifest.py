@@ -43,6 +43,7 @@ def test_round_trip(written, manifest):
         manifest, arguments=to_plain(manifest.arguments)
     )
     assert loaded.digest == manifest.digest
+    assert loaded.content_digest == manifest.content_digest
     assert set(loaded.created_by) == {"kmod", "keras", "tensorflow"}
 
 
@@ -60,7 +61,23 @@ def test_digest_is_content_identity(manifest, changes, same):
     if changes.keys() & {"manifest", "content"}:
         changes = {"modules": (dataclasses.replace(CAT, **changes),)}
     other = dataclasses.replace(one, **changes)
-    assert (one.digest == other.digest) == same
+    assert (one.content_digest == other.content_digest) == same
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"created_by": {"kmod": "9"}}, id="versions"),
+        pytest.param({"manifest": "sha256:" + "1" * 64}, id="files"),
+        pytest.param({"content": "sha256:" + "1" * 64}, id="model"),
+        pytest.param({"seed": 8}, id="seed"),
+    ],
+)
+def test_digest_is_of_all_that_is_there(manifest, changes):
+    one = dataclasses.replace(manifest, modules=(CAT,))
+    if changes.keys() & {"manifest", "content"}:
+        changes = {"modules": (dataclasses.replace(CAT, **changes),)}
+    assert one.digest != dataclasses.replace(one, **changes).digest
 
 
 @pytest.mark.parametrize(

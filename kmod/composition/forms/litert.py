@@ -10,6 +10,10 @@ import keras
 
 from kmod.composition.forms.answers import answer_function
 from kmod.composition.forms.savedmodel import image_spec
+from kmod.errors import ArtifactError
+from kmod.store.operations import ANSWERING
+from kmod.store.operations import called_functions
+from kmod.store.operations import refuse
 from kmod.store.savedmodel import INPUT_NAME
 from kmod.store.savedmodel import check_backend
 
@@ -52,9 +56,54 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
 
 
 def ask(path: Path, images: Any) -> dict[str, Any]:
-    """Returns the answers of a written LiteRT file, by name."""
+    """Returns the answers of a written LiteRT file, by name.
+
+    Raises:
+        ArtifactError: If it is damaged or holds operations that must not run.
+    """
+    _check_operations(path)
     runner = _interpreter(path).get_signature_runner(SIGNATURE)
     return runner(**{INPUT_NAME: keras.ops.convert_to_numpy(images)})
+
+
+def _check_operations(path):
+    """Refuses operations of TensorFlow's that have other effects.
+
+    LiteRT's own have none. It may run TensorFlow's as well, each described by
+    its node in the file.
+    """
+    from flatbuffers import flexbuffers
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    faults = []
+    try:
+        model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
+        for call in _operators(model):
+            code = model.OperatorCodes(call.OpcodeIndex()).CustomCode()
+            if not code:
+                continue
+            options = flexbuffers.GetRoot(call.CustomOptionsAsNumpy().tobytes())
+            name, data, *_ = (part.AsStringBytes for part in options.AsVector)
+            node = NodeDef.FromString(data)
+            names = {code.removeprefix(b"Flex"), name, node.op.encode()}
+            names = {each.decode() for each in names}
+            names.update(called_functions(node.attr))
+            faults += [f"operation {n!r}" for n in sorted(names - ANSWERING)]
+    except Exception as error:  # The readers have no common class of errors.
+        raise ArtifactError(
+            f"'{path}' is not a LiteRT file that kmod wrote: {error}. Make it "
+            "again with `kmod export`."
+        ) from error
+    if faults:
+        refuse(path, faults)
+
+
+def _operators(model):
+    for index in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(index)
+        for number in range(graph.OperatorsLength()):
+            yield graph.Operators(number)
 
 
 def _interpreter(path):

@@ -10,9 +10,13 @@ import keras
 
 from kmod.composition.forms.answers import answer_function
 from kmod.composition.forms.savedmodel import image_spec
+from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.store.operations import refuse
 from kmod.store.savedmodel import INPUT_NAME
 from kmod.store.savedmodel import check_backend
+
+OWN_DOMAINS = {"", "ai.onnx"}
 
 
 def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
@@ -49,14 +53,54 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
 
 
 def ask(path: Path, images: Any) -> dict[str, Any]:
-    """Returns the answers of a written ONNX file, by name."""
+    """Returns the answers of a written ONNX file, by name.
+
+    Raises:
+        ArtifactError: If it is damaged, or not of ONNX's own operators alone
+            with all weights in it.
+    """
     _, onnxruntime = _packages()
+    _check_operators(path)
     session = onnxruntime.InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
     inputs = {INPUT_NAME: keras.ops.convert_to_numpy(images)}
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _check_operators(path):
+    """Refuses operators of others, and weights in other files."""
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # Protobuf's classes of errors vary.
+        raise ArtifactError(
+            f"'{path}' is not an ONNX file: {error}. Make it again with `kmod "
+            "export`."
+        ) from error
+    faults = [f"function {each.name!r}" for each in model.functions]
+    for part in _parts(model.graph):
+        if isinstance(part, onnx.NodeProto) and part.domain not in OWN_DOMAINS:
+            faults.append(f"operator {part.domain}.{part.op_type}")
+        if isinstance(part, onnx.TensorProto) and part.external_data:
+            faults.append(f"weights in another file, {part.name!r}")
+    if faults:
+        refuse(path, faults)
+
+
+def _parts(graph):
+    """Yields every tensor and node of a graph and those inside them."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _parts(inner)
 
 
 def _packages():

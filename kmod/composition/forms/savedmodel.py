@@ -9,6 +9,7 @@ import keras
 from kmod.composition.forms.answers import answer_function
 from kmod.store.savedmodel import INPUT_NAME
 from kmod.store.savedmodel import check_backend
+from kmod.store.savedmodel import load_saved_model
 
 
 def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
@@ -56,10 +57,12 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
 
 
 def ask(path: Path, images: Any) -> dict[str, Any]:
-    """Returns the answers of a written SavedModel, by name."""
-    import tensorflow as tf
+    """Returns the answers of a written SavedModel, by name.
 
-    exported = tf.saved_model.load(str(path))
+    Raises:
+        ArtifactError: If it holds operations that must not run.
+    """
+    exported = load_saved_model(path)
     return {
         name: values.numpy() for name, values in exported.serve(images).items()
     }

@@ -21,6 +21,7 @@ from kmod.composition.fusion.views import whole
 from kmod.composition.fusion.views import wides_of
 from kmod.composition.sharing import unique_name
 from kmod.graph import copy_of
+from kmod.graph import set_state
 from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
 
@@ -95,7 +96,7 @@ class Merger:
         self._layers[call.name] = layer
         outputs = _call(call, layer, tensors)
         if weights:
-            layer.set_weights(weights)
+            set_state(layer, weights)
         return outputs
 
     def _add_linear(self, group):
