@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import shutil
 from pathlib import Path
 
 from kmod.cli import console
@@ -29,8 +28,10 @@ def add_parser(subparsers) -> None:
         "modularize",
         help="take a trained model apart into one module per class",
         description="Searches for each class's kernels, cuts the modules out "
-        "and saves them as a store. A run that was cut short goes on with "
-        "--resume.",
+        "and saves them as a store. What a run has reached is kept in the "
+        "directory .STORE.run beside the store until that is saved; a run "
+        "that was cut short goes on with --resume and ends as if it had not "
+        "been.",
     )
     parser.add_argument("source", metavar="SOURCE.keras", help="trained model")
     parser.add_argument("--data", required=True, metavar="NAME")
@@ -66,7 +67,10 @@ def add_parser(subparsers) -> None:
         "--overwrite", action="store_true", help="replace a store at STORE"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a run cut short"
+        "--resume",
+        action="store_true",
+        help="go on with a run cut short, which needs the same source, data "
+        "and options; without one, a new run begins",
     )
     parser.add_argument("--json", action="store_true")
     _add_gradsplitter(parser.add_argument_group("gradsplitter"))
@@ -120,12 +124,25 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
     from kmod.store.decompose import decompose
+    from kmod.store.module_store import list_store
+    from kmod.training.run_directory import discard_run
+    from kmod.training.run_directory import run_digest
 
     _check_options(args)
-    out = check_out(args.out, args.overwrite)
+    out = Path(args.out)
+    run_directory = out.parent / f".{out.name}.run"
+    begun = run_digest(run_directory) if args.resume else None
+    # A run that was cut short behind its store writes the same once more.
+    is_written = begun is not None and _run_of(out) == begun
+    overwrite = args.overwrite or is_written
+    out = check_out(out, overwrite, list_store)
+    if args.resume and begun is None:
+        console.print_message(
+            f"kmod: '{run_directory}' has no run to go on with, a new one "
+            "begins."
+        )
     source = load_model(args.source)
     data = load_data(args.data, args.data_dir)
-    run_directory = out.with_name(f".{out.name}.run")
     by_method = _train_masks if args.method == "gradsplitter" else _search
     modular, arguments = by_method(
         args,
@@ -135,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         class_names=data.class_names,
         mask_from=args.mask_from,
         batch_size=args.batch_size,
+        value_range=data.value_range,
         seed=args.seed,
         run_directory=run_directory,
         resume=args.resume,
@@ -152,13 +170,24 @@ def run(args: argparse.Namespace) -> int:
             "split": "validation",
         },
         method=args.method,
-        arguments=arguments,
+        arguments={**arguments, "run": run_digest(run_directory)},
         license=args.license,
-        overwrite=args.overwrite,
+        overwrite=overwrite,
     )
-    shutil.rmtree(run_directory)
+    discard_run(run_directory)
     print_store(store, args.json)
     return 0
+
+
+def _run_of(out):
+    """Returns the digest of the run that wrote a store, if there is one."""
+    from kmod.errors import ArtifactError
+    from kmod.store.module_store import load_store
+
+    try:
+        return load_store(out, verify=False).manifest.arguments.get("run")
+    except ArtifactError:
+        return None
 
 
 def _check_options(args):

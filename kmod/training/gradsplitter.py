@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
+from kmod.data.chance import check_above_chance
+from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
-from kmod.masks.front import cache_front
-from kmod.masks.front import fits_memory
 from kmod.masks.modular_model import ModularModel
 from kmod.masks.recipe import Recipe
 from kmod.training.calibration import calibrate
 from kmod.training.callbacks.module_selection import ModuleSelection
 from kmod.training.callbacks.phase_schedule import PhaseSchedule
+from kmod.training.fit import fit_best_epoch
 from kmod.training.run_directory import open_run
+from kmod.training.run_facts import run_facts
 
 DEFAULT_EPOCHS = 10
 
@@ -33,6 +33,7 @@ def modularize(
     batch_size: int = 64,
     accuracy_budget: float = 0.01,
     round_to: int = 1,
+    value_range: tuple[float, float] | None = None,
     seed: int = 0,
     run_directory: str | Path | None = None,
     resume: bool = False,
@@ -61,11 +62,18 @@ def modularize(
         accuracy_budget: Accuracy that modules may lose on validation data.
         round_to: Integer; after the choice, each layer's number of kept
             kernels is rounded up to a multiple of it.
+        value_range: Smallest and largest pixel value that the source takes.
+            Defaults to what is read off `validation`.
         seed: Integer, seed of shuffling and of drawn rows.
-        run_directory: Directory to keep a backup of every epoch in. Defaults
+        run_directory: Directory of its own to keep every epoch in. Defaults
             to none, so that a run that was cut short starts anew.
-        resume: Whether to go on with the run in `run_directory`.
-        callbacks: Further Keras callbacks.
+        resume: Whether to go on with the run in `run_directory`, whose
+            source, data and arguments must be these. It ends as if it had
+            never been cut short, to the bit on a CPU, if `train` is arrays or
+            gives the same batches in every epoch. If no run is there, a new
+            one begins.
+        callbacks: Further Keras callbacks. What they know themselves is not
+            kept for a run that goes on.
         verbose: Keras' progress bar: `"auto"`, 0, 1 or 2.
 
     Returns:
@@ -73,7 +81,10 @@ def modularize(
 
     Raises:
         UnsupportedModelError: If the source model can not be taken apart.
-        UsageError: If arguments do not fit each other or the run to resume.
+        UsageError: If arguments do not fit each other or the run to resume,
+            or `run_directory` holds other files than a run's.
+        ArtifactError: If the source model is no better than chance on
+            `validation`, or the run to resume can not be read.
 
     Reference:
 
@@ -89,52 +100,49 @@ def modularize(
             f"`round_to` must be at least 1. Received: round_to={round_to}"
         )
     keras.utils.set_random_seed(seed)
+    images, labels = to_arrays(validation)
     modular = ModularModel(
-        source, class_names, recipe=recipe, mask_from=mask_from, seed=seed
+        source,
+        class_names,
+        recipe=recipe,
+        mask_from=mask_from,
+        seed=seed,
+        value_range=value_range_of(images, value_range),
     )
     modular.compile()
-    images, labels = to_arrays(validation)
     # All modules, unmasked and linear, rank images as the source model does.
-    source_accuracy = _accuracy(modular.flat_source, images, labels)
+    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
+    source_accuracy = check_above_chance(logits.argmax(axis=1), labels)
     epochs = epochs or modular.recipe.epochs or DEFAULT_EPOCHS
-    own_callbacks = []
-    if modular.recipe.phases:
-        own_callbacks.append(PhaseSchedule())
-    directory = None
+    run = None
     if run_directory is not None:
-        facts = {
-            "recipe": modular.recipe.as_dict(),
-            "mask_from": mask_from,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "accuracy_budget": accuracy_budget,
-            "round_to": round_to,
-            "seed": seed,
-            "source_accuracy": source_accuracy,
-        }
-        directory = open_run(run_directory, facts, resume)
-        own_callbacks.append(
-            keras.callbacks.BackupAndRestore(directory / "backup")
+        facts = run_facts(
+            modular,
+            train,
+            (images, labels),
+            method="gradsplitter",
+            recipe=modular.recipe.as_dict(),
+            mask_from=mask_from,
+            value_range=modular.value_range,
+            epochs=epochs,
+            batch_size=batch_size,
+            accuracy_budget=accuracy_budget,
+            round_to=round_to,
+            seed=seed,
         )
-    selection = ModuleSelection(source_accuracy, accuracy_budget, directory)
-    arguments = fit_arguments(train, batch_size)
-    shapes = modular.network.border_shapes
-    if isinstance(train, tuple) and fits_memory(shapes, len(train[0])):
-        arguments["x"] = cache_front(modular, train[0])
-        images = cache_front(modular, images)
-    modular.fit(
-        **arguments,
-        validation_data=(images, labels),
-        validation_batch_size=batch_size,
+        run = open_run(run_directory, facts, resume)
+    schedule = [PhaseSchedule()] if modular.recipe.phases else []
+    fit_best_epoch(
+        modular,
+        train,
+        (images, labels),
+        ModuleSelection(source_accuracy, accuracy_budget),
         epochs=epochs,
-        callbacks=[*own_callbacks, *callbacks, selection],
+        batch_size=batch_size,
+        run=run,
+        callbacks=[*schedule, *callbacks],
         verbose=verbose,
     )
     modular.masks.round_to(round_to, modular.kernels)
     calibrate(modular, images, labels)
     return modular
-
-
-def _accuracy(model, images, labels):
-    logits = model.predict(images, batch_size=256, verbose=0)
-    return float(np.mean(logits.argmax(axis=1) == labels))

@@ -1,18 +1,19 @@
 import dataclasses
-import json
+import functools
 
 import keras
 import numpy as np
 import pytest
 
 from kmod.errors import UsageError
+from kmod.masks.modular_model import ModularModel
+from kmod.masks.recipe import DEFAULT
 from kmod.masks.recipe import PAPER
 from kmod.masks.recipe import Phase
 from kmod.training.calibration import fit_log_odds
 from kmod.training.callbacks.mask_recorder import MaskRecorder
 from kmod.training.callbacks.module_selection import Candidate
 from kmod.training.gradsplitter import modularize
-from kmod.training.run_directory import open_run
 
 SHORT_PAPER = dataclasses.replace(
     PAPER, phases=(Phase(False, 1, 0.01), Phase(True, 1, 0.001))
@@ -84,64 +85,232 @@ def test_paper_recipe_trains_heads_then_masks(source, images, tmp_path):
     assert scores.shape == (3, 16)
 
 
-def test_resumed_run_ends_as_one_that_ran_through(source, images, tmp_path):
-    train, validation = split(images)
-
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise KeyboardInterrupt
-
-    def run(directory, resume=False, callbacks=()):
-        return modularize(
-            source,
-            train,
-            validation,
-            epochs=4,
-            batch_size=64,
-            recipe=dataclasses.replace(SHORT_PAPER, phases=()),
-            run_directory=directory,
-            resume=resume,
-            callbacks=callbacks,
-            verbose=0,
+RECIPES = {
+    "default": {"recipe": dataclasses.replace(DEFAULT, rows_per_image=2)},
+    # Trains heads, then masks, then heads again.
+    "phases": {
+        "recipe": dataclasses.replace(
+            PAPER,
+            phases=(
+                Phase(False, 1, 0.01),
+                Phase(True, 2, 0.001),
+                Phase(False, 1, 0.001),
+            ),
         )
+    },
+}
 
-    through = run(tmp_path / "through")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", callbacks=[Stop()])
-    resumed = run(tmp_path / "cut", resume=True)
-    np.testing.assert_array_equal(through.kernel_masks, resumed.kernel_masks)
-    np.testing.assert_allclose(
-        through.class_scores(validation[0]),
-        resumed.class_scores(validation[0]),
-        atol=1e-4,
+
+class Kill(keras.callbacks.Callback):
+    """Ends a run as the given epoch begins."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+class Count(keras.callbacks.Callback):
+    """Notes the epochs that run, and stops after one if asked."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.epochs = []
+        self.stop_after = stop_after
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch)
+        if epoch == self.stop_after:
+            self.model.stop_training = True
+
+
+@pytest.fixture(scope="module")
+def run(source, images):
+    def run(directory, *, eagerly=True, **changes):
+        train, validation = split(images)
+        given = {"source": source, "train": train, "validation": validation}
+        given |= RECIPES["default"] | {"epochs": 4, "batch_size": 24}
+        given |= {"run_directory": directory, "verbose": 0, **changes}
+        with pytest.MonkeyPatch.context() as patches:
+            # Tracing takes longer than these few steps.
+            eager = functools.partialmethod(
+                ModularModel.compile, run_eagerly=eagerly
+            )
+            patches.setattr(ModularModel, "compile", eager)
+            return modularize(**given)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run):
+    """Returns what runs end with that keep nothing and were never cut."""
+    return functools.cache(
+        lambda recipe="default", eagerly=True: run(
+            None, eagerly=eagerly, **RECIPES[recipe]
+        )
     )
+
+
+def assert_equal(one, other):
+    variables = (
+        [*modular.weights, *modular.optimizer.variables]
+        for modular in (one, other)
+    )
+    for mine, theirs in zip(*variables, strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=mine.path)
+    assert one.history.epoch == other.history.epoch
+    assert one.history.history == other.history.history
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epoch", "eagerly"),
+    [
+        pytest.param("default", 2, False, id="default"),
+        pytest.param("default", 1, True, id="default-eagerly"),
+        pytest.param("phases", 1, True, id="between-phases"),
+        pytest.param("phases", 2, True, id="within-a-phase"),
+    ],
+)
+def test_resumed_run_ends_as_one_that_ran_through(
+    run, whole, tmp_path, recipe, epoch, eagerly
+):
+    given = {**RECIPES[recipe], "eagerly": eagerly}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(epoch)], **given)
+    count = Count()
+    resumed = run(tmp_path, resume=True, callbacks=[count], **given)
+    assert count.epochs == list(range(epoch, 4))
+    assert_equal(resumed, whole(recipe, eagerly))
+
+
+@pytest.mark.parametrize("left", [1, 0], ids=["one-is-whole", "none-is-whole"])
+def test_damaged_checkpoints_cost_epochs_but_change_nothing(
+    run, whole, tmp_path, left
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(3)])
+    files = sorted(tmp_path.glob("epoch-*"))
+    assert len(files) == 2
+    for path in files[left:]:
+        path.write_bytes(path.read_bytes()[:-100])
+    count = Count()
+    resumed = run(tmp_path, resume=True, callbacks=[count])
+    assert count.epochs == ([2, 3] if left else [0, 1, 2, 3])
+    assert_equal(resumed, whole())
+
+
+def test_run_with_all_epochs_done_trains_none_and_ends_the_same(
+    run, whole, tmp_path
+):
+    assert_equal(run(tmp_path), whole())
+    count = Count()
+    assert_equal(run(tmp_path, resume=True, callbacks=[count]), whole())
+    assert count.epochs == []
+
+
+def test_run_that_was_stopped_stays_stopped(run, tmp_path):
+    stopped = run(tmp_path, callbacks=[Count(stop_after=1)])
+    assert stopped.history.epoch == [0, 1]
+    count = Count()
+    again = run(tmp_path, resume=True, callbacks=[count])
+    assert count.epochs == []
+    assert_equal(again, stopped)
+
+
+def test_best_epoch_before_the_cut_is_still_the_choice(run, tmp_path):
+    class Worsen(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_accuracy"] = 1.0 - epoch
+
+    worsen = Worsen()
+    through = run(None, callbacks=[worsen])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[worsen, Kill(2)])
+    resumed = run(tmp_path, resume=True, callbacks=[worsen])
+    assert_equal(resumed, through)
+    first, *_, last = through.history.history["retention_rate"]
+    assert resumed.retention_rate == first > last
+
+
+def other_source(source):
+    other = keras.models.clone_model(source)
+    other.set_weights(source.get_weights())
+    bias = other.get_layer("logits").bias
+    bias.assign(bias + 1e-6)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param(
+            lambda source, train: {"source": other_source(source)},
+            "different source model",
+            id="source",
+        ),
+        pytest.param(
+            lambda source, train: {"train": (train[0] + 1e-3, train[1])},
+            "different training data",
+            id="images",
+        ),
+        pytest.param(
+            lambda source, train: {"train": (train[0], train[1][::-1])},
+            "different training data",
+            id="labels",
+        ),
+        pytest.param(
+            lambda source, train: {"validation": train},
+            "different validation data",
+            id="validation",
+        ),
+        pytest.param(
+            lambda source, train: {"class_names": ["a", "b", "c"]},
+            "class names .* instead of",
+            id="names",
+        ),
+        pytest.param(
+            lambda source, train: RECIPES["phases"],
+            "recipe name 'paper' instead of 'default'",
+            id="recipe",
+        ),
+        pytest.param(
+            lambda source, train: {"mask_from": "conv_2"},
+            "mask_from 'conv_2' instead of None",
+            id="mask-from",
+        ),
+        pytest.param(
+            lambda source, train: {
+                "epochs": 5,
+                "batch_size": 32,
+                "accuracy_budget": 0.5,
+                "round_to": 2,
+                "seed": 1,
+            },
+            "accuracy_budget 0.5 .* batch_size 32 .* epochs 5 .* round_to 2 .* "
+            "seed 1 instead of 0",
+            id="arguments",
+        ),
+    ],
+)
+def test_run_of_something_else_is_not_resumed(
+    run, source, images, tmp_path, changes, message
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(0)])
+    train, _ = split(images)
+    count = Count()
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path, resume=True, callbacks=[count], **changes(source, train))
+    assert count.epochs == []
 
 
 def test_resume_needs_a_run_directory(source, images):
     with pytest.raises(UsageError, match="`resume` needs the `run_directory`"):
         modularize(source, *split(images), resume=True)
-
-
-def test_run_with_other_facts_is_not_resumed(tmp_path):
-    open_run(tmp_path / "run", {"seed": 0}, resume=False)
-    with pytest.raises(UsageError, match=r"other values of \['seed'\]"):
-        open_run(tmp_path / "run", {"seed": 1}, resume=True)
-
-
-def test_foreign_directory_is_not_taken_as_a_run(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="which holds other files"):
-        open_run(tmp_path, {}, resume=False)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
-
-
-def test_new_run_replaces_an_old_one(tmp_path):
-    run = open_run(tmp_path / "run", {"seed": 0}, resume=False)
-    (run / "old").write_text("x")
-    open_run(tmp_path / "run", {"seed": 1}, resume=False)
-    assert [path.name for path in run.iterdir()] == ["run.json"]
-    assert json.loads((run / "run.json").read_text())["facts"] == {"seed": 1}
 
 
 @pytest.mark.parametrize(

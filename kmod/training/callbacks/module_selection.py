@@ -1,14 +1,10 @@
 """Callback that keeps the epoch with the smallest good modules."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import keras
-import numpy as np
 from keras import ops
 
-from kmod.files import atomic_write
 from kmod.masks.modular_model import ModularModel
 
 
@@ -42,14 +38,16 @@ class ModuleSelection(keras.callbacks.Callback):
 
     Best are the modules with the fewest kernels among those that lose at most
     `accuracy_budget` on validation data, or the most accurate ones if none
-    does. The choice so far is kept in `directory`, so that a resumed training
-    knows it.
+    does.
 
     Args:
         source_accuracy: Float, the source model's validation accuracy.
         accuracy_budget: Float, accuracy that modules may lose, as a share of
             all images. Defaults to 0.01.
-        directory: Directory to keep the choice in. Defaults to none.
+
+    Attributes:
+        best: `Candidate` of the best epoch so far, `None` before the first.
+        weights: Its weights, arrays.
 
     Raises:
         ValueError: At the end of an epoch without validation data.
@@ -60,27 +58,13 @@ class ModuleSelection(keras.callbacks.Callback):
       authors apply by hand.
     """
 
-    def __init__(
-        self,
-        source_accuracy: float,
-        accuracy_budget: float = 0.01,
-        directory: str | Path | None = None,
-    ):
+    def __init__(self, source_accuracy: float, accuracy_budget: float = 0.01):
         super().__init__()
         self.least_accuracy = source_accuracy - accuracy_budget
-        self.directory = None if directory is None else Path(directory)
-        self.best = None
-        self._weights = None
+        self.best, self.weights = None, None
 
     def on_train_begin(self, logs=None):
-        self.best, self._weights = None, None
-        if self.directory is not None and self._choice_file.exists():
-            self._load()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        # Training may start over although an earlier choice lies there.
-        if self.best is not None and self.best.epoch >= epoch:
-            self.best, self._weights = None, None
+        self.best, self.weights = None, None
 
     def on_epoch_end(self, epoch, logs=None):
         if "val_accuracy" not in (logs or {}):
@@ -95,37 +79,16 @@ class ModuleSelection(keras.callbacks.Callback):
         rank = candidate.rank(self.least_accuracy)
         if self.best is None or rank > self.best.rank(self.least_accuracy):
             self.best = candidate
-            self._weights = [ops.convert_to_numpy(v) for v in self._variables]
-            if self.directory is not None:
-                self._save()
+            self.weights = [ops.convert_to_numpy(v) for v in self._variables]
 
     def on_train_end(self, logs=None):
         if self.best is not None:
-            for variable, value in zip(self._variables, self._weights):
+            for variable, value in zip(
+                self._variables, self.weights, strict=True
+            ):
                 variable.assign(value)
 
     @property
     def _variables(self):
         model: ModularModel = self.model
         return [*model.trainable_variables, model.masks.mask]
-
-    @property
-    def _choice_file(self):
-        return self.directory / "selection.json"
-
-    def _save(self):
-        self.directory.mkdir(parents=True, exist_ok=True)
-        name = f"selection-{self.best.epoch:04d}.npz"
-        with open(self.directory / name, "wb") as file:
-            np.savez(file, *self._weights)
-        choice = {**dataclasses.asdict(self.best), "weights": name}
-        atomic_write(self._choice_file, json.dumps(choice))
-        for old in self.directory.glob("selection-*.npz"):
-            if old.name != name:
-                old.unlink()
-
-    def _load(self):
-        choice = json.loads(self._choice_file.read_text())
-        with np.load(self.directory / choice.pop("weights")) as arrays:
-            self._weights = list(arrays.values())
-        self.best = Candidate(**choice)

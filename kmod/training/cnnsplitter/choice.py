@@ -1,7 +1,6 @@
 """Chooses the kernels of every class by one of the methods."""
 
 import functools
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from kmod.training.cnnsplitter.importance import kernel_importance
 from kmod.training.cnnsplitter.options import SearchOptions
 from kmod.training.cnnsplitter.preparation import Preparation
 from kmod.training.cnnsplitter.preparation import prepare
+from kmod.training.run_directory import RunDirectory
 
 
 class KernelChoice:
@@ -24,7 +24,7 @@ class KernelChoice:
         images: Validation images `(n, ...)`.
         labels: Integer class indices `(n,)`.
         options: How to search.
-        directory: Directory of the run. Defaults to none.
+        run: Run that keeps what was reached. Defaults to none.
 
     Attributes:
         history: What each generation of a search reached, plain JSON data.
@@ -36,12 +36,12 @@ class KernelChoice:
         images: np.ndarray,
         labels: np.ndarray,
         options: SearchOptions,
-        directory: Path | None = None,
+        run: RunDirectory | None = None,
     ):
         self.modular = modular
         self.images, self.labels = images, labels
         self.options = options
-        self.directory = directory
+        self.run = run
         self.history = []
 
     @functools.cached_property
@@ -52,7 +52,7 @@ class KernelChoice:
             self.images,
             self.labels,
             self.options,
-            self.directory,
+            self.run,
         )
 
     def by_search(self, verbose: int = 1) -> np.ndarray:
@@ -102,7 +102,7 @@ class KernelChoice:
             self.prepared.choice,
             self.options,
             self.modular.seed,
-            self.directory,
+            self.run,
         )
 
     def _of_top(self, order, like):

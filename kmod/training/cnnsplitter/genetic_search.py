@@ -1,16 +1,13 @@
 """The search: generations of candidates, joint over all classes."""
 
 import dataclasses
-from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from kmod.masks.placement import Placement
 from kmod.masks.selection import keep_best
-from kmod.training.cnnsplitter.checkpoint import SearchState
-from kmod.training.cnnsplitter.checkpoint import load_state
-from kmod.training.cnnsplitter.checkpoint import save_state
 from kmod.training.cnnsplitter.encoding import Encoding
 from kmod.training.cnnsplitter.evolution import next_population
 from kmod.training.cnnsplitter.fitness import Weights
@@ -24,6 +21,9 @@ from kmod.training.cnnsplitter.population import within_target
 from kmod.training.cnnsplitter.teams import Pool
 from kmod.training.cnnsplitter.teams import build_teams
 from kmod.training.cnnsplitter.teams import pair_distances
+from kmod.training.run_directory import RunDirectory
+
+STAGE = "generation"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +51,52 @@ class Genes:
         return keras.ops.convert_to_numpy(kept)
 
 
+@dataclasses.dataclass
+class SearchState:
+    """A search between two generations.
+
+    Randomness needs no place here: what a generation draws follows from the
+    seed, its number and the class.
+
+    Attributes:
+        generation: Number of the next generation, from 0.
+        population: uint8 array `(num_classes, size, num_genes)`, its
+            candidates; the first of each class is of the fittest team.
+        known: uint8 array of that shape: candidates scored last.
+        scores: float32 array `(num_classes, size, num_images)`: their scores.
+        chosen: uint8 array `(num_classes, num_genes)`: best team so far.
+        chosen_fitness: Its fitness on the images that choose.
+        accuracy: Accuracy of the last generation's fittest team.
+        stale: Generations since the choice last changed.
+        history: What each generation reached, plain JSON data.
+    """
+
+    generation: int
+    population: np.ndarray
+    known: np.ndarray
+    scores: np.ndarray
+    chosen: np.ndarray
+    chosen_fitness: float
+    accuracy: float
+    stale: int
+    history: list[dict[str, Any]]
+
+    def save(self, run: RunDirectory) -> None:
+        """Writes the state as a checkpoint."""
+        data, arrays = {}, {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            is_array = isinstance(value, np.ndarray)
+            (arrays if is_array else data)[field.name] = value
+        run.save(STAGE, self.generation, data, arrays)
+
+    @classmethod
+    def load(cls, run: RunDirectory) -> "SearchState | None":
+        """Reads the state that was written last, if there is one."""
+        last = run.latest(STAGE)
+        return last and cls(**last.data, **last.arrays)
+
+
 class GeneticSearch:
     """Searches for the kernels of every class at once.
 
@@ -63,7 +109,7 @@ class GeneticSearch:
         choice: Images that choose among the generations.
         options: How to search.
         seed: Integer; a search is the same for the same seed.
-        directory: Directory to keep the state in. Defaults to none.
+        run: Run that keeps the state. Defaults to none.
 
     Reference:
 
@@ -77,13 +123,13 @@ class GeneticSearch:
         choice: Judges,
         options: SearchOptions,
         seed: int,
-        directory: Path | None = None,
+        run: RunDirectory | None = None,
     ):
         self.genes = genes
         self.fitness, self.choice = fitness, choice
         self.options = options
         self.seed = seed
-        self.directory = directory
+        self.run_directory = run
         self.num_classes = len(genes.importance)
 
     def run(self, verbose: int = 1) -> SearchState:
@@ -95,7 +141,7 @@ class GeneticSearch:
         Returns:
             The state at the end; `chosen` is the best team.
         """
-        state = self.directory and load_state(self.directory)
+        state = self.run_directory and SearchState.load(self.run_directory)
         state = state or self._first_state()
         options = self.options
         bar = keras.utils.Progbar(
@@ -109,8 +155,8 @@ class GeneticSearch:
             and state.stale < options.patience
         ):
             self._step(state)
-            if self.directory:
-                save_state(self.directory, state)
+            if self.run_directory:
+                state.save(self.run_directory)
             figures = state.history[-1]
             shown = [(key, figures[key]) for key in bar.stateful_metrics]
             bar.update(state.generation, shown, finalize=False)

@@ -8,7 +8,10 @@ import keras
 import numpy as np
 
 from kmod.data.batches import to_arrays
+from kmod.data.chance import check_above_chance
+from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
+from kmod.files import data_digest
 from kmod.masks.modular_model import ModularModel
 from kmod.masks.recipe import DEFAULT
 from kmod.training.calibration import calibrate
@@ -16,10 +19,12 @@ from kmod.training.cnnsplitter.alignment import align_heads
 from kmod.training.cnnsplitter.choice import KernelChoice
 from kmod.training.cnnsplitter.evolution import check_pygad
 from kmod.training.cnnsplitter.options import SearchOptions
-from kmod.training.cnnsplitter.plots import check_matplotlib
+from kmod.training.cnnsplitter.plots import check_figures
 from kmod.training.cnnsplitter.plots import save_figures
 from kmod.training.cnnsplitter.recovery import recover
 from kmod.training.run_directory import open_run
+from kmod.training.run_facts import array_digest
+from kmod.training.run_facts import run_facts
 
 METHODS = ("cnnsplitter", "importance", "random")
 RECIPE = dataclasses.replace(
@@ -39,6 +44,7 @@ def modularize_by_search(
     mask_from: str | None = None,
     head_epochs: int = 2,
     batch_size: int = 64,
+    value_range: tuple[float, float] | None = None,
     seed: int = 0,
     run_directory: str | Path | None = None,
     resume: bool = False,
@@ -66,12 +72,20 @@ def modularize_by_search(
         mask_from: First layer whose kernels may go; see `ModularModel`.
         head_epochs: Integer, epochs with masks that stand still, 0 for none.
         batch_size: Integer, images to a step in those, for arrays.
+        value_range: Smallest and largest pixel value that the source takes.
+            Defaults to what is read off `validation`.
         seed: Integer, seed of all that is drawn.
-        run_directory: Directory to keep every generation in. Defaults to
-            none, so that a search that was cut short starts anew.
-        resume: Whether to go on with the search in `run_directory`.
+        run_directory: Directory of its own to keep every generation and
+            epoch in. Defaults to none, so that a run that was cut short
+            starts anew.
+        resume: Whether to go on with the run in `run_directory`, whose
+            source, data and arguments must be these. It ends as if it had
+            never been cut short, to the bit on a CPU, if `train` is arrays or
+            gives the same batches in every epoch. If no run is there, a new
+            one begins.
         figures: Directory for figures of importance, sensitivity and the
-            search's progress; needs matplotlib. Defaults to none.
+            search's progress; needs matplotlib. Only figures of the same
+            source, data and arguments are replaced. Defaults to none.
         verbose: Progress bars: `"auto"`, 0, 1 or 2.
 
     Returns:
@@ -80,35 +94,53 @@ def modularize_by_search(
     Raises:
         UnsupportedModelError: If the source model can not be taken apart.
         UsageError: If arguments do not fit each other or the run to resume,
-            or a package that a method needs is not installed.
+            `run_directory` or `figures` holds files that would be lost, or a
+            package that is needed is not installed.
+        ArtifactError: If the source model is no better than chance on
+            `validation`, or the run to resume can not be read.
 
     Reference:
 
     - [Qi et al., 2022](https://arxiv.org/abs/2209.06116)
     """
     _check(method, like, run_directory, resume)
-    if figures is not None:
-        check_matplotlib()
     options = options or SearchOptions()
     keras.utils.set_random_seed(seed)
-    modular = ModularModel(
-        source, class_names, recipe=RECIPE, mask_from=mask_from, seed=seed
-    )
     images, labels = to_arrays(validation)
-    directory = None
+    modular = ModularModel(
+        source,
+        class_names,
+        recipe=RECIPE,
+        mask_from=mask_from,
+        seed=seed,
+        value_range=value_range_of(images, value_range),
+    )
+    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
+    check_above_chance(logits.argmax(axis=1), labels)
+    facts = run_facts(
+        modular,
+        train if head_epochs else None,
+        (images, labels),
+        packages=("pygad",) if method == "cnnsplitter" else (),
+        method=method,
+        options=options.as_dict(),
+        like=None if like is None else array_digest(like),
+        mask_from=mask_from,
+        value_range=modular.value_range,
+        head_epochs=head_epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    mark = data_digest(facts)
+    if figures is not None:
+        check_figures(Path(figures), mark)
+    run = None
     if run_directory is not None:
-        facts = {
-            "method": method,
-            "options": options.as_dict(),
-            "mask_from": mask_from,
-            "seed": seed,
-            "source_accuracy": _accuracy(modular.flat_source, images, labels),
-        }
-        directory = open_run(run_directory, facts, resume)
-    choice = KernelChoice(modular, images, labels, options, directory)
+        run = open_run(run_directory, facts, resume)
+    choice = KernelChoice(modular, images, labels, options, run)
     modular.kernel_masks = _masks(choice, method, like, verbose)
     if figures is not None:
-        save_figures(Path(figures), choice.prepared, choice.history)
+        save_figures(Path(figures), choice.prepared, choice.history, mark)
     align_heads(modular, images)
     modular.compile()
     if head_epochs:
@@ -117,8 +149,9 @@ def modularize_by_search(
             train,
             (images, labels),
             head_epochs,
-            batch_size,
-            verbose,
+            batch_size=batch_size,
+            run=run,
+            verbose=verbose,
         )
     calibrate(modular, images, labels)
     return modular
@@ -149,8 +182,3 @@ def _check(method, like, run_directory, resume):
             "`resume` needs the `run_directory` of the run to go on with. "
             "Received: run_directory=None"
         )
-
-
-def _accuracy(model, images, labels):
-    logits = model.predict(images, batch_size=256, verbose=0)
-    return float(np.mean(logits.argmax(axis=1) == labels))

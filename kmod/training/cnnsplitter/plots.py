@@ -1,25 +1,47 @@
 """Figures of what a search measured and how it went."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 
 from kmod.errors import UsageError
+from kmod.files import atomic_write
 from kmod.training.cnnsplitter.encoding import gene_layers
 from kmod.training.cnnsplitter.preparation import Preparation
 
+FIGURES = ("sensitivity.png", "importance.png", "search.png")
 
-def check_matplotlib() -> None:
-    """Refuses figures where matplotlib is not installed.
+
+def check_figures(directory: Path, mark: str) -> None:
+    """Refuses figures that could not be drawn or would replace other files.
+
+    Args:
+        directory: Directory for the figures.
+        mark: Digest of what decides how they look; figures with the same one
+            may be replaced.
 
     Raises:
-        UsageError: With the command that installs it.
+        UsageError: If matplotlib is not installed, or a file of another
+            origin is where a figure would be.
     """
     _figure_class()
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(
+            "`figures` must be a directory. Received: the file "
+            f"'{directory}'. Choose another name."
+        )
+    for path in (directory / name for name in FIGURES):
+        if path.exists() and mark.encode() not in path.read_bytes():
+            raise UsageError(
+                "`figures` must be a directory without figures of another "
+                f"origin. Received: '{directory}', which holds "
+                f"'{path.name}'. Move it away, or choose another directory."
+            )
 
 
 def save_figures(
-    directory: Path, prepared: Preparation, history: list[dict]
+    directory: Path, prepared: Preparation, history: list[dict], mark: str
 ) -> None:
     """Draws `sensitivity.png`, `importance.png` and `search.png`.
 
@@ -28,12 +50,15 @@ def save_figures(
         prepared: What was measured.
         history: What each generation reached; without any there is no
             `search.png`.
+        mark: As `check_figures` takes it; every figure holds it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    _draw_sensitivity(prepared).savefig(directory / "sensitivity.png")
-    _draw_importance(prepared).savefig(directory / "importance.png")
+    figures = [_draw_sensitivity(prepared), _draw_importance(prepared)]
     if history:
-        _draw_history(history).savefig(directory / "search.png")
+        figures.append(_draw_history(history))
+    for name, figure in zip(FIGURES, figures):
+        image = io.BytesIO()
+        figure.savefig(image, format="png", metadata={"Source": mark})
+        atomic_write(directory / name, image.getvalue())
 
 
 def _draw_sensitivity(prepared):

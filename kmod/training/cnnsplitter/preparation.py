@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 
 from kmod.files import atomic_write
 from kmod.masks.modular_model import ModularModel
-from kmod.training.cnnsplitter.checkpoint import load_arrays
-from kmod.training.cnnsplitter.checkpoint import save_arrays
 from kmod.training.cnnsplitter.encoding import encode
 from kmod.training.cnnsplitter.genetic_search import Genes
 from kmod.training.cnnsplitter.importance import kernel_importance
@@ -18,9 +15,10 @@ from kmod.training.cnnsplitter.options import SearchOptions
 from kmod.training.cnnsplitter.sensitivity import Sensitivity
 from kmod.training.cnnsplitter.sensitivity import genes_to_keep
 from kmod.training.cnnsplitter.sensitivity import measure_sensitivity
+from kmod.training.run_directory import SENSITIVITY_FILE
+from kmod.training.run_directory import RunDirectory
 
-FILE = "preparation.npz"
-SENSITIVITY_FILE = "sensitivity.json"
+STAGE = "preparation"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +62,7 @@ def prepare(
     images: np.ndarray,
     labels: np.ndarray,
     options: SearchOptions,
-    directory: Path | None = None,
+    run: RunDirectory | None = None,
 ) -> Preparation:
     """Measures importance and sensitivity, or reads what a run measured.
 
@@ -74,7 +72,7 @@ def prepare(
             choose.
         labels: Integer class indices of the images.
         options: How to search.
-        directory: Directory of the run. Defaults to none.
+        run: Run that keeps what was measured. Defaults to none.
     """
     order = np.random.default_rng([modular.seed, 3]).permutation(len(labels))
     half = min(options.images, (len(labels) + 1) // 2)
@@ -85,13 +83,13 @@ def prepare(
             (order[half : 2 * half], modular.num_classes),
         )
     )
-    arrays = None
-    if directory is not None and (directory / FILE).exists():
-        arrays = load_arrays(directory / FILE)
-    if arrays is None:
+    kept = run and run.latest(STAGE)
+    if kept:
+        arrays = kept.arrays
+    else:
         arrays = _measure(modular, images, labels, options, fitness)
-        if directory is not None:
-            save_arrays(directory / FILE, arrays)
+        if run:
+            run.save(STAGE, 0, {}, arrays)
     sensitivity = Sensitivity(
         tuple(arrays["layers"].tolist()),
         tuple(arrays["fractions"].tolist()),
@@ -101,9 +99,10 @@ def prepare(
     keep = genes_to_keep(sensitivity, encoding, options.retention_target)
     genes = Genes(encoding, arrays["importance"], modular.placement, keep)
     prepared = Preparation(genes, sensitivity, fitness, choice)
-    if directory is not None:
+    if run:
         facts = {**sensitivity.as_dict(), "keep": prepared.layer_table()}
-        atomic_write(directory / SENSITIVITY_FILE, json.dumps(facts, indent=1))
+        text = json.dumps(facts, indent=1)
+        atomic_write(run.path / SENSITIVITY_FILE, text)
     return prepared
 
 

@@ -1,10 +1,9 @@
 """Trains heads, scales and shifts while the masks stand still."""
 
-from kmod.data.batches import fit_arguments
-from kmod.masks.front import cache_front
-from kmod.masks.front import fits_memory
 from kmod.masks.modular_model import ModularModel
 from kmod.training.callbacks.module_selection import ModuleSelection
+from kmod.training.fit import fit_best_epoch
+from kmod.training.run_directory import RunDirectory
 
 
 def recover(
@@ -12,7 +11,9 @@ def recover(
     train,
     validation,
     epochs: int,
+    *,
     batch_size: int = 64,
+    run: RunDirectory | None = None,
     verbose: str | int = "auto",
 ) -> None:
     """Lets modules make up for removed kernels without changing the choice.
@@ -26,22 +27,19 @@ def recover(
         validation: `(images, labels)`.
         epochs: Integer, at least 1.
         batch_size: Integer, images to a step, for arrays.
+        run: Run that keeps every epoch. Defaults to none.
         verbose: Keras' progress bar.
     """
-    arguments = fit_arguments(train, batch_size)
-    images, labels = validation
-    shapes = modular.network.border_shapes
-    if isinstance(train, tuple) and fits_memory(shapes, len(train[0])):
-        arguments["x"] = cache_front(modular, train[0])
-        images = cache_front(modular, images)
     modular.masks.frozen = True
     try:
-        modular.fit(
-            **arguments,
-            validation_data=(images, labels),
-            validation_batch_size=batch_size,
+        fit_best_epoch(
+            modular,
+            train,
+            validation,
+            ModuleSelection(source_accuracy=1.0),
             epochs=epochs,
-            callbacks=[ModuleSelection(source_accuracy=1.0)],
+            batch_size=batch_size,
+            run=run,
             verbose=verbose,
         )
     finally:

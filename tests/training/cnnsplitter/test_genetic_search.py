@@ -6,7 +6,9 @@ import pytest
 from kmod.masks.modular_model import ModularModel
 from kmod.training.cnnsplitter.choice import KernelChoice
 from kmod.training.cnnsplitter.genetic_search import GeneticSearch
+from kmod.training.cnnsplitter.genetic_search import SearchState
 from kmod.training.cnnsplitter.options import SearchOptions
+from kmod.training.run_directory import open_run
 
 OPTIONS = SearchOptions(
     images=24, population=6, generations=4, retention_target=0.7, elites=0.4
@@ -60,3 +62,26 @@ def test_other_images_choose_than_measure_fitness(prepared):
         for judges in (prepared.fitness, prepared.choice)
     )
     assert len(np.intersect1d(first, second)) < 4
+
+
+def test_state_is_read_as_it_was_written(tmp_path):
+    bits = np.ones((2, 3, 4), "uint8")
+    state = SearchState(
+        generation=2,
+        population=bits,
+        known=bits,
+        scores=np.ones((2, 3, 5), "float32"),
+        chosen=bits[:, 0],
+        chosen_fitness=0.5,
+        accuracy=0.25,
+        stale=1,
+        history=[{"generation": 1, "fitness": 0.5}],
+    )
+    run = open_run(tmp_path, {}, resume=False)
+    assert SearchState.load(run) is None
+    state.save(run)
+    read = SearchState.load(run)
+    for field in dataclasses.fields(SearchState):
+        expected = getattr(state, field.name)
+        np.testing.assert_array_equal(getattr(read, field.name), expected)
+    assert read.scores.dtype == "float32"

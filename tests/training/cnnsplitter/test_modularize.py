@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import signal
 import subprocess
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from kmod.errors import UsageError
+from kmod.masks.modular_model import ModularModel
 from kmod.store.decompose import decompose
 from kmod.training.cnnsplitter import SearchOptions
 from kmod.training.cnnsplitter import modularize_by_search
-from kmod.training.cnnsplitter.checkpoint import load_state
+from kmod.training.run_directory import RunDirectory
 
 QUICK = SearchOptions(
     images=24,
@@ -44,6 +46,15 @@ modularize_by_search(source, None, images, options=options, head_epochs=0,
 def search(source, images, **options):
     given = {"head_epochs": 0, "verbose": 0, **options}
     return modularize_by_search(source, images, images, **given)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eagerly():
+    """Runs the few steps of head training without tracing, which is slow."""
+    compiled = functools.partialmethod(ModularModel.compile, run_eagerly=True)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(ModularModel, "compile", compiled)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +131,7 @@ def test_recovery_leaves_the_masks_and_the_store_can_be_made(
     store = decompose(
         trained,
         tmp_path / "store",
+        value_range=(0, 255),
         method="importance",
         arguments={"search": QUICK.as_dict()},
     )
@@ -142,7 +154,7 @@ def test_killed_search_ends_as_one_that_ran_through(source, images, tmp_path):
     finally:
         child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert 2 <= load_state(tmp_path / "cut").generation < LONG.generations
+    assert not _is_at(tmp_path / "cut", LONG.generations)
     runs = {"cut": True, "through": False}
     resumed, through = (
         search(
@@ -158,11 +170,105 @@ def test_killed_search_ends_as_one_that_ran_through(source, images, tmp_path):
 
 
 def _is_at(directory, generation):
-    path = directory / "search.json"
-    return (
-        path.exists()
-        and json.loads(path.read_text())["generation"] >= generation
-    )
+    names = directory.glob("generation-*.npz")
+    return any(int(path.name.split("-")[1]) >= generation for path in names)
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """Ends a run behind the given checkpoint."""
+
+    def at(stage, number):
+        save = RunDirectory.save
+
+        def save_and_end(run, *checkpoint):
+            save(run, *checkpoint)
+            if checkpoint[:2] == (stage, number):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(RunDirectory, "save", save_and_end)
+
+    yield at
+
+
+@pytest.fixture(scope="module")
+def through(source, images):
+    return search(source, images, options=QUICK, head_epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [("preparation", 0), ("generation", 2), ("epoch", 1)],
+    ids=str,
+)
+def test_run_cut_short_at_any_stage_ends_as_one_that_ran_through(
+    source, images, through, tmp_path, kill, monkeypatch, stage, number
+):
+    given = {"options": QUICK, "head_epochs": 2, "run_directory": tmp_path}
+    kill(stage, number)
+    with pytest.raises(KeyboardInterrupt):
+        search(source, images, **given)
+    monkeypatch.undo()
+    resumed = search(source, images, resume=True, **given)
+    for mine, other in zip(resumed.weights, through.weights, strict=True):
+        np.testing.assert_array_equal(mine, other, err_msg=mine.path)
+    assert resumed.history.history == through.history.history
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"seed": 1}, "seed 1 instead of 0", id="seed"),
+        pytest.param(
+            {"options": LONG},
+            "options generations 8 instead of 3",
+            id="options",
+        ),
+        pytest.param(
+            {"head_epochs": 1}, "different training data", id="head-epochs"
+        ),
+        pytest.param(
+            {"method": "random"}, "method 'random' instead of", id="method"
+        ),
+    ],
+)
+def test_run_of_something_else_is_not_resumed(
+    source, images, searched, directory, changes, message
+):
+    given = {"options": QUICK, "run_directory": directory / "run"}
+    with pytest.raises(UsageError, match=message):
+        search(source, images, resume=True, **{**given, **changes})
+
+
+def test_figures_of_the_same_run_are_drawn_again(
+    source, images, searched, directory
+):
+    figures = directory / "figures"
+    (figures / "search.png").unlink()
+    given = {"options": QUICK, "run_directory": directory / "run"}
+    search(source, images, figures=figures, resume=True, **given)
+    assert (figures / "search.png").exists()
+
+
+def test_figures_of_another_origin_are_refused_before_work_begins(
+    source, images, tmp_path
+):
+    (tmp_path / "importance.png").write_text("mine")
+    with pytest.raises(UsageError, match="which holds 'importance.png'"):
+        search(
+            source,
+            images,
+            figures=tmp_path,
+            run_directory=tmp_path / "run",
+        )
+    assert (tmp_path / "importance.png").read_text() == "mine"
+    assert not (tmp_path / "run").exists()
+
+
+def test_figures_need_a_directory(source, images, tmp_path):
+    (tmp_path / "figures").write_text("mine")
+    with pytest.raises(UsageError, match="`figures` must be a directory"):
+        search(source, images, figures=tmp_path / "figures")
 
 
 @pytest.mark.parametrize(
