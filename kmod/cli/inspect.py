@@ -69,9 +69,13 @@ def _read_model(path):
     from kmod.cli.models import load_model
     from kmod.evaluation.sizes import model_sizes
     from kmod.graph import channel_graph
+    from kmod.graph.exactness import measure_exactness
+    from kmod.masks.masked_network import unmasked_network
 
     model = load_model(path)
     graph = channel_graph(model)
+    network = unmasked_network(graph)
+    exactness = measure_exactness(model, graph, network.graph, network.unmasked)
     sizes = model_sizes(model)
     return {
         "kind": "model",
@@ -82,8 +86,23 @@ def _read_model(path):
         "macs": sizes.macs,
         "kernels": graph.kernels.num_kernels,
         "removable": int(graph.kernels.removable.sum()),
+        "unmasked": {
+            "is_exact": exactness.is_exact,
+            "gap": exactness.gap,
+            "differs_from": exactness.layer,
+        },
         "layers": [_layer(graph, name) for name in graph.kernels.layers],
     }
+
+
+def _in_words(unmasked):
+    """Says whether a model can be rebuilt with all its kernels."""
+    if unmasked["is_exact"]:
+        return f"rebuilt, it answers the same, gap {unmasked['gap']:.1e}"
+    text = f"rebuilt, it answers otherwise, gap {unmasked['gap']:.1e}"
+    if unmasked["differs_from"]:
+        text += f", first at layer {unmasked['differs_from']}"
+    return f"{text}; it can not be taken apart"
 
 
 def _layer(graph, name):
@@ -124,6 +143,7 @@ def _show_model(figures):
             for row in figures["layers"]
         ],
     )
+    console.print_data(_in_words(figures["unmasked"]))
 
 
 def _read_store(path):
@@ -141,7 +161,7 @@ def _read_store(path):
 
 
 def _read_module(path):
-    from kmod.store.integrity import check_files
+    from kmod.files import check_files
     from kmod.store.module_manifest import MODULE_FILE
     from kmod.store.module_manifest import read_module_manifest
     from kmod.store.module_manifest import record_of
@@ -188,7 +208,7 @@ def _show_module(figures):
 def _read_composition(path):
     from kmod.composition.manifest import COMPOSITION_FILE
     from kmod.composition.manifest import read_composition_manifest
-    from kmod.store.integrity import check_files
+    from kmod.files import check_files
 
     manifest = read_composition_manifest(path)
     check_files(path, manifest.files, COMPOSITION_FILE)

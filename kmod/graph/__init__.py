@@ -6,6 +6,7 @@ from kmod.graph.rebuild import rebuild
 from kmod.graph.rules.base import Kept
 from kmod.graph.rules.base import LayerRule
 from kmod.graph.rules.base import copy_of
+from kmod.graph.rules.base import set_state
 from kmod.graph.rules.per_channel import PassThrough
 from kmod.graph.rules.table import register_channel_rule
 
@@ -18,4 +19,5 @@ __all__ = [
     "copy_of",
     "rebuild",
     "register_channel_rule",
+    "set_state",
 ]

@@ -1,7 +1,11 @@
 """What a traced model is made of: tensors and the calls between them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
+
+import keras
+from keras import tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,3 +65,28 @@ class Trace:
     input_dtype: str
     output: TensorRef
     calls: tuple[Call, ...]
+
+
+def run_call(call: Call, read: Callable[[TensorRef], Any]) -> dict[int, Any]:
+    """Calls the operation of a call on real tensors, as in use.
+
+    Args:
+        call: The call.
+        read: Function that returns the tensor behind a `TensorRef`.
+
+    Returns:
+        What the operation returns, by tensor index.
+    """
+    args, kwargs = tree.map_structure(
+        lambda x: read(x) if isinstance(x, TensorRef) else x,
+        (call.args, call.kwargs),
+    )
+    if isinstance(call.operation, keras.layers.Layer):
+        kwargs = {**kwargs, **_inference(call.operation)}
+    outputs = tree.flatten(call.operation(*args, **kwargs))
+    return {ref.index: x for ref, x in zip(call.outputs, outputs)}
+
+
+def _inference(layer):
+    """Asks layers that tell training from use to behave as in use."""
+    return {"training": False} if layer._call_has_training_arg else {}

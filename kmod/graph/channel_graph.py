@@ -14,11 +14,16 @@ from kmod.graph.channels import ChannelMap
 from kmod.graph.channels import ChannelSpace
 from kmod.graph.channels import Pin
 from kmod.graph.kernels import KernelTable
+from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.table import rule_for
 from kmod.graph.trace import trace
 
 OUTPUT_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
-_OUTPUT_OPERATIONS = ("Softmax", "Sigmoid", "LogSoftmax")
+_OUTPUT_OPERATIONS = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "LogSoftmax": "log_softmax",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,8 @@ class ChannelGraph:
         kernels: The table of all kernels.
         pins: Why kernels can not be removed.
         num_classes: Number of logits.
+        activations: Names of the activations that turn logits into the
+            model's answer, in order; they are left out of the graph.
     """
 
     trace: Trace
@@ -40,6 +47,7 @@ class ChannelGraph:
     kernels: KernelTable
     pins: tuple[Pin, ...]
     num_classes: int
+    activations: tuple[str, ...] = ()
 
     def map_of(self, ref: TensorRef) -> ChannelMap | None:
         return self.maps.get(ref.index)
@@ -68,7 +76,7 @@ def channel_graph(model: keras.Model) -> ChannelGraph:
         UnsupportedModelError: If the model's graph can not be read or its
             output is not one score for each of two or more classes.
     """
-    traced = _up_to_logits(trace(model))
+    traced, activations = _up_to_logits(trace(model))
     if traced.output.rank != 2 or (traced.output.shape[-1] or 0) < 2:
         raise UnsupportedModelError(
             "A source model answers one score for each of two or more "
@@ -82,26 +90,50 @@ def channel_graph(model: keras.Model) -> ChannelGraph:
         ):
             space.maps[ref.index] = channels
     space.pin(space.map_of(traced.output), "output", "it is the output")
-    return _finish(traced, space)
+    graph = _finish(traced, space)
+    return dataclasses.replace(graph, activations=activations)
 
 
 def _up_to_logits(traced):
-    """Leaves a final softmax or sigmoid out of a trace."""
+    """Leaves a final softmax or sigmoid out of a trace.
+
+    Returns:
+        The trace and the names of the activations that were left out or are
+        part of the output layer.
+    """
     calls = list(traced.calls)
     output = traced.output
-    while calls and _is_output_activation(calls[-1]):
+    names = []
+    while calls and (name := _output_activation(calls[-1].operation)):
+        names.insert(0, name)
         output = calls.pop().inputs[0]
-    return dataclasses.replace(traced, output=output, calls=tuple(calls))
+    traced = dataclasses.replace(traced, output=output, calls=tuple(calls))
+    for call in calls:
+        if output in call.outputs and (name := fused_activation(call)):
+            names.insert(0, name)
+    return traced, tuple(names)
 
 
-def _is_output_activation(call: Call) -> bool:
-    operation = call.operation
+def _output_activation(operation):
+    """Returns the name of what turns logits into an answer, or `None`."""
     if isinstance(operation, keras.layers.Activation):
-        name = keras.activations.serialize(operation.activation)
-        return name in OUTPUT_ACTIVATIONS
+        return _name_of(operation.activation)
     if isinstance(operation, keras.layers.Layer):
-        return isinstance(operation, keras.layers.Softmax)
-    return type(operation).__name__ in _OUTPUT_OPERATIONS
+        is_softmax = isinstance(operation, keras.layers.Softmax)
+        return "softmax" if is_softmax else None
+    return _OUTPUT_OPERATIONS.get(type(operation).__name__)
+
+
+def fused_activation(call: Call) -> str | None:
+    """Returns the softmax or sigmoid that is part of a layer with kernels."""
+    if not isinstance(rule_for(call), KernelRule):
+        return None
+    return _name_of(call.operation.activation)
+
+
+def _name_of(activation):
+    name = keras.activations.serialize(activation)
+    return name if name in OUTPUT_ACTIVATIONS else None
 
 
 def _finish(traced, space):

@@ -5,10 +5,11 @@ import numpy as np
 from keras import tree
 
 from kmod.graph.calls import TensorRef
-from kmod.graph.channel_graph import OUTPUT_ACTIVATIONS
 from kmod.graph.channel_graph import ChannelGraph
+from kmod.graph.channel_graph import fused_activation
 from kmod.graph.channels import PINNED
 from kmod.graph.rules.base import Kept
+from kmod.graph.rules.base import set_state
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.table import rule_for
 
@@ -16,7 +17,7 @@ from kmod.graph.rules.table import rule_for
 def rebuild(
     graph: ChannelGraph,
     kernel_mask: np.ndarray | None = None,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     name: str | None = None,
 ) -> keras.Model:
     """Builds a model that holds only the kept kernels, up to the logits.
@@ -29,7 +30,7 @@ def rebuild(
         graph: Channel graph of the model to copy.
         kernel_mask: 0/1 array `(num_kernels,)`; kernels of one group must
             agree. Defaults to all ones.
-        dtype: Data type policy of the new layers.
+        dtype: Data type policy of the new layers. `None` leaves each its own.
         name: Name of the new model. Defaults to the traced model's.
 
     Returns:
@@ -71,7 +72,7 @@ class _Builder:
         layer, weights, activation = self.layers[call.name]
         outputs = layer(*args, **kwargs)
         if new and weights:
-            layer.set_weights(weights)
+            set_state(layer, weights)
         if activation is not None:
             outputs = activation(outputs)
         for ref, tensor in zip(call.outputs, tree.flatten(outputs)):
@@ -85,11 +86,17 @@ class _Builder:
             return operation, None, None
         rule = rule_for(call)
         layer, weights = rule.cut(call, *self._kept(call))
-        config = {**layer.get_config(), "name": call.name, "dtype": self.dtype}
+        config = {**layer.get_config(), "name": call.name}
+        if "dtype" in config and self.dtype:  # Some layers only hold others.
+            config["dtype"] = self.dtype
         activation = None
         if isinstance(rule, KernelRule):
             config, activation = self._split_activation(call, config)
-        return type(layer).from_config(config), weights, activation
+        layer = type(layer).from_config(config)
+        if self.dtype:
+            for part in layer._flatten_layers(include_self=False):
+                part.dtype_policy = self.dtype
+        return layer, weights, activation
 
     def _split_activation(self, call, config):
         """Takes a fused activation out of a kernel layer's config."""
@@ -98,12 +105,12 @@ class _Builder:
         if name == "linear" or not isinstance(name, str):
             return config, None
         config = {**config, "activation": "linear"}
-        if is_output and name in OUTPUT_ACTIVATIONS:
+        if is_output and fused_activation(call):
             return config, None
         return config, keras.layers.Activation(
             call.operation.activation,
             name=self._free_name(f"{call.name}_activation"),
-            dtype=self.dtype,
+            dtype=self.dtype or call.operation.dtype_policy,
         )
 
     def _free_name(self, name):

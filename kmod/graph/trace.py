@@ -115,6 +115,17 @@ def _refuse_lambda(operation):
         )
 
 
+def _refuse_quantized(operation):
+    mode = getattr(operation, "quantization_mode", None)
+    if mode is not None:
+        raise UnsupportedModelError(
+            "A source model has the weights that it was trained with, because "
+            "quantised ones can not be cut. Received: the layer "
+            f"{operation.name!r} in {mode!r}. Give the model as it was before "
+            "`quantize`, and quantise what is made of it."
+        )
+
+
 class _Tracer:
     """Collects calls; one instance for one trace."""
 
@@ -159,6 +170,7 @@ class _Tracer:
         if isinstance(nested, keras.Model) and _runs_its_graph(nested):
             return self.run(nested, inputs, (*path, operation.name))
         _refuse_lambda(operation)
+        _refuse_quantized(operation)
         outputs = tuple(self.ref(t) for t in node.outputs)
         self.calls.append(
             Call(

@@ -1,5 +1,6 @@
 """Checks of what a modular model is given."""
 
+import math
 from collections.abc import Sequence
 
 from kmod.errors import UsageError
@@ -29,6 +30,29 @@ def checked_names(
             f"each output of the source model. Received: {list(names)}"
         )
     return names
+
+
+def checked_range(
+    value_range: Sequence[float] | None,
+) -> tuple[float, float] | None:
+    """Returns a value range as two floats, `None` where none is given.
+
+    Raises:
+        UsageError: If it is not a smaller and a larger number.
+    """
+    if value_range is None:
+        return None
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise UsageError(
+            "`value_range` must be the smallest and the largest pixel value "
+            "that the source model takes, such as (0, 255). Received: "
+            f"value_range={value_range!r}"
+        )
+    return low, high
 
 
 def check_targets(

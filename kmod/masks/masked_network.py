@@ -3,14 +3,15 @@
 import functools
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
-from keras import tree
 
 from kmod.graph import ChannelGraph
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
+from kmod.graph.calls import run_call
 from kmod.graph.rules.kernels import DepthwiseRule
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.table import rule_for
@@ -105,9 +106,10 @@ class MaskedNetwork:
         Args:
             images: Tensor `(batch, ...)` as the source model takes it.
         """
-        values = {self.graph.trace.input.index: images}
+        traced = self.graph.trace
+        values = {traced.input.index: ops.cast(images, traced.input_dtype)}
         for call in self.front:
-            values |= _call(call, lambda ref: values[ref.index])
+            values |= run_call(call, lambda ref: values[ref.index])
         return {_name(ref): values[ref.index] for ref in self.border}
 
     def __call__(self, images, mask, scale, shift, gain, classes=None):
@@ -140,14 +142,30 @@ class MaskedNetwork:
             channel, -1 for none, the channel axis and the tensor
             `(batch, ...)`.
         """
-        everything = ops.ones((1, self.graph.kernels.num_groups))
-        width = sum(len(layer.columns) for layer in self.adapters.values())
-        scale, shift = ops.ones((1, width)), ops.zeros((1, width))
-        run = self._run(images, everything, scale, shift, None, None)
+        run = self._run_whole(images)
         return [
             (layer.columns, layer.axis, run.values[index])
             for index, layer in self.masks.items()
         ]
+
+    def unmasked(self, images):
+        """Computes the source model's logits with all kernels.
+
+        Args:
+            images: As in a call.
+
+        Returns:
+            Tensor `(batch, num_logits)` in float32.
+        """
+        run = self._run_whole(images)
+        return run.logits(self.graph.trace.output)[:, 0]
+
+    def _run_whole(self, images):
+        """Runs one row for each image, of which nothing is removed."""
+        everything = ops.ones((1, self.graph.kernels.num_groups))
+        width = sum(len(layer.columns) for layer in self.adapters.values())
+        scale, shift = ops.ones((1, width)), ops.zeros((1, width))
+        return self._run(images, everything, scale, shift, None, None)
 
     def _run(self, images, *weights):
         values = images
@@ -157,6 +175,19 @@ class MaskedNetwork:
         for call in self.rest:
             run.add(call)
         return run
+
+
+def unmasked_network(graph: ChannelGraph) -> MaskedNetwork:
+    """Rebuilds a source model to compare it with; nothing is trained.
+
+    Args:
+        graph: Channel graph of the source model.
+
+    Returns:
+        Network whose layers compute in the data types of the source's.
+    """
+    flat = channel_graph(rebuild(graph, dtype=None))
+    return MaskedNetwork(flat, flat.kernels.free, {}, {})
 
 
 class _Rows:
@@ -177,7 +208,7 @@ class _Rows:
         read = self._value
         if isinstance(rule_for(call), KernelRule):
             read = functools.partial(self._masked, reader=call.name)
-        outputs = _call(call, read)
+        outputs = run_call(call, read)
         for ref in call.outputs:
             self._keep(ref, outputs[ref.index], True)
 
@@ -223,25 +254,8 @@ class _Rows:
         self.values[ref.index] = value
 
 
-def _call(call, read):
-    """Calls an operation; returns its outputs by tensor index."""
-    args, kwargs = tree.map_structure(
-        lambda x: read(x) if isinstance(x, TensorRef) else x,
-        (call.args, call.kwargs),
-    )
-    if isinstance(call.operation, keras.layers.Layer):
-        kwargs = {**kwargs, **_inference(call.operation)}
-    outputs = tree.flatten(call.operation(*args, **kwargs))
-    return {ref.index: x for ref, x in zip(call.outputs, outputs)}
-
-
 def _name(ref):
     return f"tensor_{ref.index}"
-
-
-def _inference(layer):
-    """Asks layers that tell training from use to behave as in use."""
-    return {"training": False} if layer._call_has_training_arg else {}
 
 
 def _axis_and_width(call):

@@ -9,9 +9,11 @@ from keras import tree
 
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.graph.exactness import check_exactness
 from kmod.graph.kernels import KernelTable
 from kmod.masks.arguments import check_targets
 from kmod.masks.arguments import checked_names
+from kmod.masks.arguments import checked_range
 from kmod.masks.calibrated_scores import CalibratedScores
 from kmod.masks.defaults import loss_of
 from kmod.masks.defaults import optimizer_of
@@ -23,6 +25,7 @@ from kmod.masks.kernel_masks import to_groups
 from kmod.masks.losses import distillation_loss
 from kmod.masks.macs import Macs
 from kmod.masks.masked_network import MaskedNetwork
+from kmod.masks.masked_network import unmasked_network
 from kmod.masks.optimizer import modular_adam_of
 from kmod.masks.placement import place
 from kmod.masks.recipe import Recipe
@@ -54,6 +57,8 @@ class ModularModel(CalibratedScores, keras.Model):
         seed: Integer, seed of head start values and of drawn rows.
         dtype: Data type policy of the network. Defaults to the global one.
             Masks, heads, scales, shifts and gains are float32 in any case.
+        value_range: Smallest and largest pixel value that the source model
+            takes. Defaults to what `decompose` reads off its data.
         **kwargs: Base model keyword arguments, such as `name`.
 
     Call arguments:
@@ -65,9 +70,11 @@ class ModularModel(CalibratedScores, keras.Model):
         `(batch, num_classes)`: raw scores before calibration, any real number.
 
     Raises:
-        UnsupportedModelError: If the source model can not be taken apart.
-        UsageError: If `class_names`, `recipe` or `mask_from` do not fit it,
-            or, from `fit`, if the retention target can not be reached.
+        UnsupportedModelError: If the source model can not be taken apart, or
+            with all kernels would answer otherwise than it does.
+        UsageError: If `class_names`, `recipe`, `mask_from` or `value_range`
+            do not fit it, or, from `fit`, if the retention target can not be
+            reached.
 
     Example:
 
@@ -86,11 +93,14 @@ class ModularModel(CalibratedScores, keras.Model):
         mask_from=None,
         seed=0,
         dtype=None,
+        value_range=None,
         **kwargs,
     ):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         super().__init__(dtype=policy, **kwargs)
-        self.flat_source = rebuild(channel_graph(source), dtype=policy.name)
+        self.value_range = checked_range(value_range)
+        whole = channel_graph(source)
+        self.flat_source = rebuild(whole, dtype=policy.name)
         self.flat_source.trainable = False
         self.graph = channel_graph(self.flat_source)
         self.num_classes = self.graph.num_classes
@@ -107,6 +117,7 @@ class ModularModel(CalibratedScores, keras.Model):
             self.placement.adapted,
             self.placement.gained,
         )
+        self._check_exactness(source, whole)
         self.macs = Macs(self.graph, self.placement, self.flat_source)
         self.masks = KernelMasks(
             self.num_classes,
@@ -122,6 +133,21 @@ class ModularModel(CalibratedScores, keras.Model):
         self.draws = keras.random.SeedGenerator(seed)
         self._add_weights()
         self.built = True
+
+    def _check_exactness(self, source, graph):
+        """Compares the source with this network, or with one of its types."""
+        network = self.network
+        policies = {
+            layer.dtype_policy.name
+            for call in graph.trace.calls
+            if isinstance(call.operation, keras.layers.Layer)
+            for layer in call.operation._flatten_layers()
+        }
+        if policies != {self.dtype_policy.name}:
+            network = unmasked_network(graph)
+        check_exactness(
+            source, graph, network.graph, network.unmasked, self.value_range
+        )
 
     def _add_weights(self):
         def add(name, columns, start, trainable=True):
@@ -289,6 +315,7 @@ class ModularModel(CalibratedScores, keras.Model):
             "recipe": self.recipe.as_dict(),
             "mask_from": self.mask_from,
             "seed": self.seed,
+            "value_range": self.value_range and list(self.value_range),
         }
 
     @classmethod

@@ -12,7 +12,9 @@ from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import SCORE_LAYER
 
 
-def cut_module(modular: ModularModel, class_index: int) -> keras.Model:
+def cut_module(
+    modular: ModularModel, class_index: int, dtype: str = "float32"
+) -> keras.Model:
     """Builds the physically smaller model of one class.
 
     Kernels that the class's mask drops are gone from every layer; the class's
@@ -22,14 +24,16 @@ def cut_module(modular: ModularModel, class_index: int) -> keras.Model:
     Args:
         modular: Modular model, trained or with its masks set.
         class_index: Integer, the class.
+        dtype: Data type of the network; `"float64"` compares without rounding.
+            Head, calibration and score are float32 in any case.
 
     Returns:
-        Functional model of plain Keras layers in float32, images to
-        `(batch, 1)`: the probability that an image shows the class.
+        Functional model of plain Keras layers, images to `(batch, 1)`: the
+        probability that an image shows the class.
     """
     mask = modular.kernel_masks[class_index]
     name = f"module_{class_index}"
-    network = rebuild(modular.graph, mask, name=name)
+    network = rebuild(modular.graph, mask, dtype, name)
     _fold_gains(network, modular, class_index, mask)
     _fold_scales(network, modular, class_index, mask)
     values = network.output

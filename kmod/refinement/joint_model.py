@@ -4,6 +4,7 @@ import keras
 
 from kmod.composition.sharing import SHARED
 from kmod.composition.sharing import merge_models
+from kmod.graph import set_state
 from kmod.masks.front import TEACHER
 from kmod.masks.losses import distillation_loss
 from kmod.modules.class_module import CALIBRATION_LAYER
@@ -71,12 +72,12 @@ class JointModel(keras.Model):
             module: The module as it was given.
         """
         copy = keras.models.clone_model(module)
-        copy.set_weights(module.get_weights())
+        set_state(copy, module.get_weights())
         known = {layer.name: layer for layer in self.network.layers}
         for layer in copy.layers:
             name = f"{self.owners[index]}_{layer.name.replace('/', '_')}"
             if name in known:
-                layer.set_weights(known[name].get_weights())
+                set_state(layer, known[name].get_weights())
         return copy
 
 

@@ -10,10 +10,14 @@ import numpy as np
 
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
+from kmod.data.chance import check_above_chance
+from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.files import check_output
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.graph.content import content_digest
 from kmod.masks.front import fits_memory
 from kmod.masks.losses import ModuleLoss
 from kmod.masks.steps import count_steps
@@ -21,8 +25,8 @@ from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
 from kmod.refinement.joint_model import JointModel
 from kmod.store.decompose import module_metrics
-from kmod.store.digests import content_digest
 from kmod.store.module_store import ModuleStore
+from kmod.store.module_store import list_store
 from kmod.store.module_store import save_store
 from kmod.training.calibration import fit_log_odds
 
@@ -75,17 +79,22 @@ def refine(
 
     Raises:
         ArtifactError: If `source` is not the model that the modules were cut
-            from.
-        UsageError: If a number is out of range, the store lacks modules, or
-            `path` can not be written.
+            from, or is no better than chance on `validation`.
+        UsageError: If a number is out of range, the store lacks modules,
+            `validation` has not its value range, or `path` can not be written.
 
     Reference:
 
     - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
+    check_output(path, overwrite, list_store)
     _check_numbers(epochs, batch_size, learning_rate)
     _check_classes(store)
     teacher = _teacher(store, source)
+    images, labels = to_arrays(validation)
+    value_range_of(images, store.manifest.input.range)
+    logits = teacher.predict(images, batch_size=batch_size, verbose=0)
+    check_above_chance(logits.argmax(axis=1), labels)
     modules = [store[name] for name in store.class_names]
     keras.utils.set_random_seed(seed)
     joint = JointModel([m.model for m in modules], teacher, distillation)
@@ -100,7 +109,6 @@ def refine(
         loss=ModuleLoss(),
         metrics=["accuracy"],
     )
-    images, labels = to_arrays(validation)
     shapes = [tensor.shape[1:] for tensor in joint.stem.outputs]
     if isinstance(train, tuple) and fits_memory(shapes, len(train[0])):
         arguments["x"], images = (

@@ -57,7 +57,8 @@ def weak_path(source, tmp_path_factory):
 def store(source, digits, tmp_path_factory):
     """A store of the source's unmasked modules."""
     modular = ModularModel(source, digits.class_names)
-    return decompose(modular, tmp_path_factory.mktemp("modules") / "store")
+    path = tmp_path_factory.mktemp("modules") / "store"
+    return decompose(modular, path, value_range=(0, 255))
 
 
 @pytest.fixture(scope="session")

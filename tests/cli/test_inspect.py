@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 
@@ -28,6 +29,27 @@ def test_model(source_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "18 of 18 kernels can be removed" in lines[0]
     assert lines[2].split() == ["conv_1", "6", "6"]
+
+
+def test_model_says_whether_it_can_be_rebuilt(
+    source_path, tmp_path, capsys, monkeypatch
+):
+    figures = inspect_json(source_path, capsys)
+    assert figures["unmasked"]["is_exact"] is True
+    assert figures["unmasked"]["gap"] < 1e-6
+    assert figures["unmasked"]["differs_from"] is None
+    assert main(["inspect", str(source_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("rebuilt, it answers the same, gap ")
+    rebuilding = importlib.import_module("kmod.graph.rebuild")
+    monkeypatch.setattr(rebuilding, "set_state", lambda *_: None)
+    figures = inspect_json(source_path, capsys)
+    assert figures["unmasked"]["is_exact"] is False
+    assert figures["unmasked"]["differs_from"] == "conv_1"
+    assert main(["inspect", str(source_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "answers otherwise" in last
+    assert last.endswith("first at layer conv_1; it can not be taken apart")
 
 
 def test_pinned_layers_say_why(tmp_path, capsys):

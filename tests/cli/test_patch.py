@@ -109,7 +109,8 @@ def poor_store(source, digits, tmp_path_factory):
     keras.utils.set_random_seed(1)
     blind = keras.models.clone_model(source)
     modular = ModularModel(blind, digits.class_names)
-    return decompose(modular, tmp_path_factory.mktemp("poor") / "store")
+    path = tmp_path_factory.mktemp("poor") / "store"
+    return decompose(modular, path, value_range=(0, 255))
 
 
 @pytest.fixture(scope="module")

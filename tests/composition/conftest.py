@@ -48,7 +48,9 @@ def stores(tmp_path_factory):
     """Two stores, `a` and `b`, of source models with different weights."""
     folder = tmp_path_factory.mktemp("stores")
     return {
-        name: decompose(build_modular(seed), folder / name)
+        name: decompose(
+            build_modular(seed), folder / name, value_range=(0, 255)
+        )
         for seed, name in enumerate("ab")
     }
 
@@ -114,7 +116,8 @@ def strong(digits):
 def donor(strong, digits, tmp_path_factory):
     """A store of the strong model's unmasked modules."""
     modular = ModularModel(strong, digits.class_names, mask_from="conv_3")
-    return decompose(modular, tmp_path_factory.mktemp("donor") / "store")
+    path = tmp_path_factory.mktemp("donor") / "store"
+    return decompose(modular, path, value_range=(0, 255))
 
 
 @pytest.fixture(scope="session")

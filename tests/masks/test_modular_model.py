@@ -1,3 +1,4 @@
+import importlib
 import inspect
 
 import keras
@@ -208,13 +209,17 @@ def test_kernels_is_the_table_of_the_source(modular):
     assert modular.kernels.rows()[5] == (5, "second", 1, 5)
 
 
-def test_save_and_load(modular, data, tmp_path):
+def test_save_and_load(small_cnn, quick, data, tmp_path):
+    recipe = quick(retention_target=0.5)
+    modular = ModularModel(small_cnn, NAMES, recipe, value_range=(-1, 2))
+    modular.compile(run_eagerly=True)
     fit(modular, data, batch_size=24)
     modular.set_calibration([1, 2, 3], 0.5)
     modular.save(tmp_path / "modular.keras")
     copy = keras.models.load_model(tmp_path / "modular.keras")
     assert isinstance(copy, ModularModel)
     assert copy.class_names == tuple(NAMES)
+    assert copy.value_range == (-1, 2)
     np.testing.assert_array_equal(copy.kernel_masks, modular.kernel_masks)
     scores, others = (m.class_scores(data[0]) for m in (modular, copy))
     np.testing.assert_allclose(scores, others, rtol=1e-6)
@@ -223,8 +228,9 @@ def test_save_and_load(modular, data, tmp_path):
 
 
 def test_config_holds_every_argument(small_cnn, quick):
+    options = {"dtype": "mixed_bfloat16", "value_range": (-1, 1)}
     model = ModularModel(
-        small_cnn, NAMES, quick(), "second", 7, "mixed_bfloat16", name="own"
+        small_cnn, NAMES, quick(), "second", 7, name="own", **options
     )
     config = model.get_config()
     arguments = set(inspect.signature(ModularModel).parameters) - {"kwargs"}
@@ -234,6 +240,7 @@ def test_config_holds_every_argument(small_cnn, quick):
     again.pop("source"), config.pop("source")
     assert again == config
     assert copy.recipe == model.recipe
+    assert copy.value_range == (-1.0, 1.0)
 
 
 class Crash(keras.callbacks.Callback):
@@ -323,6 +330,30 @@ def test_target_must_be_within_reach(small_cnn, quick, data):
         UsageError, match="at least .* 0.667 with mask_from='hidden'"
     ):
         fit(modular, data)
+
+
+@pytest.mark.parametrize(
+    "value_range", [(1, 0), (0, 0), (0, np.inf), (0, np.nan), (1,), 255, "ab"]
+)
+def test_value_range_is_checked(small_cnn, value_range):
+    with pytest.raises(UsageError, match="`value_range` must be the smallest"):
+        ModularModel(small_cnn, value_range=value_range)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_sources_that_would_answer_otherwise_are_refused(
+    small_cnn, policy, monkeypatch
+):
+    """In half precision, too, where rounding makes more difference."""
+    rebuilding = importlib.import_module("kmod.graph.rebuild")
+
+    def careless(layer, weights):
+        layer.set_weights([1.001 * weight for weight in weights])
+
+    ModularModel(small_cnn, dtype=policy)
+    monkeypatch.setattr(rebuilding, "set_state", careless)
+    with pytest.raises(UnsupportedModelError, match="first at layer 'first'"):
+        ModularModel(small_cnn, dtype=policy)
 
 
 def test_sources_that_can_not_be_read_are_refused():

@@ -167,3 +167,19 @@ def test_what_the_stem_made_takes_the_place_of_images(store, source, digits):
     assert set(made) == {"teacher", "border_0"}
     made["border_0"] = made["border_0"] + 1
     assert np.abs(joint.predict(made, verbose=0) - answers).max() > 0.01
+
+
+def test_source_at_chance_level_is_refused(store, source, digits, tmp_path):
+    train, (images, labels) = digits
+    wrong = images, (labels + 1) % 3
+    with pytest.raises(ArtifactError, match="must be better than guesses"):
+        refine(store, tmp_path / "new", source, train, wrong)
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_value_range_is_refused(store, source, digits, tmp_path):
+    train, (images, labels) = digits
+    scaled = images / 255.0, labels
+    with pytest.raises(UsageError, match=r"value_range=\(0, 255\) and float"):
+        refine(store, tmp_path / "new", source, train, scaled)
+    assert not (tmp_path / "new").exists()

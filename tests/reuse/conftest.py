@@ -64,14 +64,16 @@ def weak(strong):
 def donor(strong, tmp_path_factory):
     """A store of the strong model's unmasked modules."""
     modular = ModularModel(strong, NAMES, mask_from="conv_2")
-    return decompose(modular, tmp_path_factory.mktemp("donor") / "store")
+    path = tmp_path_factory.mktemp("donor") / "store"
+    return decompose(modular, path, value_range=(0, 255))
 
 
 @pytest.fixture(scope="session")
 def poor(tmp_path_factory):
     """A store of a model that knows nothing."""
     modular = ModularModel(build(seed=1), NAMES, mask_from="conv_2")
-    return decompose(modular, tmp_path_factory.mktemp("poor") / "store")
+    path = tmp_path_factory.mktemp("poor") / "store"
+    return decompose(modular, path, value_range=(0, 255))
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,19 @@ class PinningRule(LayerRule):
         return [None for _ in call.outputs]
 
 
+class LookupRule(PinningRule):
+    """A layer that looks values up in a vocabulary.
+
+    An adapted one keeps it in a table of its own. The copy has it in its
+    config, as if it was made with it.
+    """
+
+    def cut(self, call, inputs, outputs):
+        vocabulary = call.operation.get_vocabulary(include_special_tokens=False)
+        known = [int(value) for value in vocabulary]
+        return copy_of(call.operation, vocabulary=known)
+
+
 def copy_of(operation: Any, **changes: Any) -> Replacement:
     """Returns a copy of a layer with changed config, and its weights.
 
@@ -90,6 +103,24 @@ def copy_of(operation: Any, **changes: Any) -> Replacement:
     if not isinstance(operation, keras.layers.Layer):
         return copy, None
     return copy, operation.get_weights()
+
+
+def set_state(layer: keras.layers.Layer, weights: Sequence[np.ndarray]) -> None:
+    """Gives a layer weights, and all that it works out of them.
+
+    Some layers compute with what they derive from their weights, such as an
+    adapted `Normalization`. They derive it anew when they are loaded from a
+    file, so every layer, nested ones as well, reads back what it would save.
+
+    Args:
+        layer: Built layer or model. It is changed.
+        weights: Arrays as `layer.get_weights()` returns them.
+    """
+    layer.set_weights(weights)
+    for part in layer._flatten_layers():
+        saved = {}
+        part.save_own_variables(saved)
+        part.load_own_variables(saved)
 
 
 def channel_axis(layer: keras.layers.Layer, rank: int) -> int:

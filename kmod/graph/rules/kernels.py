@@ -1,6 +1,7 @@
 """Rules of the layers that own kernels: convolutions and Dense."""
 
 import numpy as np
+from keras import ops
 
 from kmod.graph.channels import ChannelMap
 from kmod.graph.rules.base import Kept
@@ -47,10 +48,11 @@ class KernelRule(LayerRule):
 
     def cut(self, call, inputs, outputs):
         (reads,), (makes,) = inputs, outputs
-        layer, weights = copy_of(
-            call.operation,
-            **self._config(getattr(call.operation, self.size), makes),
-        )
+        changes = self._config(getattr(call.operation, self.size), makes)
+        layer, weights = copy_of(call.operation, **changes)
+        if getattr(call.operation, "lora_enabled", False):
+            layer, _ = copy_of(layer, lora_rank=None)
+            weights = _with_adapter(call.operation)
         return layer, self.cut_weights(weights, reads, makes)
 
     def cut_weights(self, weights, reads, makes):
@@ -101,6 +103,12 @@ class DepthwiseRule(LayerRule):
         layer, (kernel, *bias) = copy_of(call.operation)
         kernel = take(kernel, inputs[0], -2)
         return layer, [kernel, *(take(b, outputs[0], 0) for b in bias)]
+
+
+def _with_adapter(layer):
+    """Returns a layer's weights with what its LoRA adapter adds to them."""
+    weights = [layer.kernel, *([layer.bias] if layer.use_bias else [])]
+    return [ops.convert_to_numpy(weight) for weight in weights]
 
 
 def repeated(kept: Kept | None, times: int) -> Kept | None:

@@ -6,6 +6,7 @@ from keras import layers
 from kmod.errors import UsageError
 from kmod.graph.calls import Call
 from kmod.graph.rules.base import LayerRule
+from kmod.graph.rules.base import LookupRule
 from kmod.graph.rules.base import PinningRule
 from kmod.graph.rules.joins import ConcatenateRule
 from kmod.graph.rules.joins import ElementwiseRule
@@ -98,6 +99,7 @@ LAYER_RULES: dict[type, LayerRule] = {
         "Minimum",
     ),
     layers.Concatenate: ConcatenateRule(),
+    layers.IntegerLookup: LookupRule("it looks values up"),
     **_named(
         PinningRule("it normalises over channels"),
         "LayerNormalization",

@@ -5,7 +5,7 @@ from keras import layers
 
 from kmod.composition.fusion.fuse import fuse
 from kmod.evaluation.sizes import model_sizes
-from kmod.store.digests import content_digest
+from kmod.graph.content import content_digest
 
 BRANCHES = "abcd"
 

@@ -1,0 +1,50 @@
+"""Whether a classifier knows more than one that guesses."""
+
+import numpy as np
+
+from kmod.errors import ArtifactError
+
+DEVIATIONS = 2
+
+
+def check_above_chance(
+    predictions: np.ndarray, labels: np.ndarray, name: str = "the source model"
+) -> float:
+    """Refuses a classifier whose answers are no better than guesses.
+
+    Recall is averaged over the classes that are there, so that it does not
+    help to name the most frequent one. Guessing gets one in so many classes
+    right; what is above that by no more than two standard deviations can be
+    luck. Images of one class, or too few to tell, are not judged by.
+
+    Args:
+        predictions: Integer array `(n,)`, the answers.
+        labels: Integer array `(n,)`, true class indices.
+        name: What the classifier is called in the message.
+
+    Returns:
+        The accuracy.
+
+    Raises:
+        ArtifactError: If the mean recall is not above that of guesses.
+    """
+    accuracy = float(np.mean(predictions == labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    chance = 1 / len(classes)
+    recall = np.mean(
+        [np.mean(predictions[labels == index] == index) for index in classes]
+    )
+    # Of a mean over classes of binomial shares.
+    variance = np.sum(chance * (1 - chance) / counts) * chance**2
+    limit = chance + DEVIATIONS * np.sqrt(variance)
+    if limit < 1 and recall <= limit:
+        raise ArtifactError(
+            "The answers of a source model must be better than guesses on the "
+            f"data given. Received: {name} with an accuracy of {accuracy:.1%} "
+            f"and a mean recall of {recall:.1%} on {len(labels)} images of "
+            f"{len(classes)} classes, where guesses get {chance:.1%} and up "
+            f"to {limit:.1%} by luck. Give labels in the order of the model's "
+            "outputs and images scaled as in its training, of the classes "
+            "that it was trained on."
+        )
+    return accuracy
