@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from kmod.data.digits import load_digits
 from kmod.spec.loader import load_spec
 from kmod.zoo.build import build
+from kmod.zoo.train import train_source
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -20,7 +22,9 @@ def block(language):
 
 def test_python_example_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "kmod-demo").mkdir()
-    build("simcnn", (8, 8, 1), 10).save(tmp_path / "kmod-demo/source.keras")
+    source = build("simcnn", (8, 8, 1), 10)
+    train_source(source, load_digits(), 3, batch_size=64, verbose=0)
+    source.save(tmp_path / "kmod-demo/source.keras")
     monkeypatch.chdir(tmp_path)
     exec(block("python"), {})
     assert (tmp_path / "modules/digits/store.yaml").exists()

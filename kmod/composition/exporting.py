@@ -16,7 +16,6 @@ from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.errors import UsageError
 from kmod.files import atomic_directory
-from kmod.files import file_record
 from kmod.files import read_files
 from kmod.graph.content import content_digest
 from kmod.store.manifest import STORE_FILE
@@ -25,7 +24,7 @@ from kmod.store.manifest import installed_versions
 from kmod.store.manifest import read_store_manifest
 from kmod.store.module_directory import read_module
 from kmod.store.module_manifest import record_of
-from kmod.store.plain_yaml import read_sealed
+from kmod.store.plain_yaml import list_sealed
 from kmod.store.plain_yaml import to_plain
 from kmod.store.plain_yaml import write_sealed
 
@@ -118,20 +117,8 @@ def export_model(
 
 
 def list_export(path: Path) -> dict[str, Any]:
-    """Lists the files of an export, as `check_output` asks for them.
-
-    Args:
-        path: Directory that `export_model` made.
-
-    Returns:
-        `size` and `digest` of every file that its manifest names, by path.
-
-    Raises:
-        ArtifactError: If there is no export.
-        IntegrityError: If its manifest is not as it was written.
-    """
-    files = read_sealed(path / EXPORT_FILE)["files"]
-    return {**files, EXPORT_FILE: file_record(path / EXPORT_FILE)}
+    """Lists the files of an export; see `list_sealed`."""
+    return list_sealed(path / EXPORT_FILE)
 
 
 def _load_module(path):

@@ -22,14 +22,13 @@ from kmod.evaluation.metrics import evaluate
 from kmod.evaluation.sizes import model_sizes
 from kmod.evaluation.weak_classes import weakest_class
 from kmod.files import atomic_directory
-from kmod.files import file_record
 from kmod.files import read_files
 from kmod.masks.overlap import class_overlap
 from kmod.masks.recipe import DEFAULT
 from kmod.report.page import write_report
 from kmod.spec.writer import write_spec
 from kmod.store.decompose import decompose
-from kmod.store.plain_yaml import read_sealed
+from kmod.store.plain_yaml import list_sealed
 from kmod.store.plain_yaml import write_sealed
 from kmod.training.gradsplitter import modularize
 from kmod.zoo.build import build
@@ -81,20 +80,8 @@ def run_demo(
 
 
 def list_demo(path: Path) -> dict[str, Any]:
-    """Lists the files of a demo, as `check_output` asks for them.
-
-    Args:
-        path: Directory that `run_demo` made.
-
-    Returns:
-        `size` and `digest` of every file that its manifest names, by path.
-
-    Raises:
-        ArtifactError: If there is no manifest.
-        IntegrityError: If it is not as it was written.
-    """
-    files = read_sealed(path / DEMO_FILE)["files"]
-    return {**files, DEMO_FILE: file_record(path / DEMO_FILE)}
+    """Lists the files of a demo; see `list_sealed`."""
+    return list_sealed(path / DEMO_FILE)
 
 
 class _Demo:

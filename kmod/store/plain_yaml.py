@@ -11,6 +11,7 @@ import yaml
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.files import data_digest
+from kmod.files import file_record
 
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 16
@@ -60,6 +61,22 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if digest is None or digest != data_digest(data):
         raise broken(path, "its content does not match its own digest")
     return data
+
+
+def list_sealed(path: Path) -> dict[str, Any]:
+    """Lists the files that a sealed manifest names, for `check_output`.
+
+    Args:
+        path: The manifest; its `files` are by path from its directory.
+
+    Returns:
+        `size` and `digest` of every file and of the manifest, by path.
+
+    Raises:
+        ArtifactError: If there is no such file.
+        IntegrityError: If it is not as it was written.
+    """
+    return {**read_sealed(path)["files"], path.name: file_record(path)}
 
 
 def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
