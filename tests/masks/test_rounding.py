@@ -35,7 +35,7 @@ def test_the_best_come_back(small_cnn):
 
 def test_modules_keep_round_numbers(small_cnn, quick, data):
     small_cnn.compile("adam", "sparse_categorical_crossentropy")
-    small_cnn.fit(*data, batch_size=12, epochs=4, verbose=0)
+    small_cnn.fit(*data, batch_size=4, epochs=8, verbose=0)
     modular = modularize(
         small_cnn,
         data,
