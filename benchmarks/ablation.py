@@ -23,8 +23,8 @@ from common import part
 from common import write_result
 
 from kmod.data.load import load_data
-from kmod.masks.recipe import DEFAULT
-from kmod.training.gradsplitter import modularize
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.recipe import DEFAULT
 
 BATCH_SIZE = 64
 CHANGES = {

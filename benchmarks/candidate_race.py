@@ -5,8 +5,8 @@ import time
 import keras
 import numpy as np
 
-from kmod.masks.modular_model import ModularModel
-from kmod.training.cnnsplitter.candidates import Candidates
+from kmod.modular.cnnsplitter.judges import Candidates
+from kmod.modular.modular_model import ModularModel
 
 CANDIDATES = 64
 TURNS = 3

@@ -38,13 +38,13 @@ from kmod.composition.saving import save_composition
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
-from kmod.evaluation.sizes import model_sizes
 from kmod.files import atomic_write
-from kmod.masks.recipe import DEFAULT
+from kmod.graph.sizes import model_sizes
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.recipe import DEFAULT
+from kmod.modules.decompose import decompose
+from kmod.modules.module_store import load_store
 from kmod.spec.writer import write_spec
-from kmod.store.decompose import decompose
-from kmod.store.module_store import load_store
-from kmod.training.gradsplitter import modularize
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 

@@ -47,16 +47,16 @@ from networks import untrained
 
 from kmod.composition.composer import compose
 from kmod.data.load import load_data
-from kmod.evaluation.latency import measure_latency
-from kmod.evaluation.sizes import model_sizes
-from kmod.masks.modular_model import ModularModel
-from kmod.masks.recipe import DEFAULT
-from kmod.masks.recipe import PAPER
-from kmod.refinement.refine import refine
+from kmod.graph.sizes import model_sizes
+from kmod.metrics.latency import measure_latency
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.modular_model import ModularModel
+from kmod.modular.recipe import DEFAULT
+from kmod.modular.recipe import PAPER
+from kmod.modules.decompose import decompose
+from kmod.modules.module_store import load_store
+from kmod.modules.refine import refine
 from kmod.spec.writer import write_spec
-from kmod.store.decompose import decompose
-from kmod.store.module_store import load_store
-from kmod.training.gradsplitter import modularize
 
 RESULT = "efficiency"
 TIMED_STEPS = 12

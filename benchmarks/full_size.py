@@ -41,9 +41,9 @@ from common import write_result
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import LabelledImages
 from kmod.data.subsets import dirichlet_subset
-from kmod.evaluation.sizes import model_sizes
-from kmod.masks.recipe import DEFAULT
-from kmod.masks.recipe import PAPER
+from kmod.graph.sizes import model_sizes
+from kmod.modular.recipe import DEFAULT
+from kmod.modular.recipe import PAPER
 from kmod.zoo.build import ARCHITECTURES
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source

@@ -28,14 +28,14 @@ from kmod.composition.composer import compose
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
-from kmod.evaluation.sizes import model_sizes
-from kmod.masks.modular_model import ModularModel
-from kmod.masks.recipe import DEFAULT
-from kmod.refinement.refine import refine
+from kmod.graph.sizes import model_sizes
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.modular_model import ModularModel
+from kmod.modular.recipe import DEFAULT
+from kmod.modules.decompose import decompose
+from kmod.modules.module_store import load_store
+from kmod.modules.refine import refine
 from kmod.spec.writer import write_spec
-from kmod.store.decompose import decompose
-from kmod.store.module_store import load_store
-from kmod.training.gradsplitter import modularize
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 

@@ -40,18 +40,18 @@ from method_tables import write
 from networks import WIDTHS
 from networks import untrained
 
-from kmod.composition.joint_scores import fit_scores
 from kmod.data.image_data import ImageData
 from kmod.data.load import load_data
-from kmod.masks.modular_model import ModularModel
-from kmod.masks.overlap import class_overlap
-from kmod.masks.recipe import DEFAULT
-from kmod.training.cnnsplitter import SearchOptions
-from kmod.training.cnnsplitter import modularize_by_search
-from kmod.training.cnnsplitter.alignment import align_heads
-from kmod.training.cnnsplitter.modularize import RECIPE
-from kmod.training.cnnsplitter.recovery import recover
-from kmod.training.gradsplitter import modularize
+from kmod.metrics.calibration import fit_scores
+from kmod.modular.cnnsplitter import SearchOptions
+from kmod.modular.cnnsplitter import modularize_by_search
+from kmod.modular.cnnsplitter.alignment import align_heads
+from kmod.modular.cnnsplitter.modularize import RECIPE
+from kmod.modular.cnnsplitter.modularize import recover
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.modular_model import ModularModel
+from kmod.modular.overlap import class_overlap
+from kmod.modular.recipe import DEFAULT
 from kmod.zoo.train import train_source
 
 # The searches ran on a narrower InceCNN than `efficiency.py` has today.

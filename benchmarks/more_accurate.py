@@ -34,10 +34,10 @@ from reuse_sources import Pool
 from reused_models import new_layer
 from twins import SourceSettings
 
-from kmod.masks.recipe import DEFAULT
-from kmod.reuse.separation import best_columns
-from kmod.reuse.separation import teams
-from kmod.reuse.support import support_options
+from kmod.modular.recipe import DEFAULT
+from kmod.selection.separation import best_columns
+from kmod.selection.separation import teams
+from kmod.selection.support import support_options
 
 # CIFAR-10's sources are those of `reuse_sources`; their modules see changed
 # images, as the sources did, at today's default rate. The digits' sources have

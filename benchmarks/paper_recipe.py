@@ -35,7 +35,7 @@ from common import write_result
 from networks import WIDTHS
 from networks import trained
 
-from kmod.masks.recipe import PAPER
+from kmod.modular.recipe import PAPER
 
 RESULT = "paper_recipe"
 

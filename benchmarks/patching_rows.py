@@ -8,15 +8,15 @@ import numpy as np
 from common import NUM_SAMPLES
 from common import RESULTS
 
-from kmod.composition.coefficients import fit_layer
-from kmod.composition.patch_figures import Scores
-from kmod.composition.patch_figures import figures_of
-from kmod.composition.patch_figures import layer_predictions
-from kmod.composition.patch_figures import minmax_predictions
-from kmod.composition.patch_figures import raw_predictions
-from kmod.composition.patch_fit import fit_on_scores
-from kmod.evaluation.intervals import compare_answers
 from kmod.files import atomic_write
+from kmod.metrics.intervals import compare_answers
+from kmod.patching.coefficients import fit_layer
+from kmod.patching.patch_figures import Scores
+from kmod.patching.patch_figures import figures_of
+from kmod.patching.patch_figures import layer_predictions
+from kmod.patching.patch_figures import minmax_predictions
+from kmod.patching.patch_figures import raw_predictions
+from kmod.patching.patch_fit import fit_on_scores
 
 FIGURES = ("precision", "recall", "f1", "other_accuracy")
 RULES = ("calibrated", "minmax", "raw")

@@ -25,13 +25,13 @@ from common import machine
 
 from kmod.files import atomic_write
 from kmod.files import data_digest
+from kmod.modules.manifest import InputContract
+from kmod.modules.manifest import ModuleFacts
+from kmod.modules.manifest import ModuleRecord
+from kmod.modules.manifest import SourceRecord
+from kmod.modules.manifest import StoreManifest
+from kmod.modules.manifest import write_store_manifest
 from kmod.spec.writer import write_spec
-from kmod.store.manifest import InputContract
-from kmod.store.manifest import ModuleFacts
-from kmod.store.manifest import ModuleRecord
-from kmod.store.manifest import SourceRecord
-from kmod.store.manifest import StoreManifest
-from kmod.store.manifest import write_store_manifest
 
 NUM_RUNS = 5
 MAX_SECONDS = 2

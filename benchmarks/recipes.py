@@ -22,9 +22,9 @@ from common import write_result
 
 from kmod.data.load import load_data
 from kmod.files import atomic_write
-from kmod.masks.recipe import DEFAULT
-from kmod.masks.recipe import PAPER
-from kmod.training.gradsplitter import modularize
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.recipe import DEFAULT
+from kmod.modular.recipe import PAPER
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 

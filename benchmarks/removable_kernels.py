@@ -22,7 +22,7 @@ from keras import applications
 
 from kmod.files import atomic_write
 from kmod.graph import ChannelGraph
-from kmod.masks.modular_model import ModularModel
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
 from kmod.zoo.build import build

@@ -19,15 +19,15 @@ import numpy as np
 import twins
 from twins import SourceSettings
 
-from kmod.composition.adaptation import plan_adaptation
-from kmod.composition.adapters import adapt_images
-from kmod.composition.joint_scores import fit_scores
-from kmod.composition.scoring import fit_line
+from kmod.composition.scoring import line_of
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.subsets import dirichlet_subset
-from kmod.reuse.support import best_support
-from kmod.store.manifest import InputContract
+from kmod.metrics.calibration import fit_scores
+from kmod.modules.adaptation import plan_adaptation
+from kmod.modules.adapters import adapt_images
+from kmod.modules.manifest import InputContract
+from kmod.selection.support import best_support
 
 ARCHITECTURES = ("simcnn", "incecnn", "rescnn")
 FEW = 50  # Labelled images of each class to choose and calibrate with.
@@ -177,7 +177,7 @@ def layer_of(scores: np.ndarray, labels: np.ndarray, calibration: str):
     """
     if calibration == "joint":
         return fit_scores(scores, labels)
-    lines = [fit_line(own, labels == c) for c, own in enumerate(scores.T)]
+    lines = [line_of(own, labels == c) for c, own in enumerate(scores.T)]
     scales, shifts = np.transpose(lines)
     return np.diag(scales), shifts
 

@@ -13,9 +13,9 @@ from task_answers import MOST_MODULES
 from task_answers import Answers
 from tasks import Task
 
-from kmod.reuse.separation import best_columns
-from kmod.reuse.separation import teams
-from kmod.reuse.support import support_options
+from kmod.selection.separation import best_columns
+from kmod.selection.separation import teams
+from kmod.selection.support import support_options
 
 
 def reuse(

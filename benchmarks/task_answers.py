@@ -9,8 +9,8 @@ import twins
 from common import part
 from tasks import Task
 
-from kmod.composition.sharing import merge_models
-from kmod.masks.modular_model import ModularModel
+from kmod.graph.sharing import merge_models
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
 from kmod.zoo.build import build

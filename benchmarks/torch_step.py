@@ -134,8 +134,8 @@ def step(process, threads):
 
 def run_ours(args):
     """Takes kmod's steps; the first one comes before what is timed."""
-    from kmod.masks.modular_model import ModularModel
-    from kmod.masks.recipe import PAPER
+    from kmod.modular.modular_model import ModularModel
+    from kmod.modular.recipe import PAPER
 
     modular = ModularModel(random_source(args), recipe=PAPER, seed=args.seed)
     draw = np.random.default_rng(args.seed)

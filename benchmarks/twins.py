@@ -17,11 +17,11 @@ from keras import layers
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.subsets import class_subset
-from kmod.masks.front import cache_front
-from kmod.masks.modular_model import ModularModel
-from kmod.masks.recipe import DEFAULT
-from kmod.training.calibration import calibrate
-from kmod.training.gradsplitter import modularize
+from kmod.modular.calibration import calibrate
+from kmod.modular.front import cache_front
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.modular_model import ModularModel
+from kmod.modular.recipe import DEFAULT
 from kmod.zoo.augmented_images import AugmentedImages
 from kmod.zoo.augmented_images import augment
 from kmod.zoo.build import build

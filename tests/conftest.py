@@ -1,3 +1,95 @@
+"""What several folders of tests use: three digits, and models of them."""
+
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.data.digits import load_digits
+from kmod.data.image_data import SPLITS
+from kmod.data.subsets import class_subset
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.decompose import decompose
+
+NAMES = ("3", "8", "9")
+
+
+def build(num_classes=len(NAMES), seed=0):
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.Rescaling(1 / 255, name="rescaling")(image)
+    x = keras.layers.Conv2D(6, 3, name="conv_1")(x)
+    x = keras.layers.BatchNormalization(name="norm_1")(x)
+    x = keras.layers.ReLU(name="relu_1")(x)
+    x = x + keras.layers.Conv2D(6, 3, padding="same", name="conv_2")(x)
+    x = keras.layers.Conv2D(24, 3, activation="relu", name="conv_3")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = keras.layers.Dense(num_classes, name="logits")(x)
+    x = keras.layers.Softmax(name="probabilities")(x)
+    return keras.Model(image, x, name=f"source_{seed}")
+
+
+@pytest.fixture(scope="session")
+def build_source():
+    """Builds an untrained source model of `num_classes` classes."""
+    return build
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The digits 3, 8 and 9, which look alike."""
+    data = load_digits()
+    parts = {
+        name: class_subset(getattr(data, name), [3, 8, 9]) for name in SPLITS
+    }
+    return dataclasses.replace(data, class_names=NAMES, **parts)
+
+
+@pytest.fixture(scope="session")
+def strong(digits):
+    """A source model that knows the digits a little."""
+    model = build()
+    loss = "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    train = digits.train
+    model.fit(train.images, train.labels, 32, epochs=8, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def weak(strong):
+    """The strong model, but blind to the digit 8."""
+    model = keras.models.clone_model(strong)
+    model.set_weights(strong.get_weights())
+    kernel, bias = model.get_layer("logits").get_weights()
+    kernel[:, 1] = kernel[:, 0]
+    bias[1] = bias[0] - 0.5
+    model.get_layer("logits").set_weights([kernel, bias])
+    return model
+
+
+@pytest.fixture(scope="session")
+def donor(strong, tmp_path_factory):
+    """A store of the strong model's unmasked modules."""
+    modular = ModularModel(strong, NAMES, mask_from="conv_3")
+    path = tmp_path_factory.mktemp("donor") / "store"
+    return decompose(modular, path, value_range=(0, 255))
+
+
+@pytest.fixture(scope="session")
+def poor(tmp_path_factory):
+    """A store of a model that knows nothing."""
+    modular = ModularModel(build(seed=3), NAMES, mask_from="conv_3")
+    path = tmp_path_factory.mktemp("poor") / "store"
+    return decompose(modular, path, value_range=(0, 255))
+
+
+@pytest.fixture(scope="session")
+def images():
+    draw = np.random.default_rng(7)
+    return draw.uniform(0, 255, (16, 8, 8, 1)).astype("float32")

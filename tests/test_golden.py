@@ -86,6 +86,6 @@ def test_pin_that_covers_no_savedmodel_is_refused(golden, capsys):
 
 def test_store_may_be_replaced(golden):
     from kmod.files import check_output
-    from kmod.store.module_store import list_store
+    from kmod.modules.module_store import list_store
 
     check_output(golden / "store", overwrite=True, listing=list_store)

@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.composition.manifest import list_composition
     from kmod.files import check_output_file
-    from kmod.reuse.task import choose_task
-    from kmod.store.module_store import load_store
+    from kmod.modules.module_store import load_store
+    from kmod.selection.task import choose_task
 
     check_output_file(args.out, args.overwrite)
     if args.compose is not None:

@@ -79,7 +79,7 @@ def _build(planned, args):
     from kmod.composition.checks import run_checks
     from kmod.composition.composer import compose_plan
     from kmod.composition.saving import save_composition
-    from kmod.evaluation.sizes import model_sizes
+    from kmod.graph.sizes import model_sizes
 
     with console.status("composing"):
         model = compose_plan(planned, args.data_dir)

@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from kmod.composition.manifest import read_composition_manifest
     from kmod.data.load import load_data
     from kmod.data.load import parse_split
-    from kmod.evaluation.confusion import confusions
-    from kmod.evaluation.metrics import evaluate
+    from kmod.metrics.confusion import confusions
+    from kmod.metrics.evaluate import evaluate
 
     name, split = parse_split(args.data)
     model = load_classifier(args.model)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(evaluation):
-    from kmod.evaluation.confusion import worst_confusion
+    from kmod.metrics.confusion import worst_confusion
 
     figures = evaluation.as_dict()
     console.print_table(

@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
 def _kind(path):
     """Returns how a path of its kind is read and shown."""
     from kmod.composition.manifest import COMPOSITION_FILE
-    from kmod.store.manifest import STORE_FILE
-    from kmod.store.module_manifest import MODULE_FILE
+    from kmod.modules.manifest import STORE_FILE
+    from kmod.modules.module_manifest import MODULE_FILE
 
     kinds = {
         STORE_FILE: (_read_store, _show_store),
@@ -67,10 +67,10 @@ def _kind(path):
 
 def _read_model(path):
     from kmod.cli.models import load_model
-    from kmod.evaluation.sizes import model_sizes
     from kmod.graph import channel_graph
     from kmod.graph.exactness import measure_exactness
-    from kmod.masks.masked_network import unmasked_network
+    from kmod.graph.sizes import model_sizes
+    from kmod.modular.masked_network import unmasked_network
 
     model = load_model(path)
     graph = channel_graph(model)
@@ -147,7 +147,7 @@ def _show_model(figures):
 
 
 def _read_store(path):
-    from kmod.store.module_store import load_store
+    from kmod.modules.module_store import load_store
 
     store = load_store(path)
     return {
@@ -162,9 +162,9 @@ def _read_store(path):
 
 def _read_module(path):
     from kmod.files import check_files
-    from kmod.store.module_manifest import MODULE_FILE
-    from kmod.store.module_manifest import read_module_manifest
-    from kmod.store.module_manifest import record_of
+    from kmod.modules.module_manifest import MODULE_FILE
+    from kmod.modules.module_manifest import read_module_manifest
+    from kmod.modules.module_manifest import record_of
 
     manifest = read_module_manifest(path, record_of(path))
     check_files(path, manifest.files, MODULE_FILE)
@@ -230,11 +230,11 @@ def _read_spec(path):
     import keras
 
     from kmod.composition.classifier import join
-    from kmod.composition.fusion.fuse import fuse
     from kmod.composition.parts import build_parts
     from kmod.composition.parts import total_sizes
     from kmod.composition.plan import plan
-    from kmod.composition.sharing import merge_models
+    from kmod.graph.fusion.fuse import fuse
+    from kmod.graph.sharing import merge_models
     from kmod.spec.loader import load_spec
 
     planned = plan(load_spec(path))

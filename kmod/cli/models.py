@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kmod.data.image_data import ImageData
     from kmod.data.image_data import LabelledImages
     from kmod.files.atomic import Listing
-    from kmod.store.manifest import InputContract
+    from kmod.modules.manifest import InputContract
 
 
 def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
@@ -45,7 +45,7 @@ def load_model(path: str | Path) -> keras.Model:
     Raises:
         ArtifactError: If it is missing, of another format or damaged.
     """
-    from kmod.composition.keras_file import load_keras_file
+    from kmod.modules.keras_file import load_keras_file
 
     return load_keras_file(path)
 
@@ -83,7 +83,7 @@ def images_for(
 
 def image_contract(data: ImageData) -> InputContract:
     """Returns what a model takes that was made for a data set."""
-    from kmod.store.manifest import InputContract
+    from kmod.modules.manifest import InputContract
 
     shape = data.train.images.shape[1:]
     return InputContract(shape, "float32", tuple(data.value_range))

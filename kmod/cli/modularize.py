@@ -123,10 +123,10 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
-    from kmod.store.decompose import decompose
-    from kmod.store.module_store import list_store
-    from kmod.training.run_directory import discard_run
-    from kmod.training.run_directory import run_digest
+    from kmod.modular.run_directory import discard_run
+    from kmod.modular.run_directory import run_digest
+    from kmod.modules.decompose import decompose
+    from kmod.modules.module_store import list_store
 
     _check_options(args)
     out = Path(args.out)
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_of(out):
     """Returns the digest of the run that wrote a store, if there is one."""
     from kmod.errors import ArtifactError
-    from kmod.store.module_store import load_store
+    from kmod.modules.module_store import load_store
 
     try:
         return load_store(out, verify=False).manifest.arguments.get("run")
@@ -203,7 +203,7 @@ def _check_options(args):
 
 
 def _train_masks(args, source, train, validation, **options):
-    from kmod.training.gradsplitter import modularize
+    from kmod.modular.gradsplitter import modularize
 
     modular = modularize(
         source,
@@ -218,7 +218,7 @@ def _train_masks(args, source, train, validation, **options):
 
 def _recipe(args):
     from kmod.errors import UsageError
-    from kmod.masks.recipe import recipe_of
+    from kmod.modular.recipe import recipe_of
 
     recipe = recipe_of(args.recipe or "default")
     targets = {
@@ -236,8 +236,8 @@ def _recipe(args):
 
 
 def _search(args, source, train, validation, **options):
-    from kmod.training.cnnsplitter import SearchOptions
-    from kmod.training.cnnsplitter import modularize_by_search
+    from kmod.modular.cnnsplitter import SearchOptions
+    from kmod.modular.cnnsplitter import modularize_by_search
 
     names = [field.name for field in dataclasses.fields(SearchOptions)]
     given = {name: getattr(args, name, None) for name in names}

@@ -10,7 +10,7 @@ from typing import Any
 from kmod.cli import console
 
 if TYPE_CHECKING:
-    from kmod.store.module_store import ModuleStore
+    from kmod.modules.module_store import ModuleStore
 
 
 def print_modules(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import images_for
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
-    from kmod.reuse.donors import read_donor
+    from kmod.patching.donors import read_donor
 
     name, split = _check(args)
     weak = load_model(args.weak)
@@ -121,7 +121,7 @@ def _check(args):
 
 
 def _choose(weak, donors, validation, contract, args):
-    from kmod.reuse.patching import choose_patches
+    from kmod.patching.patching import choose_patches
 
     has_class = any(donor.class_name is not None for donor in donors)
     if has_class and len(args.target_classes or ()) != 1:
@@ -143,7 +143,7 @@ def _choose(weak, donors, validation, contract, args):
 
 
 def _spec(choice, donors, contract, args):
-    from kmod.composition.patcher import patch_spec
+    from kmod.patching.patcher import patch_spec
     from kmod.spec.model import InputSpec
 
     is_same = all(
@@ -165,8 +165,8 @@ def _build(weak, spec, data, args):
     from kmod.composition.composer import compose_plan
     from kmod.composition.plan import plan
     from kmod.composition.saving import save_composition
-    from kmod.evaluation.metrics import answers
-    from kmod.reuse.comparison import compare_patches
+    from kmod.metrics.evaluate import answers
+    from kmod.patching.patcher import compare_patches
 
     planned = plan(spec)
     patched = compose_plan(planned)

@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
-    from kmod.refinement.refine import refine
-    from kmod.store.module_store import list_store
-    from kmod.store.module_store import load_store
+    from kmod.modules.module_store import list_store
+    from kmod.modules.module_store import load_store
+    from kmod.modules.refine import refine
 
     out = check_out(args.out, args.overwrite, list_store)
     data = load_data(args.data, args.data_dir)

@@ -6,11 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from kmod.composition.checks import measure
-from kmod.composition.forms.images import comparison_images
-from kmod.composition.forms.savedmodel import ask as ask_savedmodel
-from kmod.composition.forms.write import FORMS
-from kmod.composition.forms.write import TOLERANCE
-from kmod.composition.forms.write import largest_gap
 from kmod.composition.labelled_images import ImageReader
 from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.manifest import COMPOSITION_FILE
@@ -18,12 +13,17 @@ from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import KERAS_FILE
 from kmod.composition.saving import load_composition
 from kmod.errors import ArtifactError
+from kmod.export.images import comparison_images
+from kmod.export.savedmodel import ask as ask_savedmodel
+from kmod.export.write import FORMS
+from kmod.export.write import TOLERANCE
+from kmod.export.write import largest_gap
 from kmod.files import check_files
 from kmod.modules.cut import log_odds_model
+from kmod.modules.decompose import module_metrics
+from kmod.modules.module_store import load_store
 from kmod.spec.model import Check
 from kmod.spec.model import DataRef
-from kmod.store.decompose import module_metrics
-from kmod.store.module_store import load_store
 
 # How far a figure may be from the recorded one: other hardware may round
 # another way, and move an image that lies on a border.

@@ -12,7 +12,7 @@ from kmod.composition.labelled_images import ImageReader
 from kmod.composition.labelled_images import reader_of_plan
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
-from kmod.evaluation.metrics import evaluate
+from kmod.metrics.evaluate import evaluate
 from kmod.spec.model import Check
 
 

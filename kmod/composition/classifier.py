@@ -6,8 +6,9 @@ from typing import Literal
 
 import keras
 
+from kmod.export.answers import PROBABILITIES_LAYER
+
 LOG_ODDS_LAYER = "log_odds"
-PROBABILITIES_LAYER = "probabilities"
 
 
 def build_classifier(

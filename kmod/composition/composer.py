@@ -10,7 +10,6 @@ from kmod.composition.checks import run_checks
 from kmod.composition.classifier import build_classifier
 from kmod.composition.classifier import join
 from kmod.composition.composition_plan import CompositionPlan
-from kmod.composition.fusion.fuse import fuse
 from kmod.composition.joint_scores import apply_layer
 from kmod.composition.joint_scores import fit_joint
 from kmod.composition.labelled_images import reader_of_plan
@@ -25,8 +24,9 @@ from kmod.composition.scoring import add_other
 from kmod.composition.scoring import apply_lines
 from kmod.composition.scoring import fit_lines
 from kmod.composition.scoring import score_classes
-from kmod.composition.sharing import merge_models
 from kmod.data.image_data import LabelledImages
+from kmod.graph.fusion.fuse import fuse
+from kmod.graph.sharing import merge_models
 from kmod.spec.loader import load_spec
 from kmod.spec.model import Spec
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-from kmod.composition.adaptation import Adaptation
+from kmod.modules.adaptation import Adaptation
+from kmod.modules.manifest import InputContract
+from kmod.modules.manifest import ModuleFacts
+from kmod.modules.module_store import ModuleStore
 from kmod.spec.model import ModuleRef
 from kmod.spec.model import Spec
-from kmod.store.manifest import InputContract
-from kmod.store.manifest import ModuleFacts
-from kmod.store.module_store import ModuleStore
 
 FIGURES = ("kernels", "parameters", "macs")
 ALL_CLASSES = "*"  # What supports no class alone.

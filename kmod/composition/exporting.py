@@ -7,26 +7,26 @@ from typing import Any
 
 import keras
 
-from kmod.composition.forms.images import comparison_images
-from kmod.composition.forms.write import FORMS
-from kmod.composition.forms.write import write_form
-from kmod.composition.keras_file import load_keras_file
 from kmod.composition.manifest import COMPOSITION_FILE
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.errors import UsageError
+from kmod.export.images import comparison_images
+from kmod.export.write import FORMS
+from kmod.export.write import write_form
 from kmod.files import atomic_directory
 from kmod.files import read_files
 from kmod.graph.content import content_digest
-from kmod.store.manifest import STORE_FILE
-from kmod.store.manifest import InputContract
-from kmod.store.manifest import installed_versions
-from kmod.store.manifest import read_store_manifest
-from kmod.store.module_directory import read_module
-from kmod.store.module_manifest import record_of
-from kmod.store.plain_yaml import list_sealed
-from kmod.store.plain_yaml import to_plain
-from kmod.store.plain_yaml import write_sealed
+from kmod.modules.keras_file import load_keras_file
+from kmod.modules.manifest import STORE_FILE
+from kmod.modules.manifest import InputContract
+from kmod.modules.manifest import installed_versions
+from kmod.modules.manifest import read_store_manifest
+from kmod.modules.module_directory import read_module
+from kmod.modules.module_manifest import record_of
+from kmod.modules.plain_yaml import list_sealed
+from kmod.modules.plain_yaml import to_plain
+from kmod.modules.plain_yaml import write_sealed
 
 VERSION = 1
 EXPORT_FILE = "export.yaml"

@@ -8,16 +8,16 @@ from typing import Literal
 
 import numpy as np
 
-from kmod.composition.adaptation import plan_adaptation
-from kmod.composition.adapters import adapt_images
 from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.manifest import CompositionManifest
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.errors import ArtifactError
+from kmod.modules.adaptation import plan_adaptation
+from kmod.modules.adapters import adapt_images
+from kmod.modules.manifest import InputContract
 from kmod.spec.model import DataRef
-from kmod.store.manifest import InputContract
 
 NUM_COMPARED = 64
 

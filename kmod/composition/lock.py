@@ -10,9 +10,9 @@ from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.files import atomic_write
 from kmod.files import file_digest
-from kmod.store.manifest import installed_versions
-from kmod.store.plain_yaml import read_yaml
-from kmod.store.plain_yaml import to_yaml
+from kmod.modules.manifest import installed_versions
+from kmod.modules.plain_yaml import read_yaml
+from kmod.modules.plain_yaml import to_yaml
 
 VERSION = 2
 _COMMENT = "# Written by `kmod lock`: what the spec beside it is made from.\n"

@@ -15,12 +15,12 @@ from kmod.composition.composition_plan import CompositionPlan
 from kmod.errors import ArtifactError
 from kmod.files import data_digest
 from kmod.files import file_record
-from kmod.store.manifest import InputContract
-from kmod.store.manifest import installed_versions
-from kmod.store.plain_yaml import broken
-from kmod.store.plain_yaml import read_yaml
-from kmod.store.plain_yaml import to_plain
-from kmod.store.plain_yaml import to_yaml
+from kmod.modules.manifest import InputContract
+from kmod.modules.manifest import installed_versions
+from kmod.modules.plain_yaml import broken
+from kmod.modules.plain_yaml import read_yaml
+from kmod.modules.plain_yaml import to_plain
+from kmod.modules.plain_yaml import to_yaml
 
 VERSION = 1
 COMPOSITION_FILE = "composition.yaml"

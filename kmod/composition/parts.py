@@ -4,16 +4,16 @@ from collections.abc import Iterable
 
 import keras
 
-from kmod.composition.adapters import adapt_model
 from kmod.composition.composition_plan import CompositionPlan
-from kmod.composition.keras_file import load_keras_file
 from kmod.composition.patched_model import MODULE_ALONE
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import patch_parts
 from kmod.errors import ArtifactError
-from kmod.evaluation.sizes import model_sizes
 from kmod.files import slugs
+from kmod.graph.sizes import model_sizes
+from kmod.modules.adapters import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.keras_file import load_keras_file
 
 
 def build_parts(planned: CompositionPlan) -> dict[str, keras.Model]:

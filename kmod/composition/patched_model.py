@@ -6,18 +6,18 @@ from typing import Literal
 
 import keras
 
-from kmod.composition.adaptation import Adaptation
-from kmod.composition.adapters import adapt_model
 from kmod.composition.classifier import LOG_ODDS_LAYER
 from kmod.composition.classifier import PROBABILITIES_LAYER
 from kmod.composition.classifier import build_classifier
 from kmod.composition.classifier import join
 from kmod.composition.classifier import line
 from kmod.composition.classifier import softmax
-from kmod.composition.sharing import merge_models
 from kmod.errors import ArtifactError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.graph.sharing import merge_models
+from kmod.modules.adaptation import Adaptation
+from kmod.modules.adapters import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
 from kmod.spec.model import Coefficients

@@ -1,7 +1,5 @@
 """Plans a composition from manifests alone, without building anything."""
 
-from kmod.composition.adaptation import describe
-from kmod.composition.adaptation import plan_adaptation
 from kmod.composition.composition_plan import CompositionPlan
 from kmod.composition.composition_plan import PlannedClass
 from kmod.composition.composition_plan import PlannedModule
@@ -9,12 +7,14 @@ from kmod.composition.findings import Findings
 from kmod.composition.licences import check_licences
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
+from kmod.modules.adaptation import describe
+from kmod.modules.adaptation import plan_adaptation
+from kmod.modules.manifest import InputContract
+from kmod.modules.module_store import load_store
 from kmod.spec.explain import accepted
 from kmod.spec.explain import did_you_mean
 from kmod.spec.faults import shorten
 from kmod.spec.model import Spec
-from kmod.store.manifest import InputContract
-from kmod.store.module_store import load_store
 
 
 def plan(spec: Spec) -> CompositionPlan:

@@ -10,9 +10,6 @@ from typing import Any
 import keras
 
 from kmod.composition.composition_plan import CompositionPlan
-from kmod.composition.forms.images import comparison_images
-from kmod.composition.forms.write import FORMS
-from kmod.composition.forms.write import write_form
 from kmod.composition.lock import lock_path
 from kmod.composition.lock import write_lock
 from kmod.composition.manifest import COMPOSITION_FILE
@@ -20,17 +17,20 @@ from kmod.composition.manifest import list_composition
 from kmod.composition.manifest import manifest_of
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.manifest import write_composition_manifest
+from kmod.composition.model_card import model_card
 from kmod.composition.parts import build_parts
 from kmod.composition.parts import total_sizes
 from kmod.errors import ArtifactError
+from kmod.export.images import comparison_images
+from kmod.export.write import FORMS
+from kmod.export.write import write_form
 from kmod.files import atomic_directory
 from kmod.files import check_files
 from kmod.files import read_files
-from kmod.report.model_card import model_card
+from kmod.modules.keras_archive import load_keras_archive
+from kmod.modules.plain_yaml import to_plain
 from kmod.spec.writer import spec_data
 from kmod.spec.writer import write_spec
-from kmod.store.keras_archive import load_keras_archive
-from kmod.store.plain_yaml import to_plain
 
 SPEC_FILE = "spec.yaml"
 WEAK_FILE = "weak.keras"

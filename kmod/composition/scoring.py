@@ -11,6 +11,7 @@ from kmod.composition.classifier import join
 from kmod.composition.classifier import line
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.metrics.calibration import fit_platt
 from kmod.spec.model import OtherClass
 
 CLASS_SCORES_LAYER = "class_scores"
@@ -89,9 +90,24 @@ def fit_lines(
     check_every_class(data.labels, class_names)
     scores = model.predict(data.images, batch_size=256, verbose=0)
     return [
-        fit_line(scores[:, index], data.labels == index)
+        line_of(scores[:, index], data.labels == index)
         for index in range(len(class_names))
     ]
+
+
+def line_of(scores: np.ndarray, is_class: np.ndarray) -> tuple[float, float]:
+    """Calibrates one class on labelled images; see `fit_lines`.
+
+    Args:
+        scores: Float array `(n,)`.
+        is_class: Boolean array `(n,)`, with both values.
+
+    Returns:
+        Scale and shift.
+    """
+    share = float(is_class.mean())
+    constant = 0.0, math.log(share) - math.log1p(-share)
+    return fit_platt(scores, is_class) or constant
 
 
 def check_every_class(labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -111,27 +127,6 @@ def check_every_class(labels: np.ndarray, class_names: Sequence[str]) -> None:
             f"name, and of others. Received: none of {missing}. Take data "
             "sets that show them, or the calibration that is stored."
         )
-
-
-def fit_line(scores: np.ndarray, is_class: np.ndarray) -> tuple[float, float]:
-    """Calibrates one class on labelled images; see `fit_lines`.
-
-    Args:
-        scores: Float array `(n,)`.
-        is_class: Boolean array `(n,)`, with both values.
-
-    Returns:
-        Scale and shift.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    spread = max(float(scores.std()), 1e-6)
-    fitted = LogisticRegression().fit(scores[:, None] / spread, is_class)
-    scale = float(fitted.coef_[0, 0]) / spread
-    if scale > 0:
-        return scale, float(fitted.intercept_[0])
-    share = float(is_class.mean())
-    return 0.0, math.log(share) - math.log1p(-share)
 
 
 def _any_of(scores):

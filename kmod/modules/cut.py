@@ -7,7 +7,7 @@ from keras import ops
 from kmod.graph import rebuild
 from kmod.graph.channels import PINNED
 from kmod.graph.rules.table import rule_for
-from kmod.masks.modular_model import ModularModel
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import SCORE_LAYER
 

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import math
+import re
 from collections.abc import Collection
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,6 @@ import yaml
 
 from kmod.spec.faults import Fault
 from kmod.spec.faults import shorten
-from kmod.spec.paths import path_reason
 from kmod.spec.yaml_marks import Document
 from kmod.spec.yaml_marks import KeyPath
 
@@ -188,3 +188,20 @@ def _number_hint(text: str) -> str:
     return (
         f" YAML reads this as text. Write {plain.split()[0]}, without quotes."
     )
+
+
+_REASONS = (
+    (r"~", "`~` is another folder for everybody."),
+    (r"/|[A-Za-z]:[/\\]", "An absolute path holds on one machine only."),
+    (r"[A-Za-z][A-Za-z0-9+.-]*:", "Nothing is downloaded. Fetch it first."),
+    (r".*\\", "Write / for \\, on Windows, too."),
+    (r".*[. ](/|$)", "Windows drops a dot or space at the end of a name."),
+)
+
+
+def path_reason(path: str) -> str:
+    """Returns what speaks against a path, or an empty text."""
+    for pattern, reason in _REASONS:
+        if re.match(pattern, path):
+            return f" {reason}"
+    return ""

@@ -2,8 +2,8 @@ import keras
 import pytest
 
 from kmod.data.digits import load_digits
-from kmod.masks.modular_model import ModularModel
-from kmod.store.decompose import decompose
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.decompose import decompose
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 from kmod.cli.main import main
 from kmod.composition.saving import load_composition
 from kmod.data.subsets import class_subset
-from kmod.evaluation.metrics import evaluate
+from kmod.metrics.evaluate import evaluate
 from kmod.spec.loader import load_spec
 
 

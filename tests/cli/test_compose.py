@@ -6,9 +6,9 @@ import pytest
 
 from kmod.cli import compose
 from kmod.cli.main import main
-from kmod.composition.forms.write import FORMS
 from kmod.composition.saving import DEFAULT_FORMATS
 from kmod.composition.saving import load_composition
+from kmod.export.write import FORMS
 from kmod.spec.loader import load_spec
 
 SPEC = """\

@@ -11,9 +11,9 @@ from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
 from kmod.data.subsets import class_subset
-from kmod.evaluation.confusion import confusions
-from kmod.evaluation.confusion import worst_confusion
-from kmod.evaluation.metrics import evaluate
+from kmod.metrics.confusion import confusions
+from kmod.metrics.confusion import worst_confusion
+from kmod.metrics.evaluate import evaluate
 
 
 def test_keras_file(source, source_path, digits, capsys):

@@ -5,8 +5,8 @@ import keras
 import pytest
 
 from kmod.cli.main import main
-from kmod.store.module_store import load_store
-from kmod.training import run_directory
+from kmod.modular import run_directory
+from kmod.modules.module_store import load_store
 
 
 def arguments(source_path, out, *more):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kmod.cli.main import main
-from kmod.store.module_store import load_store
+from kmod.modules.module_store import load_store
 
 
 def arguments(source_path, out, *more):

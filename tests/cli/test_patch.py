@@ -7,10 +7,10 @@ from sklearn import metrics
 from kmod.cli.main import main
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.saving import load_composition
-from kmod.evaluation.metrics import evaluate
-from kmod.masks.modular_model import ModularModel
+from kmod.metrics.evaluate import evaluate
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.decompose import decompose
 from kmod.spec.loader import load_spec
-from kmod.store.decompose import decompose
 
 
 def patch_argv(weak, store, out, *more, data="digits:validation"):

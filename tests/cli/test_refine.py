@@ -1,7 +1,7 @@
 import json
 
 from kmod.cli.main import main
-from kmod.store.module_store import load_store
+from kmod.modules.module_store import load_store
 
 
 def arguments(store, source, out, *more):

@@ -6,12 +6,12 @@ import pytest
 
 from kmod.cli.main import main
 from kmod.composition import acceptance
-from kmod.composition.forms import savedmodel
-from kmod.composition.forms.write import FORMS
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.manifest import write_composition_manifest
-from kmod.masks.modular_model import ModularModel
-from kmod.store.decompose import decompose
+from kmod.export import savedmodel
+from kmod.export.write import FORMS
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.decompose import decompose
 
 
 def run(path, capsys, *options):

@@ -12,7 +12,7 @@ from kmod.data.digits import load_digits
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
-from kmod.evaluation.metrics import evaluate
+from kmod.metrics.evaluate import evaluate
 from kmod.spec.loader import load_spec
 from kmod.spec.model import Check
 from kmod.spec.model import DataRef

@@ -11,11 +11,11 @@ from kmod.composition.patched_model import MODULE_ALONE
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.composition.plan import plan
-from kmod.composition.sharing import merge_models
 from kmod.data.digits import load_digits
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
+from kmod.graph.sharing import merge_models
 from kmod.modules.cut import log_odds_model
 from kmod.spec.loader import load_spec
 

@@ -8,11 +8,11 @@ import pytest
 from kmod.composition.exporting import Exportable
 from kmod.composition.exporting import export_model
 from kmod.composition.exporting import load_exportable
-from kmod.composition.forms.write import FORMS
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
-from kmod.store.manifest import InputContract
-from kmod.store.plain_yaml import read_yaml
+from kmod.export.write import FORMS
+from kmod.modules.manifest import InputContract
+from kmod.modules.plain_yaml import read_yaml
 
 
 @pytest.fixture

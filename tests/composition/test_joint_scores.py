@@ -5,11 +5,11 @@ from sklearn.linear_model import LogisticRegression
 
 from kmod.composition.joint_scores import apply_layer
 from kmod.composition.joint_scores import fit_joint
-from kmod.composition.joint_scores import fit_scores
-from kmod.composition.joint_scores import likelihood
-from kmod.composition.scoring import fit_line
+from kmod.composition.scoring import line_of
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.metrics.calibration import fit_scores
+from kmod.metrics.calibration import likelihood
 
 
 def confused(count=600):
@@ -34,7 +34,7 @@ def test_scores_of_other_classes_count():
     )
     weights, bias = fit_scores(few, known)
     assert right(new @ weights + bias, truth) > 0.95
-    lines = [fit_line(few[:, c], known == c) for c in range(3)]
+    lines = [line_of(few[:, c], known == c) for c in range(3)]
     alone = np.stack([a * new[:, c] + b for c, (a, b) in enumerate(lines)], 1)
     assert right(alone, truth) < 0.8
 

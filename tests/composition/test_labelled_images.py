@@ -7,9 +7,9 @@ from kmod.composition.labelled_images import ImageReader
 from kmod.composition.labelled_images import reader_of_plan
 from kmod.composition.plan import plan
 from kmod.errors import ArtifactError
+from kmod.modules.manifest import InputContract
 from kmod.spec.loader import load_spec
 from kmod.spec.model import DataRef
-from kmod.store.manifest import InputContract
 
 OWN = InputContract((8, 8, 1), "float32", (0.0, 255.0))
 

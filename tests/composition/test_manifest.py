@@ -5,7 +5,7 @@ from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.manifest import write_composition_manifest
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
-from kmod.store.manifest import InputContract
+from kmod.modules.manifest import InputContract
 
 DIGEST = "sha256:" + "0" * 64
 MANIFEST = CompositionManifest(

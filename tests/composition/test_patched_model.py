@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from kmod.composition.adaptation import plan_adaptation
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.errors import ArtifactError
+from kmod.modules.adaptation import plan_adaptation
 from kmod.modules.cut import log_odds_model
+from kmod.modules.manifest import InputContract
 from kmod.spec.model import Coefficients
 from kmod.spec.model import PatchLayer
-from kmod.store.manifest import InputContract
 
 GIVEN = Coefficients(module=0.7, weak=0.4, bias=-0.3)
 LAYER = PatchLayer((0.1, 0.9, 0.0), (0.5, 0.6, 0.7), (0.2, -0.3, 0.0))

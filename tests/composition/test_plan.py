@@ -9,15 +9,15 @@ from kmod.composition.composer import compose_plan
 from kmod.composition.plan import plan
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
-from kmod.evaluation.sizes import model_sizes
+from kmod.graph.sizes import model_sizes
+from kmod.modules.manifest import InputContract
+from kmod.modules.manifest import read_store_manifest
+from kmod.modules.manifest import write_store_manifest
 from kmod.spec.loader import load_spec
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import InputSpec
 from kmod.spec.model import ModuleRef
 from kmod.spec.model import StoreRef
-from kmod.store.manifest import InputContract
-from kmod.store.manifest import read_store_manifest
-from kmod.store.manifest import write_store_manifest
 
 
 def plan_of(path):

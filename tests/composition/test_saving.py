@@ -11,7 +11,6 @@ import pytest
 
 from kmod.composition.composer import compose
 from kmod.composition.composer import compose_plan
-from kmod.composition.forms.write import FORMS
 from kmod.composition.lock import check_lock
 from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.plan import plan
@@ -21,6 +20,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
+from kmod.export.write import FORMS
 from kmod.spec.loader import load_spec
 
 FOREIGN = """

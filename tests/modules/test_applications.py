@@ -10,8 +10,8 @@ from keras import layers
 
 from kmod.graph import channel_graph
 from kmod.graph.exactness import measure_exactness
-from kmod.masks.masked_network import unmasked_network
-from kmod.masks.modular_model import ModularModel
+from kmod.modular.masked_network import unmasked_network
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
 from kmod.zoo.build import build

@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from kmod.graph import rebuild
-from kmod.masks.modular_model import ModularModel
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
 

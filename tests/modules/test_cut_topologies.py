@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 from keras import ops
 
-from kmod.masks.modular_model import ModularModel
+from kmod.modular.modular_model import ModularModel
 
 TOLERANCE = 1e-4
 # What the answers must differ between images for a comparison to say much.

@@ -10,20 +10,20 @@ from keras import layers
 from keras import ops
 
 from kmod.composition.composer import compose
-from kmod.composition.fusion.fuse import fuse
-from kmod.composition.sharing import merge_models
 from kmod.errors import UnsupportedModelError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph import set_state
-from kmod.masks.modular_model import ModularModel
+from kmod.graph.fusion.fuse import fuse
+from kmod.graph.sharing import merge_models
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
-from kmod.refinement.joint_model import JointModel
+from kmod.modules.decompose import as_float32
+from kmod.modules.decompose import decompose
+from kmod.modules.module_store import load_store
+from kmod.modules.refine import JointModel
 from kmod.spec.writer import write_spec
-from kmod.store.decompose import as_float32
-from kmod.store.decompose import decompose
-from kmod.store.module_store import load_store
 
 TOLERANCE = 1e-5
 COLOURS = np.array([1.0, 0.5, 0.2]), np.array([0.0, 60.0, 120.0])

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from kmod.masks.modular_model import ModularModel
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
-from kmod.modules.stem import stem_sizes
+from kmod.modules.decompose import stem_sizes
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 from html.parser import HTMLParser
 
-from kmod.report.parts import heat_table
-from kmod.report.parts import table
+from kmod.report.page import heat_table
+from kmod.report.page import table
 
 
 class Balance(HTMLParser):

@@ -1,1 +1,0 @@
-"""The forms that a model is saved in, each compared with the model itself."""

@@ -1,0 +1,119 @@
+"""LiteRT files, for phones and small devices."""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kmod.errors import ArtifactError
+from kmod.export.answers import answer_function
+from kmod.export.savedmodel import image_spec
+from kmod.modules.operations import ANSWERING
+from kmod.modules.operations import called_functions
+from kmod.modules.operations import refuse
+from kmod.modules.savedmodel import INPUT_NAME
+from kmod.modules.savedmodel import check_backend
+
+SIGNATURE = "serve"
+
+
+def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
+    """Converts a model to LiteRT, which has no classes' names in it.
+
+    Its signature `serve` takes `image` and answers as the SavedModel's does,
+    in numbers only.
+
+    Args:
+        model: Classifier, or module of one score.
+        class_names: Not used; they go into a file of their own.
+        path: File to write, ending in `.tflite`.
+
+    Raises:
+        UsageError: If Keras does not run on TensorFlow.
+    """
+    check_backend()
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        SIGNATURE, answer_function(model), input_signature=[image_spec(model)]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=[SIGNATURE]
+        )
+        # What LiteRT lacks may come from TensorFlow, as in Keras' own export.
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+        path.write_bytes(converter.convert())
+
+
+def ask(path: Path, images: Any) -> dict[str, Any]:
+    """Returns the answers of a written LiteRT file, by name.
+
+    Raises:
+        ArtifactError: If it is damaged or holds operations that must not run.
+    """
+    _check_operations(path)
+    runner = _interpreter(path).get_signature_runner(SIGNATURE)
+    return runner(**{INPUT_NAME: keras.ops.convert_to_numpy(images)})
+
+
+def _check_operations(path):
+    """Refuses operations of TensorFlow's that have other effects.
+
+    LiteRT's own have none. It may run TensorFlow's as well, each described by
+    its node in the file.
+    """
+    from flatbuffers import flexbuffers
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    faults = []
+    try:
+        model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
+        for call in _operators(model):
+            code = model.OperatorCodes(call.OpcodeIndex()).CustomCode()
+            if not code:
+                continue
+            options = flexbuffers.GetRoot(call.CustomOptionsAsNumpy().tobytes())
+            name, data, *_ = (part.AsStringBytes for part in options.AsVector)
+            node = NodeDef.FromString(data)
+            names = {code.removeprefix(b"Flex"), name, node.op.encode()}
+            names = {each.decode() for each in names}
+            names.update(called_functions(node.attr))
+            faults += [f"operation {n!r}" for n in sorted(names - ANSWERING)]
+    except Exception as error:  # The readers have no common class of errors.
+        raise ArtifactError(
+            f"'{path}' is not a LiteRT file that kmod wrote: {error}. Make it "
+            "again with `kmod export`."
+        ) from error
+    if faults:
+        refuse(path, faults)
+
+
+def _operators(model):
+    for index in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(index)
+        for number in range(graph.OperatorsLength()):
+            yield graph.Operators(number)
+
+
+def _interpreter(path):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        with warnings.catch_warnings():
+            # It goes some day; until then it spares users a package.
+            warnings.simplefilter("ignore")
+            return tf.lite.Interpreter(str(path))
+    return Interpreter(str(path))

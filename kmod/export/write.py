@@ -1,0 +1,111 @@
+"""Writes models in the forms there are, and keeps only what answers alike."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kmod.errors import CheckError
+from kmod.export import answers
+from kmod.export import archive
+from kmod.export import litert
+from kmod.export import onnx
+from kmod.export import savedmodel
+
+LABELS_FILE = "labels.txt"
+# Relative to the largest answer, or to 1 if that is larger.
+TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A form that a model is saved in.
+
+    Attributes:
+        path: Its file or directory beside a composed model.
+        write: Writes it: `(model, class names, path)`.
+        ask: Asks what was written: `(path, images)` to arrays by name.
+        has_labels: Whether the names of the classes are in it.
+    """
+
+    path: str
+    write: Callable[[keras.Model, Sequence[str], Path], None]
+    ask: Callable[[Path, Any], dict[str, Any]]
+    has_labels: bool
+
+
+FORMS = {
+    "savedmodel": Form("saved_model", savedmodel.write, savedmodel.ask, True),
+    "keras": Form("model.keras", archive.write, archive.ask, True),
+    "litert": Form("model.tflite", litert.write, litert.ask, False),
+    "onnx": Form("model.onnx", onnx.write, onnx.ask, False),
+}
+
+
+def write_form(
+    model: keras.Model,
+    class_names: Sequence[str],
+    form: str,
+    path: Path,
+    images: Any,
+) -> None:
+    """Writes one form of a model and checks that it answers the same.
+
+    Beside a form that can not hold them go the classes, one a line, as
+    `labels.txt`.
+
+    Args:
+        model: Classifier, or module of one score.
+        class_names: Its classes, in the order of its outputs.
+        form: Key of `FORMS`.
+        path: File or directory to write.
+        images: Real images to compare on.
+
+    Raises:
+        CheckError: If the two differ.
+        UsageError: If the form can not be written here.
+    """
+    FORMS[form].write(model, class_names, path)
+    if not FORMS[form].has_labels:
+        lines = [" ".join(name.split()) for name in class_names]
+        text = "".join(f"{line}\n" for line in lines)
+        path.with_name(LABELS_FILE).write_text(text, encoding="utf-8")
+    gap = largest_gap(model, FORMS[form].ask, path, images)
+    if not gap <= TOLERANCE:
+        raise CheckError(
+            f"A saved model must answer as the one in memory, within "
+            f"{TOLERANCE}. Received: '{path.name}' with answers that differ "
+            f"by up to {gap:.3g}. Check the model for weights that are not "
+            "finite and for layers that are random at inference."
+        )
+
+
+def largest_gap(
+    model: keras.Model,
+    ask: Callable[[Path, Any], dict[str, Any]],
+    path: Path,
+    images: Any,
+) -> float:
+    """Returns how far the answers of a saved form are from the model's.
+
+    Args:
+        model: The model.
+        ask: Asks what was written, as in `Form`.
+        path: File or directory that was written.
+        images: Images to ask about.
+
+    Returns:
+        The largest difference, relative to the largest answer if that is
+        above 1.
+    """
+    gaps = []
+    with keras.device("cpu:0"):  # GPUs may round each call in another way.
+        answered = ask(path, images)
+        for name, expected in answers.ask(model, images).items():
+            scale = max(1.0, np.abs(expected).max())
+            gaps.append(np.abs(answered[name] - expected).max() / scale)
+    return float(np.max(gaps))

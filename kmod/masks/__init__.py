@@ -1,1 +1,0 @@
-"""Kernel masks, heads and the modular model that trains them."""

@@ -1,0 +1,112 @@
+"""Fits that turn scores into log-odds, each once."""
+
+import numpy as np
+
+FOLDS = 5
+# Weight of half the squared weights, beside the sum of all cross-entropies.
+PENALTY = 3.0
+PENALTIES = (0.3, 1.0, PENALTY, 10.0)
+
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+def fit_platt(
+    scores: np.ndarray, is_class: np.ndarray
+) -> tuple[float, float] | None:
+    """Fits the log-odds of a class as a line over its score (Platt scaling).
+
+    Args:
+        scores: Scores `(n,)`.
+        is_class: Boolean `(n,)`, whether the image is of the class.
+
+    Returns:
+        Tuple `(scale, shift)`, the scale above 0; `None` if the images do not
+        show both kinds or the scores do not rise with the class.
+
+    Reference:
+
+    - Platt, 1999, "Probabilistic outputs for support vector machines".
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if is_class.all() or not is_class.any():
+        return None
+    spread = max(float(scores.std()), 1e-6)
+    fitted = LogisticRegression().fit(scores[:, None] / spread, is_class)
+    scale = float(fitted.coef_[0, 0]) / spread
+    return (scale, float(fitted.intercept_[0])) if scale > 0 else None
+
+
+def fit_scores(scores: np.ndarray, labels: np.ndarray) -> Layer:
+    """Fits a multinomial logistic regression on the scores of all classes.
+
+    A class's own score is not all that tells it from the others: that the cat
+    module is unsure speaks for a dog, too. Weights are held small, with
+    scores of a spread of 1, so that tens of images of each class are enough.
+    How small, is what makes images that the layer was not fitted on likeliest.
+
+    Args:
+        scores: Float array `(n, num_scores)`.
+        labels: int64 array `(n,)` of class indices; each class has images.
+
+    Returns:
+        float32 weights `(num_scores, num_classes)`, one column for each
+        class's new score, and biases `(num_classes,)`.
+    """
+    penalty = PENALTY
+    if np.bincount(labels).min() > 1:  # Else nothing can be compared.
+        penalty = max(PENALTIES, key=lambda p: likelihood(scores, labels, p))
+    return _fit(scores, labels, penalty)
+
+
+def likelihood(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    penalty: float = PENALTY,
+) -> float:
+    """Returns the mean log-probability of the true classes.
+
+    Every image's is by a layer that was fitted on other images.
+
+    Args:
+        scores: Float array `(n, num_scores)`.
+        labels: int64 array `(n,)` of class indices, at least two of each.
+        penalty: Weight of half the squared weights, beside the sum of all
+            images' cross-entropies.
+    """
+    own = np.empty(len(labels))
+    for fold in folds(labels):
+        weights, bias = _fit(scores[~fold], labels[~fold], penalty)
+        found = scores[fold] @ weights + bias
+        truth = found[np.arange(len(found)), labels[fold]]
+        own[fold] = truth - np.logaddexp.reduce(found, axis=1)
+    return float(own.mean())
+
+
+def folds(labels: np.ndarray, seed: int = 0) -> list[np.ndarray]:
+    """Splits images in `FOLDS` parts that show all classes alike.
+
+    Returns:
+        Boolean arrays `(n,)`, one for each part.
+    """
+    random = np.random.default_rng(seed)
+    order = np.lexsort((random.random(len(labels)), labels))
+    number = np.empty(len(labels), "int64")
+    number[order] = np.arange(len(labels)) % FOLDS
+    return [number == fold for fold in range(FOLDS)]
+
+
+def _fit(scores, labels, penalty):
+    from sklearn.linear_model import LogisticRegression
+
+    # Centred scores give the same layer in a tenth of the iterations.
+    middle, spread = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-6)
+    fitted = LogisticRegression(C=1 / penalty, max_iter=1000)
+    fitted.fit((scores - middle) / spread, labels)
+    weights, bias = fitted.coef_, fitted.intercept_
+    if len(bias) == 1:  # Of two classes it is the second one's log-odds.
+        weights = np.concatenate([-weights, weights]) / 2
+        bias = np.concatenate([-bias, bias]) / 2
+    weights = weights / spread
+    bias = bias - weights @ middle
+    return weights.T.astype("float32"), bias.astype("float32")

@@ -1,0 +1,169 @@
+"""One generation of a class's candidates, by PyGAD."""
+
+import numpy as np
+
+from kmod.errors import UsageError
+from kmod.modular.cnnsplitter.encoding import Encoding
+from kmod.modular.cnnsplitter.options import SearchOptions
+
+
+def check_pygad() -> None:
+    """Refuses a search where PyGAD is not installed.
+
+    Raises:
+        UsageError: With the command that installs it.
+    """
+    _pygad()
+
+
+def next_population(
+    population: np.ndarray,
+    fitness: np.ndarray,
+    options: SearchOptions,
+    seed: int,
+) -> np.ndarray:
+    """Selects, crosses and mutates candidates.
+
+    The fittest go on as they are; the rest are offspring of the better ones,
+    cut at one point and with a few genes drawn anew.
+
+    Args:
+        population: Array `(size, num_genes)` of 0 and 1.
+        fitness: Array `(size,)`.
+        options: Shares of parents, elites and mutated genes.
+        seed: Integer; the result depends on nothing else drawn.
+
+    Returns:
+        uint8 array `(size, num_genes)`.
+
+    Reference:
+
+    - [PyGAD](https://pygad.readthedocs.io)
+    """
+    size, num_genes = population.shape
+    known = {}
+    for row, value in zip(population.astype(int), fitness, strict=True):
+        key = row.tobytes()
+        known[key] = max(float(value), known.get(key, 0.0))
+
+    def look_up(ga, solutions, indices):
+        # PyGAD asks for the offspring's fitness too, which nothing reads.
+        rows = np.asarray(solutions, dtype=int)
+        return [known.get(row.tobytes(), 0.0) for row in rows]
+
+    ga = _pygad().GA(
+        num_generations=1,
+        initial_population=population.astype(int),
+        fitness_func=look_up,
+        fitness_batch_size=size,
+        num_parents_mating=options.num_parents,
+        keep_elitism=min(options.num_elites, size - 1),
+        parent_selection_type="sss",
+        crossover_type="single_point",
+        mutation_type="random",
+        mutation_num_genes=max(1, int(options.mutation * num_genes)),
+        mutation_by_replacement=True,
+        gene_type=int,
+        gene_space=[0, 1],
+        random_seed=seed,
+        suppress_warnings=True,
+    )
+    ga.run()
+    return np.asarray(ga.population).astype("uint8")
+
+
+def _pygad():
+    try:
+        import pygad
+    except ImportError as error:
+        raise UsageError(
+            "The genetic search needs PyGAD. Received: "
+            f"{error}. Install it with `pip install kmod[ga]`, or choose "
+            "another method."
+        ) from error
+    return pygad
+
+
+RATIO_STEPS = (-0.1, 0.0, 0.1)
+BIAS = 5.0  # Odds of a layer's first gene against its last are exp(BIAS).
+
+
+def first_population(
+    encoding: Encoding,
+    class_index: int,
+    keep: np.ndarray,
+    size: int,
+    retention_target: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draws a class's first candidates, important kernels more likely.
+
+    The first candidate keeps the most important genes. Each other one draws,
+    for each layer, a keep ratio near the layer's own and as many genes.
+
+    Args:
+        encoding: The genes.
+        class_index: Integer, the class.
+        keep: Integer array `(num_layers,)`, genes that each layer keeps.
+        size: Number of candidates.
+        retention_target: Share of all kernels that none exceeds.
+        rng: What to draw from; give each class its own.
+
+    Returns:
+        uint8 array `(size, num_genes)`.
+
+    Reference:
+
+    - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), section 3.3.2
+    """
+    population = np.zeros((size, encoding.num_genes), "uint8")
+    population[0] = encoding.top(keep)
+    for row in population[1:]:
+        for layer, total in enumerate(encoding.genes_by_layer):
+            ratio = keep[layer] / total + rng.choice(RATIO_STEPS)
+            count = int(np.clip(round(total * ratio), 1, total))
+            genes = np.flatnonzero(encoding.layers == layer)
+            row[rng.choice(genes, count, False, _odds(total))] = 1
+    return within_target(
+        encoding, class_index, population, retention_target, rng
+    )
+
+
+def _odds(total):
+    odds = np.exp(-BIAS * np.arange(total) / total)
+    return odds / odds.sum()
+
+
+def within_target(
+    encoding: Encoding,
+    class_index: int,
+    population: np.ndarray,
+    retention_target: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Switches genes off in candidates that keep too many kernels.
+
+    Args:
+        encoding: The genes.
+        class_index: Integer, the class.
+        population: Array `(size, num_genes)` of 0 and 1.
+        retention_target: Share of all kernels that none may exceed.
+        rng: What to draw from; unimportant genes are more likely to go.
+
+    Returns:
+        A population of that kind.
+    """
+    population = population.copy()
+    totals = encoding.genes_by_layer[encoding.layers]
+    sizes = encoding.sizes[class_index]
+    room = retention_target * (sizes.sum() + encoding.num_fixed)
+    room -= encoding.num_fixed - 1e-6
+    for row in population:
+        luck = rng.exponential(size=len(row))
+        # The smallest values of luck / odds are a draw by those odds.
+        order = np.argsort(luck / np.exp(BIAS * encoding.ranks / totals))
+        order = order[row[order] == 1]
+        left = row @ sizes - np.cumsum(sizes[order])
+        excess = row @ sizes > room
+        row[order[: excess * (1 + np.count_nonzero(left > room))]] = 0
+    return population

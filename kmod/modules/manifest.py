@@ -1,0 +1,240 @@
+"""The manifest of a module store, `store.yaml`."""
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from kmod import __version__
+from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+from kmod.files import data_digest
+from kmod.modules.manifest_file import read_manifest
+from kmod.modules.manifest_file import write_manifest
+from kmod.modules.plain_yaml import broken
+from kmod.modules.plain_yaml import to_plain
+
+STORE_FILE = "store.yaml"
+
+
+def installed_versions() -> dict[str, str]:
+    """Returns the versions of kmod, Keras and TensorFlow, importing neither."""
+    return {
+        "kmod": __version__,
+        "keras": metadata.version("keras"),
+        "tensorflow": metadata.version("tensorflow"),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRecord:
+    """Where the modules of a store come from.
+
+    Attributes:
+        name: Name of the source model.
+        digest: `content_digest` of the source model.
+        architecture: What kind of network it is, in a word, such as `SimCNN`.
+    """
+
+    name: str
+    digest: str
+    architecture: str
+
+
+@dataclasses.dataclass(frozen=True)
+class InputContract:
+    """What the modules of a store take.
+
+    Attributes:
+        shape: Shape of one image, without the batch axis.
+        dtype: Data type of the images, such as `"float32"`.
+        range: Smallest and largest value of a pixel.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    range: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleFacts:
+    """The figures of a module that a composition is planned with.
+
+    Attributes:
+        retention_rate: Kept kernels ÷ all kernels of the source, 0 to 1.
+        kernels: Number of kernels of the module.
+        parameters: Number of its weights.
+        macs: Its multiply-accumulates for one image.
+    """
+
+    retention_rate: float
+    kernels: int
+    parameters: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleRecord:
+    """One module as its store lists it.
+
+    Attributes:
+        class_name: Name of the class.
+        class_index: Index of the class in the source model's output.
+        directory: Name of the module's directory in the store.
+        content: Content digest of the module: which model it is.
+        manifest: Digest of the module's manifest file, which in turn holds the
+            digests of all its files.
+        facts: Figures from that manifest, so that planning with many modules
+            need not read it; `None` in stores that were written without.
+    """
+
+    class_name: str
+    class_index: int
+    directory: str
+    content: str
+    manifest: str
+    facts: ModuleFacts | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreManifest:
+    """What is known of a store as a whole.
+
+    `save_store` fills in `modules`; leave it empty for a new store.
+
+    Attributes:
+        source: The source model.
+        class_names: All classes of the source model, in the order of its
+            output, also those that the store has no module of.
+        input: What images the modules take.
+        method: Name of the method that found the masks.
+        arguments: Arguments of that method.
+        kernels: Number of kernels of each layer of the source model.
+        seed: Seed of the method.
+        data: Name, version, split and so on of the data set.
+        license: SPDX identifier of the modules' licence.
+        metrics: Figures `before` and `after`, by name.
+        created_by: Versions of kmod, Keras and TensorFlow.
+        modules: The modules in the store.
+    """
+
+    source: SourceRecord
+    class_names: tuple[str, ...]
+    input: InputContract
+    method: str
+    arguments: Mapping[str, Any]
+    kernels: Mapping[str, int]
+    seed: int | None = None
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    license: str | None = None
+    metrics: Mapping[str, Mapping[str, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    created_by: Mapping[str, str] = dataclasses.field(
+        default_factory=installed_versions
+    )
+    modules: tuple[ModuleRecord, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that the store says and holds, its files included.
+
+        The manifest of each module, whose digest is in here, has the digests
+        of all its files.
+        """
+        return data_digest(to_plain(self))
+
+    @property
+    def content_digest(self) -> str:
+        """Content identity: the digest of the modules and their facts.
+
+        Two stores of the same modules share it, though the bytes of their
+        SavedModels differ from export to export. It pins no file.
+        """
+        data = to_plain(self)
+        del data["created_by"]
+        for module in data["modules"]:
+            del module["manifest"], module["facts"]
+        return data_digest(data)
+
+
+def write_store_manifest(directory: Path, manifest: StoreManifest) -> None:
+    """Writes `store.yaml`, sealed with the digest of its own content.
+
+    Raises:
+        UsageError: If the manifest contradicts itself or its schema.
+    """
+    faults = _contradictions(manifest)
+    if faults:
+        raise UsageError(
+            "The manifest of a store must not contradict itself. Received: "
+            f"{'; '.join(faults)}."
+        )
+    data = to_plain(manifest)
+    data["digest"] = data_digest(data)
+    write_manifest(directory / STORE_FILE, "store", data)
+
+
+def read_store_manifest(directory: Path) -> StoreManifest:
+    """Reads and checks `store.yaml`.
+
+    Raises:
+        ArtifactError: If there is none, or of another version.
+        IntegrityError: If it is not as it was written.
+    """
+    path = directory / STORE_FILE
+    if not path.exists():
+        raise ArtifactError(
+            f"A module store is a directory with the file {STORE_FILE!r}. "
+            f"Received: '{directory}' without one. Give the directory that "
+            "`kmod modularize --out` or `kmod.decompose` wrote."
+        )
+    data = read_manifest(path, "store")
+    if data.pop("digest") != data_digest(data):
+        raise broken(path, "its content does not match its own digest")
+    manifest = _from_plain(data)
+    faults = _contradictions(manifest)
+    if faults:
+        raise broken(path, "; ".join(faults))
+    return manifest
+
+
+def _contradictions(manifest):
+    names = manifest.class_names
+    faults = []
+    if len(set(names)) < len(names):
+        faults.append(f"class names are given twice in {list(names)}")
+    for field in ("class_name", "class_index", "directory"):
+        values = [getattr(module, field) for module in manifest.modules]
+        if len(set(values)) < len(values):
+            faults.append(f"two modules share one {field}: {values}")
+    for module in manifest.modules:
+        if names[module.class_index : module.class_index + 1] != (
+            module.class_name,
+        ):
+            faults.append(
+                f"class {module.class_name!r} has index {module.class_index}, "
+                f"but the classes are {list(names)}"
+            )
+    return faults
+
+
+def _from_plain(data):
+    contract = data.pop("input")
+    return StoreManifest(
+        source=SourceRecord(**data.pop("source")),
+        class_names=tuple(data.pop("class_names")),
+        input=InputContract(
+            shape=tuple(contract["shape"]),
+            dtype=contract["dtype"],
+            range=tuple(contract["range"]),
+        ),
+        modules=tuple(_record(item) for item in data.pop("modules")),
+        **data,
+    )
+
+
+def _record(data):
+    facts = data.get("facts")
+    return ModuleRecord(**{**data, "facts": facts and ModuleFacts(**facts)})

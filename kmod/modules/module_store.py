@@ -1,0 +1,249 @@
+"""Module stores: directories of the modules of one source model.
+
+Keras is imported when the first model is saved or loaded, so that manifests
+can be read without waiting for it.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kmod.errors import ArtifactError
+from kmod.errors import IntegrityError
+from kmod.errors import UsageError
+from kmod.files import atomic_directory
+from kmod.files import check_files
+from kmod.files import file_record
+from kmod.files import list_files
+from kmod.files import slugs
+from kmod.modules.class_module import ClassModule
+from kmod.modules.class_module import ModuleInfo
+from kmod.modules.manifest import STORE_FILE
+from kmod.modules.manifest import ModuleFacts
+from kmod.modules.manifest import StoreManifest
+from kmod.modules.manifest import read_store_manifest
+from kmod.modules.manifest import write_store_manifest
+from kmod.modules.module_manifest import MODULE_FILE
+from kmod.modules.module_manifest import module_facts
+from kmod.modules.module_manifest import read_module_manifest
+from kmod.modules.plain_yaml import broken
+
+
+class ModuleStore:
+    """The modules of one source model, by class name.
+
+    A module is loaded when it is first asked for, and then kept. Get stores
+    from `load_store` and `save_store`.
+
+    Args:
+        path: Directory of the store.
+        manifest: Its manifest.
+
+    Example:
+
+    ```python
+    store = load_store("modules/cifar10-simcnn")
+    for class_name in store:
+        print(class_name, store.info(class_name).retention_rate)
+    scores = store["cat"].model.predict(images)
+    ```
+    """
+
+    def __init__(self, path: Path, manifest: StoreManifest):
+        self.path = path
+        self.manifest = manifest
+        self._records = {item.class_name: item for item in manifest.modules}
+        self._modules = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes that the store has modules of."""
+        return tuple(self._records)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that the store says and holds, its files included."""
+        return self.manifest.digest
+
+    def info(self, class_name: str) -> ModuleInfo:
+        """Returns what is known of a module, without loading its model."""
+        record = self._record(class_name)
+        return read_module_manifest(self.path / record.directory, record).info
+
+    def facts(self, class_name: str) -> ModuleFacts:
+        """Returns a module's figures, from the store's manifest if there."""
+        facts = self._record(class_name).facts
+        return facts or module_facts(self.info(class_name))
+
+    def content(self, class_name: str) -> str:
+        """Returns the content digest of a module: which model it is."""
+        return self._record(class_name).content
+
+    def verify(self) -> None:
+        """Checks every file of the store against the manifests.
+
+        Raises:
+            ArtifactError: If a manifest has a version that is not read here.
+            IntegrityError: If anything was changed, removed or added.
+        """
+        known = {STORE_FILE, *(r.directory for r in self._records.values())}
+        found = {name.split("/")[0] for name in list_files(self.path)}
+        added = sorted(found - known)
+        if added:
+            raise IntegrityError(
+                "A store holds only what its manifest names. Received: "
+                f"{added} in '{self.path}'. Move them elsewhere."
+            )
+        for record in self._records.values():
+            directory = self.path / record.directory
+            manifest = read_module_manifest(directory, record)
+            check_files(directory, manifest.files, MODULE_FILE)
+            if record.facts not in (None, module_facts(manifest.info)):
+                raise broken(
+                    self.path / STORE_FILE,
+                    f"its figures of class {record.class_name!r} are not "
+                    "those of the module",
+                )
+
+    def _record(self, class_name):
+        if class_name in self._records:
+            return self._records[class_name]
+        close = difflib.get_close_matches(str(class_name), self._records, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ArtifactError(
+            f"The store '{self.path}' has modules of the classes "
+            f"{list(self._records)}. Received: class {class_name!r}.{hint}"
+        )
+
+    def __getitem__(self, class_name: str) -> ClassModule:
+        record = self._record(class_name)
+        if class_name not in self._modules:
+            from kmod.modules.module_directory import read_module
+
+            directory = self.path / record.directory
+            self._modules[class_name] = read_module(directory, record)
+        return self._modules[class_name]
+
+    def __contains__(self, class_name: object) -> bool:
+        return class_name in self._records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"<ModuleStore '{self.path}' of {list(self._records)}>"
+
+
+def load_store(path: str | Path, verify: bool = True) -> ModuleStore:
+    """Opens a module store.
+
+    Args:
+        path: Directory of the store.
+        verify: Whether to check all files now. If not, a module's files are
+            checked when it is loaded. Defaults to `True`.
+
+    Raises:
+        ArtifactError: If there is no store, or one of another version.
+        IntegrityError: If it is not as it was written.
+    """
+    # Modules are loaded later, perhaps from another working directory.
+    path = Path(path).absolute()
+    store = ModuleStore(path, read_store_manifest(path))
+    if verify:
+        store.verify()
+    return store
+
+
+def list_store(path: Path) -> dict[str, dict[str, Any]]:
+    """Lists the files of a store, as `check_output` asks for them.
+
+    Args:
+        path: Directory of the store.
+
+    Returns:
+        `size` and `digest` of every file that its manifests name, by path.
+
+    Raises:
+        ArtifactError: If there is no store, or one of another version.
+        IntegrityError: If a manifest is not as it was written.
+    """
+    modules = read_store_manifest(path).modules
+    files = {STORE_FILE: file_record(path / STORE_FILE)}
+    for record in modules:
+        directory = path / record.directory
+        manifest = read_module_manifest(directory, record)
+        own = file_record(directory / MODULE_FILE)
+        own = {**manifest.files, MODULE_FILE: own}
+        files |= {f"{record.directory}/{name}": own[name] for name in own}
+    return files
+
+
+def save_store(
+    path: str | Path,
+    modules: Sequence[ClassModule],
+    manifest: StoreManifest,
+    overwrite: bool = False,
+) -> ModuleStore:
+    """Writes modules as a store, all of them or, on failure, nothing.
+
+    Args:
+        path: Directory to make.
+        modules: Modules of one source model, one for each class.
+        manifest: What is known of the store; its `modules` are filled in.
+        overwrite: Whether a store at `path` may be replaced that nobody
+            changed.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        UsageError: If `path` can not be written, or if modules and manifest do
+            not fit together.
+        ArtifactError: If a model holds other than built-in Keras layers.
+        CheckError: If a module answers differently after saving.
+    """
+    _check_modules(modules, manifest)
+    from kmod.modules.module_directory import write_module
+
+    directories = slugs(manifest.class_names)
+    with atomic_directory(path, overwrite, list_store) as temporary:
+        records = tuple(
+            write_module(
+                temporary / directories[module.info.class_name],
+                module,
+                manifest.input,
+            )
+            for module in modules
+        )
+        manifest = dataclasses.replace(manifest, modules=records)
+        write_store_manifest(temporary, manifest)
+    return load_store(path)
+
+
+def _check_modules(modules, manifest):
+    names = [module.info.class_name for module in modules]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            "`modules` must hold one for each class at most. Received: "
+            f"modules of {names}."
+        )
+    for module in modules:
+        info = module.info
+        if info.class_name not in manifest.class_names:
+            raise UsageError(
+                "`modules` must be of the manifest's classes "
+                f"{list(manifest.class_names)}. Received: a module of class "
+                f"{info.class_name!r}."
+            )
+        if info.source_digest != manifest.source.digest:
+            raise UsageError(
+                "`modules` must come from the manifest's source model "
+                f"{manifest.source.digest}. Received: the module of class "
+                f"{info.class_name!r} from {info.source_digest}."
+            )

@@ -1,0 +1,307 @@
+"""Refines the modules of a store: short training after they are cut."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kmod.data.batches import fit_arguments
+from kmod.data.batches import to_arrays
+from kmod.data.value_range import value_range_of
+from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+from kmod.files import check_output
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph import set_state
+from kmod.graph.content import content_digest
+from kmod.graph.sharing import SHARED
+from kmod.graph.sharing import merge_models
+from kmod.metrics.calibration import fit_platt
+from kmod.metrics.chance import check_above_chance
+from kmod.modular.front import TEACHER
+from kmod.modular.front import fits_memory
+from kmod.modular.losses import ModuleLoss
+from kmod.modular.losses import distillation_loss
+from kmod.modular.steps import count_steps
+from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.class_module import ClassModule
+from kmod.modules.decompose import module_metrics
+from kmod.modules.module_store import ModuleStore
+from kmod.modules.module_store import list_store
+from kmod.modules.module_store import save_store
+
+
+class JointModel(keras.Model):
+    """Trains modules together, with their source model as teacher.
+
+    What the modules have in common, their stem, runs once and stays as it is;
+    every other layer trains. So `stem` can be run ahead of the training, and
+    the model takes what it made in place of images. Besides the loss that it
+    is compiled with, the model learns the source model's own answers.
+
+    Args:
+        modules: Modules of one source model, images to `(batch, 1)`. They are
+            copied, never changed.
+        teacher: The source model up to its logits, frozen.
+        distillation: Float, weight of learning from the teacher.
+        **kwargs: Base model keyword arguments, such as `name`.
+
+    Attributes:
+        stem: Model from images to a dict: as `teacher` the source model's
+            logits, and what the branches read.
+
+    Output shape:
+        `(batch, num_modules)`: raw scores before calibration.
+    """
+
+    def __init__(self, modules, teacher, distillation, **kwargs):
+        super().__init__(**kwargs)
+        self.distillation = distillation
+        self.teacher = teacher
+        self.owners = [f"module{index}" for index in range(len(modules))]
+        image, outputs = merge_models(
+            {
+                owner: raw_score_model(module)
+                for owner, module in zip(self.owners, modules, strict=True)
+            }
+        )
+        scores = keras.layers.Concatenate(name="scores", dtype="float32")
+        self.network = keras.Model(image, scores(list(outputs.values())))
+        border = _border(self.network)
+        self.stem = keras.Model(image, {TEACHER: teacher(image), **border})
+        self.branches = keras.Model(list(border.values()), self.network.output)
+        for layer in self.network.layers:
+            layer.trainable = not _is_stem(layer)
+
+    def call(self, inputs, training=False):
+        if not isinstance(inputs, dict):
+            inputs = self.stem(inputs, training=False)
+        border = [inputs[name] for name in inputs if name != TEACHER]
+        scores = self.branches(border, training=training)
+        if training and self.distillation:
+            self.add_loss(
+                self.distillation
+                * distillation_loss(scores, inputs[TEACHER], None, 1.0)
+            )
+        return scores
+
+    def weights_of(self, index: int, module: keras.Model) -> keras.Model:
+        """Returns a copy of a module with the weights it has learned.
+
+        Args:
+            index: Index of the module.
+            module: The module as it was given.
+        """
+        copy = keras.models.clone_model(module)
+        set_state(copy, module.get_weights())
+        known = {layer.name: layer for layer in self.network.layers}
+        for layer in copy.layers:
+            name = f"{self.owners[index]}_{layer.name.replace('/', '_')}"
+            if name in known:
+                set_state(layer, known[name].get_weights())
+        return copy
+
+
+def _border(network):
+    """Names the tensors of the stem that the branches read."""
+    found = {}
+    for operation in network.operations:
+        if _is_stem(operation):
+            continue
+        for node in operation._inbound_nodes:
+            for tensor in node.input_tensors:
+                if _is_stem(tensor._keras_history.operation):
+                    found[id(tensor)] = tensor
+    return {f"border_{i}": tensor for i, tensor in enumerate(found.values())}
+
+
+def _is_stem(operation):
+    is_image = isinstance(operation, keras.layers.InputLayer)
+    return is_image or operation.name.startswith(f"{SHARED}_")
+
+
+def raw_score_model(module: keras.Model) -> keras.Model:
+    """Returns the part of a module in front of its calibration."""
+    return keras.Model(module.inputs, module.get_layer(CALIBRATION_LAYER).input)
+
+
+def refine(
+    store: ModuleStore,
+    path: str | Path,
+    source: keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    epochs: int = 4,
+    batch_size: int = 64,
+    learning_rate: float = 0.008,
+    distillation: float = 3.0,
+    seed: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+    overwrite: bool = False,
+) -> ModuleStore:
+    """Trains all modules of a store together and saves them as a new store.
+
+    Kernels that the modules kept change now, so that few of them do the work
+    of many. Once modules are small, an epoch costs about one of the source
+    model's. The stem that all modules share stays as it is, so compositions
+    still build it once. It runs once for each image of an array, if what it
+    makes takes at most 3 GiB. The epoch of best validation accuracy is kept,
+    and scores are calibrated anew.
+
+    Args:
+        store: Store of all modules of one source model.
+        path: Directory of the new store.
+        source: The source model; it is the teacher.
+        train: `(images, labels)` or batched data that Keras' `fit` takes,
+            labels in the order of the store's classes.
+        validation: `(images, labels)` or batched data, cut from training data.
+        epochs: Integer, number of epochs.
+        batch_size: Integer, images to a step, for arrays.
+        learning_rate: Highest learning rate; it falls along a cosine.
+        distillation: Weight of learning from the source model's own answers,
+            beside the labels.
+        seed: Integer, seed of shuffling.
+        callbacks: Further Keras callbacks.
+        verbose: Keras' progress bar: `"auto"`, 0, 1 or 2.
+        overwrite: Whether a store at `path` may be replaced.
+
+    Returns:
+        The new `ModuleStore`. Its modules answer no longer as masked models
+        do, so their `max_output_gap` is `None`.
+
+    Raises:
+        ArtifactError: If `source` is not the model that the modules were cut
+            from, or is no better than chance on `validation`.
+        UsageError: If a number is out of range, the store lacks modules,
+            `validation` has not its value range, or `path` can not be written.
+
+    Reference:
+
+    - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
+    """
+    check_output(path, overwrite, list_store)
+    _check_numbers(epochs, batch_size, learning_rate)
+    _check_classes(store)
+    teacher = _teacher(store, source)
+    images, labels = to_arrays(validation)
+    value_range_of(images, store.manifest.input.range)
+    logits = teacher.predict(images, batch_size=batch_size, verbose=0)
+    check_above_chance(logits.argmax(axis=1), labels)
+    modules = [store[name] for name in store.class_names]
+    keras.utils.set_random_seed(seed)
+    joint = JointModel([m.model for m in modules], teacher, distillation)
+    arguments = fit_arguments(train, batch_size)
+    steps = epochs * count_steps(
+        {"steps_per_epoch": None, "validation_split": 0, **arguments}
+    )
+    joint.compile(
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(learning_rate, steps, 0.05)
+        ),
+        loss=ModuleLoss(),
+        metrics=["accuracy"],
+    )
+    shapes = [tensor.shape[1:] for tensor in joint.stem.outputs]
+    if isinstance(train, tuple) and fits_memory(shapes, len(train[0])):
+        arguments["x"], images = (
+            joint.stem.predict(x, batch_size=batch_size, verbose=0)
+            for x in (train[0], images)
+        )
+    best = keras.callbacks.EarlyStopping(
+        "val_accuracy", patience=epochs, restore_best_weights=True
+    )
+    joint.fit(
+        **arguments,
+        epochs=epochs,
+        validation_data=(images, labels),
+        validation_batch_size=batch_size,
+        callbacks=[*callbacks, best],
+        verbose=verbose,
+    )
+    raw = joint.predict(images, batch_size=batch_size, verbose=0)
+    refined = [
+        _refined(joint, index, module, raw[:, index], labels == index)
+        for index, module in enumerate(modules)
+    ]
+    settings = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "distillation": distillation,
+        "seed": seed,
+    }
+    return save_store(
+        path,
+        refined,
+        _manifest(store, settings, refined, raw, labels),
+        overwrite,
+    )
+
+
+def _check_numbers(epochs, batch_size, learning_rate):
+    if epochs < 1 or batch_size < 1 or learning_rate <= 0:
+        raise UsageError(
+            "`epochs` and `batch_size` must be at least 1 and `learning_rate` "
+            f"above 0. Received: epochs={epochs}, batch_size={batch_size}, "
+            f"learning_rate={learning_rate}"
+        )
+
+
+def _check_classes(store):
+    if store.class_names != tuple(store.manifest.class_names):
+        missing = sorted({*store.manifest.class_names} - {*store.class_names})
+        raise UsageError(
+            "A store is refined with the modules of all its source model's "
+            f"classes. Received: '{store.path}' without {missing}. Decompose "
+            "the source model again."
+        )
+
+
+def _teacher(store, source):
+    teacher = rebuild(channel_graph(source))
+    teacher.trainable = False
+    digest = content_digest(teacher)
+    if digest != store.manifest.source.digest:
+        raise ArtifactError(
+            "Modules are refined with the source model they were cut from, "
+            f"{store.manifest.source.digest}. Received: {source.name!r} with "
+            f"the digest {digest}. Give that source model."
+        )
+    return teacher
+
+
+def _refined(joint, index, module, raw, is_class):
+    model = joint.weights_of(index, module.model)
+    scale, shift = fit_platt(raw, is_class) or (1.0, 0.0)
+    model.get_layer(CALIBRATION_LAYER).set_weights(
+        [np.array([[scale]]), np.array([shift])]
+    )
+    info = dataclasses.replace(
+        module.info,
+        calibration={"scale": scale, "shift": shift},
+        metrics=module_metrics(scale * raw + shift, is_class),
+        max_output_gap=None,
+    )
+    return ClassModule(model, info)
+
+
+def _manifest(store, settings, modules, raw, labels):
+    old = store.manifest
+    scale, shift = np.transpose(
+        [
+            [m.info.calibration["scale"], m.info.calibration["shift"]]
+            for m in modules
+        ]
+    )
+    accuracy = float(np.mean((raw * scale + shift).argmax(1) == labels))
+    after = {**old.metrics.get("after", {}), "accuracy": accuracy}
+    return dataclasses.replace(
+        old,
+        arguments={**old.arguments, "refinement": settings},
+        metrics={**old.metrics, "after": after},
+    )

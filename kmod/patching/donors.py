@@ -1,0 +1,112 @@
+"""The stores that modules may be taken from."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kmod.graph.sharing import merge_models
+from kmod.modules.adaptation import Adaptation
+from kmod.modules.adaptation import plan_adaptation
+from kmod.modules.adapters import adapt_images
+from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.manifest import InputContract
+from kmod.modules.module_store import ModuleStore
+from kmod.modules.module_store import load_store
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Donor:
+    """A module store, and which of its modules fit a class.
+
+    Attributes:
+        store: The store.
+        class_name: The class whose module fits every target; `None` for the
+            class of the target's own name.
+    """
+
+    store: ModuleStore
+    class_name: str | None = None
+
+    def class_for(self, target: str) -> str | None:
+        """Returns the class whose module fits a target, `None` for none."""
+        if self.class_name is not None:
+            return self.class_name
+        return target if target in self.store else None
+
+    def adaptation(self, contract: InputContract | None) -> Adaptation:
+        """Works out how images become such as the modules take.
+
+        Args:
+            contract: The images; `None` if they are as the modules take them.
+
+        Raises:
+            ArtifactError: If there is no such way.
+        """
+        if contract is None:
+            return Adaptation()
+        return plan_adaptation(contract, self.store.manifest.input)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """What a module says of images, before and after its calibration."""
+
+    raw: np.ndarray
+    log_odds: np.ndarray
+
+
+def read_donor(text: str) -> Donor:
+    """Opens the donor that `STORE` or `STORE:CLASS` names.
+
+    Raises:
+        ArtifactError: If there is no store, or it has no such class.
+    """
+    path, colon, class_name = text.rpartition(":")
+    if not colon or Path(text).is_dir():
+        return Donor(load_store(text, verify=False))
+    store = load_store(path, verify=False)
+    store.info(class_name)
+    return Donor(store, class_name)
+
+
+def module_answers(
+    store: ModuleStore,
+    class_names: list[str],
+    images: np.ndarray,
+    adaptation: Adaptation = Adaptation(),
+) -> dict[str, Answers]:
+    """Runs modules of a store once over images, what they share only once.
+
+    Args:
+        store: The store.
+        class_names: Classes whose modules run.
+        images: Array `(n, ...)`.
+        adaptation: How the images become such as the modules take.
+
+    Returns:
+        `Answers` of `(n,)` by class name.
+    """
+    if not class_names:
+        return {}
+    if adaptation.is_needed:
+        images = adapt_images(images.astype("float32"), adaptation)
+    layers = {
+        name: store[name].model.get_layer(CALIBRATION_LAYER)
+        for name in class_names
+    }
+    parts = {name: f"module_{index}" for index, name in enumerate(layers)}
+    image, outputs = merge_models(
+        {
+            parts[name]: keras.Model(store[name].model.input, layer.input)
+            for name, layer in layers.items()
+        }
+    )
+    raw = keras.Model(image, outputs).predict(images, batch_size=256, verbose=0)
+    answers = {}
+    for name, layer in layers.items():
+        scale, shift = layer.get_weights()
+        own = raw[parts[name]][:, 0]
+        answers[name] = Answers(own, own * scale[0, 0] + shift[0])
+    return answers

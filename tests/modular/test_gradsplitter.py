@@ -1,0 +1,351 @@
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.errors import UsageError
+from kmod.metrics.calibration import fit_platt
+from kmod.modular.callbacks.mask_recorder import MaskRecorder
+from kmod.modular.callbacks.module_selection import Candidate
+from kmod.modular.gradsplitter import modularize
+from kmod.modular.modular_model import ModularModel
+from kmod.modular.recipe import DEFAULT
+from kmod.modular.recipe import PAPER
+from kmod.modular.recipe import Phase
+
+SHORT_PAPER = dataclasses.replace(
+    PAPER, phases=(Phase(False, 1, 0.01), Phase(True, 1, 0.001))
+)
+
+
+def small_source():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 1))
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv_1")(image)
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv_2")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(3, name="logits")(x))
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 96)
+    pixels = draw.normal(labels[:, None, None, None], 0.3, (96, 6, 6, 1))
+    return pixels.astype("float32"), labels
+
+
+@pytest.fixture(scope="module")
+def source(images):
+    source = small_source()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    source.compile(keras.optimizers.Adam(0.02), loss)
+    source.fit(*images, epochs=15, verbose=0)
+    return source
+
+
+def split(images):
+    x, y = images
+    return (x[:64], y[:64]), (x[64:], y[64:])
+
+
+def test_chosen_epoch_is_within_the_budget(source, images):
+    train, validation = split(images)
+    modular = modularize(
+        source, *[train, validation], epochs=3, batch_size=16, verbose=0
+    )
+    scores = modular.class_scores(validation[0])
+    accuracy = np.mean(scores.argmax(1) == validation[1])
+    logits = source.predict(validation[0], verbose=0)
+    assert accuracy >= np.mean(logits.argmax(1) == validation[1]) - 0.05
+    assert modular.retention_rate <= 1
+
+
+def test_paper_recipe_trains_heads_then_masks(source, images, tmp_path):
+    train, validation = split(images)
+    recorder = MaskRecorder(tmp_path / "masks")
+    modular = modularize(
+        source,
+        train,
+        validation,
+        recipe=SHORT_PAPER,
+        batch_size=16,
+        callbacks=[recorder],
+        verbose=0,
+    )
+    assert modular.history.epoch == [0, 1]
+    scores = keras.ops.convert_to_numpy(modular.masks.mask_scores)
+    files = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert files == ["masks-0000.npz", "masks-0001.npz"]
+    with np.load(tmp_path / "masks/masks-0000.npz") as saved:
+        assert saved["kernel_masks"].shape == (3, 16)
+        assert saved["kernel_masks"].all()
+    assert scores.shape == (3, 16)
+
+
+RECIPES = {
+    "default": {"recipe": dataclasses.replace(DEFAULT, rows_per_image=2)},
+    # Trains heads, then masks, then heads again.
+    "phases": {
+        "recipe": dataclasses.replace(
+            PAPER,
+            phases=(
+                Phase(False, 1, 0.01),
+                Phase(True, 2, 0.001),
+                Phase(False, 1, 0.001),
+            ),
+        )
+    },
+}
+
+
+class Kill(keras.callbacks.Callback):
+    """Ends a run as the given epoch begins."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+class Count(keras.callbacks.Callback):
+    """Notes the epochs that run, and stops after one if asked."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.epochs = []
+        self.stop_after = stop_after
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch)
+        if epoch == self.stop_after:
+            self.model.stop_training = True
+
+
+@pytest.fixture(scope="module")
+def run(source, images):
+    def run(directory, *, eagerly=True, **changes):
+        train, validation = split(images)
+        given = {"source": source, "train": train, "validation": validation}
+        given |= RECIPES["default"] | {"epochs": 4, "batch_size": 24}
+        given |= {"run_directory": directory, "verbose": 0, **changes}
+        with pytest.MonkeyPatch.context() as patches:
+            # Tracing takes longer than these few steps.
+            eager = functools.partialmethod(
+                ModularModel.compile, run_eagerly=eagerly
+            )
+            patches.setattr(ModularModel, "compile", eager)
+            return modularize(**given)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run):
+    """Returns what runs end with that keep nothing and were never cut."""
+    return functools.cache(
+        lambda recipe="default", eagerly=True: run(
+            None, eagerly=eagerly, **RECIPES[recipe]
+        )
+    )
+
+
+def assert_equal(one, other):
+    variables = (
+        [*modular.weights, *modular.optimizer.variables]
+        for modular in (one, other)
+    )
+    for mine, theirs in zip(*variables, strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=mine.path)
+    assert one.history.epoch == other.history.epoch
+    assert one.history.history == other.history.history
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epoch", "eagerly"),
+    [
+        pytest.param("default", 2, False, id="default"),
+        pytest.param("default", 1, True, id="default-eagerly"),
+        pytest.param("phases", 1, True, id="between-phases"),
+        pytest.param("phases", 2, True, id="within-a-phase"),
+    ],
+)
+def test_resumed_run_ends_as_one_that_ran_through(
+    run, whole, tmp_path, recipe, epoch, eagerly
+):
+    given = {**RECIPES[recipe], "eagerly": eagerly}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(epoch)], **given)
+    count = Count()
+    resumed = run(tmp_path, resume=True, callbacks=[count], **given)
+    assert count.epochs == list(range(epoch, 4))
+    assert_equal(resumed, whole(recipe, eagerly))
+
+
+@pytest.mark.parametrize("left", [1, 0], ids=["one-is-whole", "none-is-whole"])
+def test_damaged_checkpoints_cost_epochs_but_change_nothing(
+    run, whole, tmp_path, left
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(3)])
+    files = sorted(tmp_path.glob("epoch-*"))
+    assert len(files) == 2
+    for path in files[left:]:
+        path.write_bytes(path.read_bytes()[:-100])
+    count = Count()
+    resumed = run(tmp_path, resume=True, callbacks=[count])
+    assert count.epochs == ([2, 3] if left else [0, 1, 2, 3])
+    assert_equal(resumed, whole())
+
+
+def test_run_with_all_epochs_done_trains_none_and_ends_the_same(
+    run, whole, tmp_path
+):
+    assert_equal(run(tmp_path), whole())
+    count = Count()
+    assert_equal(run(tmp_path, resume=True, callbacks=[count]), whole())
+    assert count.epochs == []
+
+
+def test_run_that_was_stopped_stays_stopped(run, tmp_path):
+    stopped = run(tmp_path, callbacks=[Count(stop_after=1)])
+    assert stopped.history.epoch == [0, 1]
+    count = Count()
+    again = run(tmp_path, resume=True, callbacks=[count])
+    assert count.epochs == []
+    assert_equal(again, stopped)
+
+
+def test_best_epoch_before_the_cut_is_still_the_choice(run, tmp_path):
+    class Worsen(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_accuracy"] = 1.0 - epoch
+
+    worsen = Worsen()
+    through = run(None, callbacks=[worsen])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[worsen, Kill(2)])
+    resumed = run(tmp_path, resume=True, callbacks=[worsen])
+    assert_equal(resumed, through)
+    first, *_, last = through.history.history["retention_rate"]
+    assert resumed.retention_rate == first > last
+
+
+def other_source(source):
+    other = keras.models.clone_model(source)
+    other.set_weights(source.get_weights())
+    bias = other.get_layer("logits").bias
+    bias.assign(bias + 1e-6)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param(
+            lambda source, train: {"source": other_source(source)},
+            "different source model",
+            id="source",
+        ),
+        pytest.param(
+            lambda source, train: {"train": (train[0] + 1e-3, train[1])},
+            "different training data",
+            id="images",
+        ),
+        pytest.param(
+            lambda source, train: {"train": (train[0], train[1][::-1])},
+            "different training data",
+            id="labels",
+        ),
+        pytest.param(
+            lambda source, train: {"validation": train},
+            "different validation data",
+            id="validation",
+        ),
+        pytest.param(
+            lambda source, train: {"class_names": ["a", "b", "c"]},
+            "class names .* instead of",
+            id="names",
+        ),
+        pytest.param(
+            lambda source, train: RECIPES["phases"],
+            "recipe name 'paper' instead of 'default'",
+            id="recipe",
+        ),
+        pytest.param(
+            lambda source, train: {"mask_from": "conv_2"},
+            "mask_from 'conv_2' instead of None",
+            id="mask-from",
+        ),
+        pytest.param(
+            lambda source, train: {
+                "epochs": 5,
+                "batch_size": 32,
+                "accuracy_budget": 0.5,
+                "round_to": 2,
+                "seed": 1,
+            },
+            "accuracy_budget 0.5 .* batch_size 32 .* epochs 5 .* round_to 2 .* "
+            "seed 1 instead of 0",
+            id="arguments",
+        ),
+    ],
+)
+def test_run_of_something_else_is_not_resumed(
+    run, source, images, tmp_path, changes, message
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(0)])
+    train, _ = split(images)
+    count = Count()
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path, resume=True, callbacks=[count], **changes(source, train))
+    assert count.epochs == []
+
+
+def test_resume_needs_a_run_directory(source, images):
+    with pytest.raises(UsageError, match="`resume` needs the `run_directory`"):
+        modularize(source, *split(images), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        pytest.param(
+            Candidate(1, 0.90, 0.3), Candidate(0, 0.95, 0.5), id="fewer-kernels"
+        ),
+        pytest.param(
+            Candidate(1, 0.95, 0.5), Candidate(0, 0.89, 0.1), id="within-budget"
+        ),
+        pytest.param(
+            Candidate(1, 0.92, 0.3), Candidate(0, 0.91, 0.3), id="tie-accuracy"
+        ),
+        pytest.param(
+            Candidate(1, 0.80, 0.9), Candidate(0, 0.70, 0.1), id="none-good"
+        ),
+    ],
+)
+def test_rank_of_candidates(better, worse):
+    assert better.rank(0.9) > worse.rank(0.9)
+
+
+def test_log_odds_fit_is_a_rising_line():
+    scores = np.linspace(-3, 3, 200)
+    is_class = np.random.default_rng(0).uniform(size=200) < 1 / (
+        1 + np.exp(-2 * scores)
+    )
+    scale, shift = fit_platt(scores, is_class)
+    assert scale == pytest.approx(2, rel=0.4)
+    assert abs(shift) < 0.7
+
+
+@pytest.mark.parametrize("sign", [0, -1], ids=["one-kind", "falling"])
+def test_useless_scores_have_no_line(sign):
+    scores = np.linspace(-1, 1, 20)
+    is_class = np.ones(20, bool) if sign == 0 else scores < 0
+    assert fit_platt(scores, is_class) is None

@@ -1,0 +1,103 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.modular.optimizer import ModularAdam
+
+
+def optimizer_of(*names, **options):
+    variables = [keras.Variable([1.0, 2.0], name=name) for name in names]
+    optimizer = ModularAdam(0.1, **options)
+    optimizer.build(variables)
+    optimizer.restart(10)
+    return optimizer, variables
+
+
+def apply(optimizer, *gradients):
+    optimizer.apply([np.array(g, "float32") for g in gradients])
+
+
+def test_mask_gradients_of_the_last_steps_are_kept():
+    optimizer, (scores,) = optimizer_of("mask_scores", importance_steps=3)
+    assert optimizer.mask_gradients.shape == (0, 2)
+    apply(optimizer, [1.0, -1.0])
+    np.testing.assert_array_equal(optimizer.mask_gradients, [[1, -1]])
+    for value in (2.0, 3.0, 4.0):
+        apply(optimizer, [value, -value])
+    kept = np.sort(optimizer.mask_gradients[:, 0])
+    np.testing.assert_array_equal(kept, [2, 3, 4])
+    np.testing.assert_array_equal(scores, [1, 2])
+    optimizer.restart(10)
+    assert optimizer.mask_gradients.shape == (0, 2)
+
+
+def test_kept_gradients_are_limited(monkeypatch):
+    monkeypatch.setattr("kmod.modular.optimizer.LIMIT", 5)
+    optimizer, _ = optimizer_of("mask_scores", importance_steps=3)
+    for _ in range(4):
+        apply(optimizer, [1.0, 1.0])
+    assert optimizer.mask_gradients.shape == (2, 2)
+
+
+def test_scores_train_like_other_weights_without_importances():
+    optimizer, (scores, other) = optimizer_of("mask_scores", "other")
+    apply(optimizer, [1.0, -1.0], [1.0, -1.0])
+    np.testing.assert_allclose(scores, other)
+    np.testing.assert_allclose(scores, [0.9, 2.1], rtol=1e-4)
+
+
+def test_factors_scale_the_rate_of_a_name():
+    optimizer, (kernel, scale) = optimizer_of(
+        "kernel", "scale", factors={"scale": 0.5}
+    )
+    apply(optimizer, [1.0, 1.0], [1.0, 1.0])
+    np.testing.assert_allclose(kernel, [0.9, 1.9], rtol=1e-4)
+    np.testing.assert_allclose(scale, [0.95, 1.95], rtol=1e-4)
+
+
+def moved(optimizer, variable):
+    before = np.array(variable)
+    apply(optimizer, [1.0, 1.0])
+    return float((before - np.array(variable))[0])
+
+
+def test_rates_come_down_along_a_cosine():
+    optimizer, (kernel,) = optimizer_of("kernel", final_rate=0.2)
+    steps = [moved(optimizer, kernel) for _ in range(12)]
+    assert steps[0] == pytest.approx(0.1, rel=1e-3)
+    assert steps[5] == pytest.approx(0.06, rel=1e-3)
+    assert steps[10] == pytest.approx(0.02, rel=1e-3)
+    assert steps[11] == pytest.approx(0.02, rel=1e-3)
+
+
+def test_restart_forgets_moments_and_decay():
+    optimizer, (kernel,) = optimizer_of("kernel", final_rate=0.0)
+    steps = [moved(optimizer, kernel) for _ in range(8)]
+    optimizer.restart(10)
+    assert int(optimizer.iterations) == 0
+    again = [moved(optimizer, kernel) for _ in range(8)]
+    np.testing.assert_allclose(again, steps, rtol=1e-3)
+
+
+def test_restart_may_change_the_rate():
+    optimizer, (kernel,) = optimizer_of("kernel")
+    optimizer.restart(10, learning_rate=0.01)
+    assert moved(optimizer, kernel) == pytest.approx(0.01, rel=1e-3)
+    optimizer.restart(10)
+    assert moved(optimizer, kernel) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_config_round_trip():
+    optimizer = ModularAdam(
+        0.02, factors={"scale": 2.0}, importance_steps=5, final_rate=0.1
+    )
+    config = optimizer.get_config()
+    arguments = set(inspect.signature(ModularAdam).parameters) - {"kwargs"}
+    assert arguments <= config.keys()
+    copy = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(optimizer)
+    )
+    assert copy.get_config() == config
+    assert copy.factors == {"scale": 2.0}

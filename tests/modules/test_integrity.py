@@ -1,0 +1,115 @@
+import dataclasses
+
+import pytest
+
+from kmod.errors import IntegrityError
+from kmod.modules.module_directory import read_module
+from kmod.modules.module_store import load_store
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "store.yaml",
+        "cat/saved_model.pb",
+        "cat/fingerprint.pb",
+        "cat/variables/variables.data-00000-of-00001",
+        "cat/variables/variables.index",
+        "cat/assets.extra/module.keras",
+        "cat/assets.extra/module.yaml",
+    ],
+)
+def test_flipped_bits_are_found(store_copy, name):
+    data = (store_copy / name).read_bytes()
+    start = len(b"version: 1\n")
+    for place in range(start, len(data), len(data) // 19):
+        flipped = bytes([data[place] ^ 1])
+        changed = data[:place] + flipped + data[place + 1 :]
+        (store_copy / name).write_bytes(changed)
+        with pytest.raises(IntegrityError) as caught:
+            load_store(store_copy)
+        assert caught.value.exit_code == 4
+
+
+def change_size(path):
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def replace_by_link(path):
+    path.symlink_to(path.rename(path.with_name("moved")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda path: (path / "cat/fingerprint.pb").unlink(),
+            "'fingerprint.pb' is missing",
+            id="missing",
+        ),
+        pytest.param(
+            lambda path: (path / "cat/assets.extra/module.yaml").unlink(),
+            "module.yaml' is not as kmod wrote it: it is missing",
+            id="missing-manifest",
+        ),
+        pytest.param(
+            lambda path: (path / "cat/assets/vocabulary").write_text("cat"),
+            "'assets/vocabulary' was added",
+            id="added",
+        ),
+        pytest.param(
+            lambda path: (path / "notes.txt").write_text("mine"),
+            r"Received: \['notes.txt'\] in .* Move them elsewhere",
+            id="added-beside-modules",
+        ),
+        pytest.param(
+            lambda path: change_size(path / "cat/saved_model.pb"),
+            "'saved_model.pb' has other bytes",
+            id="size",
+        ),
+        pytest.param(
+            lambda path: replace_by_link(path / "cat/saved_model.pb"),
+            "saved_model.pb', a link or special file",
+            id="link",
+        ),
+        pytest.param(
+            lambda path: replace_by_link(path / "cat"),
+            "cat', a link or special file",
+            id="link-to-directory",
+        ),
+        pytest.param(
+            lambda path: replace_by_link(path / "store.yaml"),
+            "store.yaml' is not as kmod wrote it: it is a link",
+            id="link-to-manifest",
+        ),
+    ],
+)
+def test_other_files_are_refused(store_copy, change, message):
+    change(store_copy)
+    with pytest.raises(IntegrityError, match=message):
+        load_store(store_copy)
+
+
+def test_unverified_store_checks_what_it_loads(store_copy):
+    archive = store_copy / "cat" / "assets.extra" / "module.keras"
+    archive.write_bytes(
+        (store_copy / "t-shirt-top/assets.extra/module.keras").read_bytes()
+    )
+    store = load_store(store_copy, verify=False)
+    assert store["🐟"].info.class_name == "🐟"
+    assert store.info("cat").class_name == "cat"
+    with pytest.raises(IntegrityError, match="module.keras' has other bytes"):
+        store["cat"]
+
+
+def test_file_changed_after_opening_is_found(store_copy):
+    store = load_store(store_copy)
+    change_size(store_copy / "cat" / "assets.extra" / "module.keras")
+    with pytest.raises(IntegrityError, match="module.keras' has other bytes"):
+        store["cat"]
+
+
+def test_model_must_be_the_recorded_one(saved):
+    record = dataclasses.replace(saved.manifest.modules[1], content="sha256:0")
+    with pytest.raises(IntegrityError, match="must be the model sha256:0"):
+        read_module(saved.path / "cat", record)

@@ -1,0 +1,185 @@
+import keras
+import numpy as np
+import pytest
+
+from kmod.data.digits import load_digits
+from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.sharing import merge_models
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.decompose import decompose
+from kmod.modules.module_store import save_store
+from kmod.modules.refine import JointModel
+from kmod.modules.refine import refine
+
+KEPT = 1  # Of 16 kernels, another one for each class.
+
+
+def network(seed):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Rescaling(1 / 255, name="rescaling"),
+            keras.layers.Conv2D(8, 3, activation="relu", name="stem"),
+            keras.layers.Conv2D(16, 3, name="late"),
+            keras.layers.BatchNormalization(momentum=0.9, name="norm"),
+            keras.layers.ReLU(name="relu"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dropout(0.2, name="dropout"),
+            keras.layers.Dense(3, name="logits"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Training and validation images of the digits 0, 1 and 2."""
+    data = load_digits(0.25)
+    parts = (data.train, data.validation)
+    return [(p.images[p.labels < 3], p.labels[p.labels < 3]) for p in parts]
+
+
+@pytest.fixture(scope="module")
+def source(digits):
+    model = network(0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(*digits[0], epochs=4, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def store(source, digits, tmp_path_factory):
+    modular = ModularModel(source, ["0", "1", "2"], mask_from="late")
+    masks = modular.kernel_masks
+    late = modular.kernels.ids_of("late")
+    masks[:, late] = 0
+    for index in range(3):
+        masks[index, late[index * KEPT : (index + 1) * KEPT]] = 1
+    modular.kernel_masks = masks
+    folder = tmp_path_factory.mktemp("stores")
+    return decompose(modular, folder / "cut", data=digits[1])
+
+
+@pytest.fixture(scope="module")
+def refined(store, source, digits):
+    path = store.path.with_name("refined")
+    return refine(store, path, source, *digits, epochs=4, verbose=0)
+
+
+def accuracy(store, digits):
+    images, labels = digits[1]
+    scores = [store[c].model.predict(images, verbose=0) for c in store]
+    return float(np.mean(np.concatenate(scores, 1).argmax(1) == labels))
+
+
+def weights(store, name, layer):
+    return store[name].model.get_layer(layer).get_weights()
+
+
+def test_refined_modules_know_more(store, refined, digits):
+    before, after = (accuracy(s, digits) for s in (store, refined))
+    assert after > before
+    assert after > 0.9
+    assert refined.manifest.metrics["after"]["accuracy"] == after
+    assert refined["1"].info.metrics["f1"] > store["1"].info.metrics["f1"]
+
+
+def test_stem_stays_and_is_still_shared(store, refined):
+    for name in store:
+        for old, new in zip(
+            *(weights(s, name, "stem") for s in (store, refined))
+        ):
+            np.testing.assert_array_equal(old, new)
+        assert np.any(
+            weights(store, name, "late")[0] != weights(refined, name, "late")[0]
+        )
+    image, outputs = merge_models({f"m{n}": refined[n].model for n in refined})
+    names = [
+        layer.name
+        for layer in keras.Model(image, list(outputs.values())).layers
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert sum(name.endswith("stem") for name in names) == 1
+    assert sum(name.endswith("late") for name in names) == 3
+
+
+def test_kernels_and_source_stay(store, refined, source):
+    for name in store:
+        old, new = store[name].info, refined[name].info
+        assert new.kept_kernels == old.kept_kernels
+        assert (new.macs, new.parameters) == (old.macs, old.parameters)
+        assert old.max_output_gap is not None
+        assert new.max_output_gap is None
+    assert refined.manifest.source == store.manifest.source
+    assert refined.manifest.arguments["refinement"]["epochs"] == 4
+    assert refined.digest != store.digest
+    refined.verify()
+
+
+def test_calibration_is_fitted_anew(store, refined):
+    scale, _ = weights(refined, "2", CALIBRATION_LAYER)
+    assert scale.item() == pytest.approx(
+        refined["2"].info.calibration["scale"], rel=1e-6
+    )
+    assert scale.item() != weights(store, "2", CALIBRATION_LAYER)[0].item()
+
+
+def test_other_source_is_refused(store, digits, tmp_path):
+    with pytest.raises(ArtifactError, match="cut from.*Give that source"):
+        refine(store, tmp_path / "new", network(1), *digits)
+    assert not (tmp_path / "new").exists()
+
+
+def test_store_without_all_classes_is_refused(store, source, digits, tmp_path):
+    part = save_store(
+        tmp_path / "part", [store["0"], store["2"]], store.manifest
+    )
+    with pytest.raises(UsageError, match=r"without \['1'\]"):
+        refine(part, tmp_path / "new", source, *digits)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}]
+)
+def test_numbers_out_of_range_are_refused(
+    store, source, digits, tmp_path, numbers
+):
+    (name,) = numbers
+    with pytest.raises(UsageError, match=f"must be at least 1.*{name}=0"):
+        refine(store, tmp_path / "new", source, *digits, **numbers)
+
+
+def test_what_the_stem_made_takes_the_place_of_images(store, source, digits):
+    """Batches of a data set run the stem in every step; arrays only once."""
+    teacher = rebuild(channel_graph(source))
+    modules = [store[name].model for name in store]
+    joint = JointModel(modules, teacher, 3.0)
+    images = digits[1][0]
+    made = joint.stem.predict(images, verbose=0)
+    answers = joint.predict(images, verbose=0)
+    kept = joint.predict(made, verbose=0)
+    np.testing.assert_allclose(kept, answers, atol=1e-5)
+    assert set(made) == {"teacher", "border_0"}
+    made["border_0"] = made["border_0"] + 1
+    assert np.abs(joint.predict(made, verbose=0) - answers).max() > 0.01
+
+
+def test_source_at_chance_level_is_refused(store, source, digits, tmp_path):
+    train, (images, labels) = digits
+    wrong = images, (labels + 1) % 3
+    with pytest.raises(ArtifactError, match="must be better than guesses"):
+        refine(store, tmp_path / "new", source, train, wrong)
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_value_range_is_refused(store, source, digits, tmp_path):
+    train, (images, labels) = digits
+    scaled = images / 255.0, labels
+    with pytest.raises(UsageError, match=r"value_range=\(0, 255\) and float"):
+        refine(store, tmp_path / "new", source, train, scaled)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,152 @@
+import keras
+import numpy as np
+import pytest
+
+from kmod.composition.composer import compose
+from kmod.composition.patched_model import Patch
+from kmod.composition.patched_model import build_patched
+from kmod.errors import CheckError
+from kmod.errors import UsageError
+from kmod.metrics.evaluate import evaluate
+from kmod.patching.patcher import compare_patch
+from kmod.patching.patcher import fit_patch
+from kmod.patching.patcher import patch
+from kmod.patching.patcher import patch_spec
+from kmod.spec.loader import load_spec
+from kmod.spec.writer import spec_data
+from kmod.spec.writer import write_spec
+
+
+@pytest.fixture(scope="module")
+def patched(weak, donor, digits):
+    return patch(
+        weak, "8", donor["8"], digits.validation, class_names=digits.class_names
+    )
+
+
+def test_patch_helps_on_test_images(weak, patched, digits):
+    names = digits.class_names
+    before = evaluate(weak, digits.test, names)
+    after = evaluate(patched, digits.test, names)
+    report = compare_patch(before, after, "8")
+    assert report["target_class"] == "8"
+    assert report["before"]["f1"] == before.f1[1] == 0
+    assert report["after"]["f1"] == after.f1[1] > 0.5
+    others = report["other_classes_accuracy"]
+    assert others["before"] == before.accuracy_on_others(1)
+    assert others["after"] == after.accuracy_on_others(1)
+    # Of few images, and training differs from processor to processor.
+    assert others["after"] > others["before"] - 0.2
+
+
+def test_others_keep_their_accuracy_on_validation_data(weak, patched, digits):
+    before, after = (
+        evaluate(model, digits.validation).accuracy_on_others(1)
+        for model in (weak, patched)
+    )
+    assert after >= before
+
+
+def test_class_names_are_kept(patched, digits):
+    assert patched.class_names == digits.class_names
+
+
+def test_index_and_arrays_do_as_well(weak, donor, digits, patched):
+    data = digits.validation.images, digits.validation.labels
+    other = patch(weak, np.int64(1), donor["8"], data)
+    images = digits.test.images[:20]
+    np.testing.assert_array_equal(
+        other.predict(images, verbose=0), patched.predict(images, verbose=0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("combine", "support"),
+    [
+        ("calibrated", ()),
+        ("calibrated", ("9", "3")),
+        ("minmax", ()),
+        ("raw", ()),
+    ],
+)
+def test_spec_composes_to_the_same_model(
+    weak, donor, digits, tmp_path, combine, support
+):
+    weak.save(tmp_path / "weak.keras")
+    fitted = Patch(1, donor["8"], "raw")
+    if combine != "raw":
+        fitted = fit_patch(
+            weak,
+            1,
+            donor["8"],
+            digits.validation,
+            combine=combine,
+            support=[donor[name] for name in support],
+        ).patch
+    spec = patch_spec(
+        tmp_path / "weak.keras",
+        digits.class_names,
+        [fitted],
+        [donor.path],
+        tmp_path / "spec.yaml",
+    )
+    write_spec(spec_data(spec), tmp_path / "spec.yaml")
+    assert load_spec(tmp_path / "spec.yaml").patches[0].support == support
+    composed = compose(tmp_path / "spec.yaml")
+    patched = build_patched(weak, [fitted])
+    assert composed.class_names == digits.class_names
+    images = digits.test.images[:50]
+    np.testing.assert_allclose(
+        composed.predict(images, verbose=0),
+        patched.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_patch_without_gain_is_refused(strong, donor, digits):
+    images = digits.validation
+    answers = strong.predict(images.images, verbose=0).argmax(axis=1)
+    right = images.take(np.flatnonzero(answers == images.labels))
+    message = r"F1 of class 0 1\.0000 before and \d\.\d+ after, the others"
+    with pytest.raises(CheckError, match=message):
+        patch(strong, 0, donor["3"], right)
+
+
+def test_patch_that_harms_others_is_refused(weak, donor, digits):
+    with pytest.raises(
+        CheckError, match=r"accuracy 0\.9\d+ and 0\.8\d+\. Take"
+    ):
+        patch(weak, 1, donor["8"], digits.validation, combine="raw")
+
+
+@pytest.mark.parametrize(
+    ("target", "names", "message"),
+    [
+        (3, None, "an index below 3. Received: target_class=3"),
+        ("8", None, "Names need `class_names`"),
+        ("x", list("abc"), r"or one of \['a', 'b'"),
+    ],
+)
+def test_unknown_target(weak, donor, digits, target, names, message):
+    with pytest.raises(UsageError, match=message):
+        patch(weak, target, donor["8"], digits.validation, class_names=names)
+
+
+@pytest.mark.parametrize("labels", [[1, 1], [0, 2], [1, 3]])
+def test_data_must_show_target_and_others(weak, donor, labels):
+    data = np.zeros((2, 8, 8, 1)), np.array(labels)
+    with pytest.raises(UsageError, match="must show the target class and"):
+        patch(weak, 1, donor["8"], data)
+
+
+def test_logits_model_can_be_patched(weak, donor, digits, patched):
+    logits = keras.Model(weak.input, weak.get_layer("logits").output)
+    other = patch(logits, 1, donor["8"], digits.validation)
+    images = digits.test.images[:20]
+    np.testing.assert_allclose(
+        other.predict(images, verbose=0),
+        patched.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-6,
+    )
