@@ -63,6 +63,10 @@ def mobile_net():
     )
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="TensorFlow's profiler counts in TensorFlow's graphs.",
+)
 @pytest.mark.parametrize(
     "make",
     [
