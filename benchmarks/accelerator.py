@@ -16,9 +16,9 @@ from common import accuracy
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.files.run_directory import RUN_FILE
 from kmod.modular.gradsplitter import modularize
 from kmod.modular.recipe import Recipe
-from kmod.modular.run_directory import RUN_FILE
 
 
 def export_data(path: Path, data_dir: str) -> None:

@@ -29,12 +29,10 @@ from common import RESULTS
 from common import machine
 
 from kmod.composition.composer import compose
-from kmod.composition.composer import compose_plan
+from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.labelled_images import reader_of_manifest
-from kmod.composition.manifest import read_composition_manifest
-from kmod.composition.plan import plan
-from kmod.composition.saving import load_composition
-from kmod.composition.saving import save_composition
+from kmod.composition.saving import load
+from kmod.composition.saving import save
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
@@ -44,7 +42,7 @@ from kmod.modular.gradsplitter import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
@@ -142,7 +140,7 @@ def build_store(name: str, work: Path, data_dir: str) -> dict:
         data=test,
         source_name=f"{given.data}-{given.architecture}",
         value_range=given.range,
-        facts={"name": given.data, "version": data.version},
+        data_source={"name": given.data, "version": data.version},
         license="Apache-2.0",
         overwrite=True,
     )
@@ -192,11 +190,11 @@ def compose_store(name: str, work: Path, data_dir: str) -> dict:
 
 def compose_three(work: Path, data_dir: str) -> dict:
     """Composes all 30 classes by one spec and saves every form."""
-    planned = plan(write_spec(_three_spec(work), work / "three-stores.yaml"))
-    model = compose_plan(planned, data_dir)
+    spec = write_spec(_three_spec(work), work / "three-stores.yaml")
+    model = compose(spec, data_dir)
     out = work / "three"
     began = time.perf_counter()
-    save_composition(model, planned, out, formats=FORMATS, overwrite=True)
+    save(model, out, formats=FORMATS, overwrite=True)
     manifest = read_composition_manifest(out)
     return {
         "classes": len(manifest.class_names),
@@ -204,7 +202,8 @@ def compose_three(work: Path, data_dir: str) -> dict:
         "sizes": dict(manifest.sizes),
         "unshared": dict(manifest.unshared),
         "adapters": {
-            name: steps.as_dict() for name, steps in planned.adaptations.items()
+            name: steps.as_dict()
+            for name, steps in model.composition.plan.adaptations.items()
         },
         "seconds_to_save": time.perf_counter() - began,
         "bytes": {form: _bytes(out / form) for form in sorted(os.listdir(out))},
@@ -240,7 +239,7 @@ def evaluate_three(work: Path, data_dir: str) -> dict:
     """
     spec = {**_three_spec(work), "scores": {"calibration": "stored"}}
     models = {
-        "fitted": load_composition(work / "three"),
+        "fitted": load(work / "three"),
         "stored": compose(write_spec(spec, work / "three-stored.yaml")),
     }
     reader = reader_of_manifest(read_composition_manifest(work / "three"))
@@ -282,7 +281,7 @@ def compare_forms(work: Path, data_dir: str) -> dict:
         cwd=work / "three",
         check=True,
     )
-    expected = load_composition(work / "three").predict(images, verbose=0)
+    expected = load(work / "three").predict(images, verbose=0)
     answers = np.load(paths[1])
     return {
         "images": len(images),

@@ -56,7 +56,7 @@ from kmod.modular.recipe import PAPER
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store
 from kmod.modules.refine import refine
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 
 RESULT = "efficiency"
 TIMED_STEPS = 12

@@ -357,7 +357,7 @@ def train_source(path: Path) -> None:
     """Trains a small model on digits."""
     import keras
 
-    from kmod.data.digits import load_digits
+    from kmod.data.load import load_data
 
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -373,7 +373,7 @@ def train_source(path: Path) -> None:
     )
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.Adam(0.01), loss)
-    train = load_digits().train
+    train = load_data("digits").train
     model.fit(train.images, train.labels, 32, epochs=8, verbose=0)
     model.save(path)
 

@@ -35,7 +35,7 @@ from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store
 from kmod.modules.refine import refine
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 

@@ -5,8 +5,9 @@ from common import RESULTS
 from common import interval_of_mean
 from common import update_summary
 from common import write_result
+from controls import CONTROLS
 
-METHODS = ("gradsplitter", "cnnsplitter", "importance", "random")
+METHODS = ("gradsplitter", "cnnsplitter", *CONTROLS)
 COLUMNS = {
     "accuracy_loss": ("loss, points", "{:.2f}"),
     "accuracy_loss_own": ("own calibration", "{:.2f}"),
@@ -95,7 +96,7 @@ def bars(cells, means, races):
         },
         "controls_lose_more": {
             method: against_search(losses[method], losses["cnnsplitter"])
-            for method in ("importance", "random")
+            for method in CONTROLS
         },
         "gradsplitter_fewer_kernels": {
             "relative": fewer,

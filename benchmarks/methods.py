@@ -30,11 +30,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from candidate_race import race
 from common import accuracy
 from common import command
 from common import machine
 from common import part
+from controls import modularize_like
+from evaluation_race import race
 from method_tables import METHODS
 from method_tables import write
 from networks import WIDTHS
@@ -43,14 +44,14 @@ from networks import untrained
 from kmod.data.image_data import ImageData
 from kmod.data.load import load_data
 from kmod.metrics.calibration import fit_scores
+from kmod.metrics.overlap import class_overlap
 from kmod.modular.cnnsplitter import SearchOptions
 from kmod.modular.cnnsplitter import modularize_by_search
-from kmod.modular.cnnsplitter.alignment import align_heads
+from kmod.modular.cnnsplitter.evaluator import align_heads
 from kmod.modular.cnnsplitter.modularize import RECIPE
 from kmod.modular.cnnsplitter.modularize import recover
 from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
-from kmod.modular.overlap import class_overlap
 from kmod.modular.recipe import DEFAULT
 from kmod.zoo.train import train_source
 
@@ -207,7 +208,6 @@ def run(given, method):
         "mask_from": MASK_FROM[given.network],
         "class_names": given.data.class_names,
         "seed": given.seed,
-        "verbose": 2,
     }
     start = time.perf_counter(), time.process_time()
     if method == "gradsplitter":
@@ -220,20 +220,26 @@ def run(given, method):
             ),
             epochs=TRAIN_EPOCHS,
             accuracy_budget=1.0,  # The last epoch, which has fewest kernels.
+            verbose=2,
             **options,
         )
-    else:
-        like = None
-        if method != "cnnsplitter":
-            like = np.load(given.folder / "cnnsplitter.npy", allow_pickle=False)
+    elif method == "cnnsplitter":
         modular = modularize_by_search(
             given.source,
             given.train,
             given.validation,
-            method=method,
             options=SEARCH,
-            like=like,
             head_epochs=0,
+            verbose=2,
+            **options,
+        )
+    else:
+        modular = modularize_like(
+            np.load(given.folder / "cnnsplitter.npy", allow_pickle=False),
+            given.source,
+            given.validation,
+            method=method,
+            confidence=SEARCH.confidence,
             **options,
         )
     figures = {

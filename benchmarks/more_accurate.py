@@ -4,13 +4,14 @@
 
 Every source model learned an uneven part of the same pool of images. For each
 class the best module among the sources is chosen on 200 labelled images of each
-class that no source saw, which calibrate the chosen modules as well; other
-modules of the same sources may support them. The modules alone, teams of up to
-two of them for each class, and a calibration of each class by itself, are other
-ways; with 50 images of each class instead there is a column of its own.
-Compared, on test images, with the best single source model (chosen on the same
-images), with a new last layer of it, fitted to the same images, with the soft
-vote of all sources, and with the best source on the test images themselves.
+class that no source saw, which calibrate the chosen modules as well; auxiliary
+modules of the same sources may join. The modules alone, up to two of them for
+each class (`team`, which `kmod choose` does not do), and a calibration of each
+class by itself, are other ways; with 50 images of each class instead there is a
+column of its own. Compared, on test images, with the best single source model
+(chosen on the same images), with a new last layer of it, fitted to the same
+images, with the soft vote of all sources, and with the best source on the test
+images themselves.
 The papers choose on a fifth of the test images, which are 200 of each class of
 CIFAR-10 and about 500 of SVHN, and measure on the rest: another column, where
 that fifth is of our fewer test images.
@@ -35,9 +36,8 @@ from reused_models import new_layer
 from twins import SourceSettings
 
 from kmod.modular.recipe import DEFAULT
-from kmod.selection.separation import best_columns
-from kmod.selection.separation import teams
-from kmod.selection.support import support_options
+from kmod.selection.module_choice import auxiliary_options
+from kmod.selection.module_choice import best_modules
 
 # CIFAR-10's sources are those of `reuse_sources`; their modules see changed
 # images, as the sources did, at today's default rate. The digits' sources have
@@ -55,13 +55,13 @@ POOLS = {
     "cifar10": Pool(800, CIFAR10, 1.0, 16, ("cifar10",), **UNSEEN),
     "mnist": Pool(60, DIGITS, 0.5, 1, ("mnist",), **UNSEEN),
 }
-# Modules for each class, at most, how they are calibrated, and whether they are
-# without other modules that support them.
+# Modules for each class, at most, how they are calibrated, and whether
+# auxiliary ones may join.
 WAYS = {
-    "composed": (1, "joint", False),
-    "alone": (1, "joint", True),
-    "team": (2, "joint", True),
-    "fit": (1, "fit", True),
+    "composed": (1, "joint", True),
+    "alone": (1, "joint", False),
+    "team": (2, "joint", False),
+    "fit": (1, "fit", False),
 }
 ALL = "all"
 
@@ -143,11 +143,13 @@ def gain_of(known: dict, test: dict) -> dict:
         given = known["log_odds"], labels, test["log_odds"]
         composed, chosen = compose(*given, *way)
         found[name] = float(np.mean(composed == right))
-        found[f"{name}_sources"] = len({n for team in chosen for n in team})
+        found[f"{name}_sources"] = len(
+            {n for numbers in chosen for n in numbers}
+        )
     return found
 
 
-def compose(few_scores, few, test_scores, largest, calibration, alone):
+def compose(few_scores, few, test_scores, largest, calibration, auxiliary):
     """Chooses and calibrates modules; returns answers and the choice.
 
     Args:
@@ -156,30 +158,33 @@ def compose(few_scores, few, test_scores, largest, calibration, alone):
         test_scores: Log-odds `(sources, m, classes)` of test images.
         largest: Modules for each class, at most.
         calibration: `"joint"` or `"fit"`, as in a spec.
-        alone: Whether no other modules of the same sources may support them.
+        auxiliary: Whether other modules of the same sources may join.
     """
     classes = range(few_scores.shape[2])
     own, new = (
-        [teams(dict(enumerate(each[:, :, c])), largest) for c in classes]
+        [
+            reuse_sources.combined(dict(enumerate(each[:, :, c])), largest)
+            for c in classes
+        ]
         for each in (few_scores, test_scores)
     )
-    chosen = best_columns(own, few)
+    chosen = best_modules(own, few)
     own, new = (
-        np.stack([each[team] for each, team in zip(found, chosen)], axis=1)
+        np.stack([each[key] for each, key in zip(found, chosen)], axis=1)
         for found in (own, new)
     )
-    if not alone:
+    if auxiliary:
         options = _options(chosen, len(few_scores), len(few))
         more = [_further(each, options) for each in (few_scores, test_scores)]
-        own, new = reuse_sources.with_support(own, new, *more, few)
+        own, new = reuse_sources.with_auxiliary(own, new, *more, few)
     weights, bias = reuse_sources.layer_of(own, few, calibration)
     return (new @ weights + bias).argmax(axis=1), chosen
 
 
 def _options(chosen, num_sources, num_images):
-    """Lists what may support the choice, as `kmod choose` does."""
-    own = {(team[0], c) for c, team in enumerate(chosen) if len(team) == 1}
-    used = {number for team in chosen for number in team}
+    """Lists which modules may join the choice, as `kmod choose` does."""
+    own = {(key[0], c) for c, key in enumerate(chosen) if len(key) == 1}
+    used = {number for key in chosen for number in key}
     others, elsewhere = (
         [
             (number, index)
@@ -189,7 +194,7 @@ def _options(chosen, num_sources, num_images):
         ]
         for is_used in (True, False)
     )
-    return support_options(others, elsewhere, lambda module: True, num_images)
+    return auxiliary_options(others, elsewhere, lambda module: True, num_images)
 
 
 def _further(scores, options):

@@ -5,9 +5,10 @@
 Pairs take one class of each of two data sets (25 for each pair of data sets),
 the other tasks three to five classes of one. For each class the best module
 among all source models of its data set is chosen on 20 labelled images of each
-class of the task; they calibrate the chosen modules, too, which other modules
-of the same sources may support. The modules alone, teams of up to two of them
-for each class, and a calibration of each class by itself, are other ways.
+class of the task; they calibrate the chosen modules, too, which auxiliary
+modules of the same sources may join. The modules alone, up to two of them for
+each class (`team`, which `kmod choose` does not do), and a calibration of each
+class by itself, are other ways.
 Compared, on test images, with
 
 - a model of the same kind trained from scratch on all images of the classes
@@ -80,14 +81,14 @@ def all_rows(args) -> list[dict]:
 
 
 def _row(answers, task):
-    ours = reuse(answers, task, alone=False)
+    ours = reuse(answers, task, auxiliary=True)
     others = {
         "alone": reuse(answers, task),
         "team": reuse(answers, task, largest=2),
         "fit": reuse(answers, task, calibration="fit"),
         "wrong_class": reuse(answers, task, shift=1),
         "papers_split": reuse(
-            answers, task, splits=("first", "rest"), alone=False
+            answers, task, splits=("first", "rest"), auxiliary=True
         ),
     }
     return {

@@ -12,7 +12,7 @@ of the target class then patches it.
 
 Weak models, modules and what they say of all images are kept in `--work`, one
 file for each, so that a run that was cut short goes on. All choices (epochs,
-coefficients, whether to patch) are made on validation images cut from the
+weights, whether to patch) are made on validation images cut from the
 training images; all figures are of the test images. Writes `patching.json`,
 `patching.csv` (one row for each patch) and `patching.png`.
 """

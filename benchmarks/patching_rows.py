@@ -8,15 +8,13 @@ import numpy as np
 from common import NUM_SAMPLES
 from common import RESULTS
 
+from kmod.composition.patched_model import Patch
 from kmod.files import atomic_write
-from kmod.metrics.intervals import compare_answers
-from kmod.patching.coefficients import fit_layer
-from kmod.patching.patch_figures import Scores
-from kmod.patching.patch_figures import figures_of
-from kmod.patching.patch_figures import layer_predictions
-from kmod.patching.patch_figures import minmax_predictions
-from kmod.patching.patch_figures import raw_predictions
+from kmod.metrics.comparison import compare_answers
+from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import fit_on_scores
+from kmod.patching.patch_fit import fit_rule
+from kmod.patching.patch_fit import patch_predictions
 
 FIGURES = ("precision", "recall", "f1", "other_accuracy")
 RULES = ("calibrated", "minmax", "raw")
@@ -29,7 +27,7 @@ CONTROLS = (
     "random_kernels",
     "whole_model",
 )
-ALONE = ("one_module", "no_module", "wrong_class")
+WITHOUT_AUXILIARY = ("one_module", "no_module", "wrong_class")
 PAPERS_WEAKNESS = 0.35, 0.76  # F1 of the papers' weak models, CIFAR-10.
 
 
@@ -64,19 +62,17 @@ def patch_figures(strong, weak, target, variant, per_class) -> dict:
     test = parts["test"]
     answers = {"weak": test.predictions}
     answers["calibrated"], is_declined = calibrated(validation, test)
-    limits = (
-        validation.raw[validation.is_target].min(),
-        validation.raw[validation.is_target].max(),
-    )
-    answers["minmax"] = minmax_predictions(limits, test)
-    answers["raw"] = raw_predictions(test)
+    for rule in ("minmax", "raw"):
+        fitted = fit_rule(Patch(validation.target, None, rule), validation)
+        answers[rule] = patch_predictions(fitted, test)
     for control in CONTROLS:
         fit_on, measured = (
             scores_of(strong, weak, target, variant, part, control)
             for part in ("validation", "test")
         )
-        layer = fit_layer(few_of_each(fit_on, per_class))
-        answers[control] = layer_predictions(layer, measured)
+        fit_on = few_of_each(fit_on, per_class)
+        fitted = fit_rule(Patch(fit_on.target, None), fit_on)
+        answers[control] = patch_predictions(fitted, measured)
     row = {"declined": int(is_declined)}
     for rule, predictions in answers.items():
         row |= _figures(rule, predictions, test)
@@ -85,8 +81,8 @@ def patch_figures(strong, weak, target, variant, per_class) -> dict:
 
 
 def _figures(name, predictions, scores):
-    figures = dataclasses.asdict(figures_of(predictions, scores))
-    return {f"{name}_{figure}": figures[figure] for figure in FIGURES}
+    figures = dataclasses.astuple(scores.figures_of(predictions))
+    return {f"{name}_{key}": value for key, value in zip(FIGURES, figures)}
 
 
 def _by_papers_split(test):
@@ -100,15 +96,17 @@ def _by_papers_split(test):
     return weak | _figures("papers_split_calibrated", patched, rest)
 
 
-def calibrated(validation: Scores, test: Scores) -> tuple[np.ndarray, bool]:
+def calibrated(
+    validation: ValidationScores, test: ValidationScores
+) -> tuple[np.ndarray, bool]:
     """Answers of the rule as `kmod patch` uses it: none where none helps."""
     fitted = fit_on_scores(validation, None)
     if not fitted.helps:
         return test.predictions, True
-    return layer_predictions(fitted.patch.layer, test), False
+    return patch_predictions(fitted.patch, test), False
 
 
-def scores_of(strong, weak, target, variant, part, donor) -> Scores:
+def scores_of(strong, weak, target, variant, part, donor) -> ValidationScores:
     """What a weak model and a donor say of the weak task's images.
 
     Args:
@@ -128,18 +126,20 @@ def scores_of(strong, weak, target, variant, part, donor) -> Scores:
     own = np.where(labels[rows] == target, 4, labels[rows] - 5)
     key = f"{part}_random" if donor == "random_kernels" else part
     column = (target + 1) % 5 if donor == "wrong_class" else target
-    evidence = strong[f"{key}_log_odds"][rows]
+    log_odds = strong[f"{key}_log_odds"][rows]
     if donor == "whole_model":
-        evidence = _log_odds(strong[f"{part}_logits"][rows])
+        log_odds = _log_odds(strong[f"{part}_logits"][rows])
     if donor == "no_module":
-        evidence = np.zeros_like(evidence)
-    return Scores(
+        log_odds = np.zeros_like(log_odds)
+    modules = [column]
+    if donor not in WITHOUT_AUXILIARY:
+        modules += [each for each in range(5) if each != column]
+    return ValidationScores(
         weak[f"{part}_{variant}"],
-        evidence[:, column],
+        log_odds[:, modules],
         strong[f"{key}_raw"][rows, column],
         own,
         4,
-        None if donor in ALONE else np.delete(evidence, column, axis=1),
     )
 
 
@@ -152,7 +152,7 @@ def _log_odds(logits):
     return logits - np.stack(rest, axis=1)
 
 
-def few_of_each(scores: Scores, count: int) -> Scores:
+def few_of_each(scores: ValidationScores, count: int) -> ValidationScores:
     """Keeps the first images of each class."""
     kept = [np.flatnonzero(scores.labels == c)[:count] for c in range(5)]
     return scores.take(np.sort(np.concatenate(kept)))
@@ -176,7 +176,7 @@ def _losses(answers, test):
     for rule in RULES:
         lost = known & (answers[rule] != test.target)
         found[f"{rule}_lost"] = int(lost.sum())
-        found[f"{rule}_lost_by_scale"] = int(np.sum(test.log_odds[lost] > 0))
+        found[f"{rule}_lost_by_scale"] = int(np.sum(test.log_odds[lost, 0] > 0))
     return found
 
 

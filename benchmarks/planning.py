@@ -26,12 +26,12 @@ from common import machine
 from kmod.files import atomic_write
 from kmod.files import data_digest
 from kmod.modules.manifest import InputContract
-from kmod.modules.manifest import ModuleFacts
 from kmod.modules.manifest import ModuleRecord
+from kmod.modules.manifest import ModuleSizes
 from kmod.modules.manifest import SourceRecord
 from kmod.modules.manifest import StoreManifest
 from kmod.modules.manifest import write_store_manifest
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 
 NUM_RUNS = 5
 MAX_SECONDS = 2
@@ -90,7 +90,7 @@ def _manifest(name, class_names, index):
                 directory=f"class-{number}",
                 content=data_digest([name, class_name]),
                 manifest=data_digest([name, number]),
-                facts=ModuleFacts(0.25, total // 4, 5_000_000, 300_000_000),
+                sizes=ModuleSizes(0.25, total // 4, 5_000_000, 300_000_000),
             )
             for number, class_name in enumerate(class_names)
         ),

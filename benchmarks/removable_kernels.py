@@ -12,6 +12,7 @@ import argparse
 import collections
 import functools
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -127,41 +128,39 @@ def randomise_classes(
 
     modular.kernel_masks = random_masks(modular, retention, generator)
     draw(modular.calibration, 1, 0.2)
-    draw(modular.gain, 1, 0.3)
+    for weight in modular.trainable_weights:
+        if weight.name == "gain":
+            draw(weight, 1, 0.3)
     for weight in modular.heads.weights:
         draw(weight, 0, 1)
     _settle(modular, generator)
 
 
 def _settle(modular, generator):
-    network = modular.network
-    adapters = network.adapters
-    tables = [np.zeros(modular.scale.shape, "float32") for _ in range(2)]
-    network.adapters = {
-        index: functools.partial(_settle_layer, adapter, tables, generator)
-        for index, adapter in adapters.items()
-    }
-    images = random_images(modular.flat_source)
-    network(images, modular.masks(), *tables, modular.gain.value)
-    network.adapters = adapters
-    modular.scale.assign(tables[0])
-    modular.shift.assign(tables[1])
+    """Chooses each layer's scales and shifts by what comes in."""
+    adapters = modular.network.adapters.values()
+    for adapter in adapters:
+        adapter.call = functools.partial(
+            _settle_adapter, adapter, adapter.call, generator
+        )
+    modular.network(random_images(modular.flat_source), modular.masks())
+    for adapter in adapters:
+        del adapter.call
 
 
-def _settle_layer(adapter, tables, generator, values, *args):
-    """Applies a `ScaleShift` after choosing its columns by what comes in."""
-    scales, shifts = tables
-    columns, (*_, is_by_row) = adapter.columns, args
+def _settle_adapter(adapter, call, generator, values, classes=None):
+    size = rows, width = tuple(adapter.scale.shape)
     channels = np.moveaxis(values, adapter.axis, -1)
-    rows = len(scales) if is_by_row else 1
-    channels = channels.reshape(len(channels) // rows, rows, -1, len(columns))
+    images = len(channels) // (1 if adapter.branches else rows)
+    channels = channels.reshape(
+        images, -1, math.prod(channels.shape[1:-1]), width
+    )
     mean, spread = channels.mean((0, 2)), channels.std((0, 2))
-    size = len(scales), len(columns)
-    scales[:, columns] = generator.uniform(0.5, 1, size)
-    scales[:, columns] /= np.maximum(spread, 0.1)
-    shifts[:, columns] = generator.normal(1, 0.3, size)
-    shifts[:, columns] -= mean * scales[:, columns]
-    return adapter(values, scales, shifts, *args[-2:])
+    scale = generator.uniform(0.5, 1, size) / np.maximum(spread, 0.1)
+    adapter.scale.assign(scale.astype("float32"))
+    shift = generator.normal(1, 0.3, size) - mean * scale
+    adapter.shift.assign(shift.astype("float32"))
+    return call(values, classes)
 
 
 def random_masks(

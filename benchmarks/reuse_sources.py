@@ -12,6 +12,7 @@ themselves.
 import argparse
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import keras
@@ -24,10 +25,10 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.subsets import dirichlet_subset
 from kmod.metrics.calibration import fit_scores
+from kmod.modules.adaptation import adapt_images
 from kmod.modules.adaptation import plan_adaptation
-from kmod.modules.adapters import adapt_images
 from kmod.modules.manifest import InputContract
-from kmod.selection.support import best_support
+from kmod.selection.module_choice import best_auxiliary
 
 ARCHITECTURES = ("simcnn", "incecnn", "rescnn")
 FEW = 50  # Labelled images of each class to choose and calibrate with.
@@ -168,7 +169,7 @@ def layer_of(scores: np.ndarray, labels: np.ndarray, calibration: str):
 
     Args:
         scores: Log-odds `(n, scores)` of the chosen modules, and with `joint`
-            of those that support them.
+            of auxiliary ones.
         labels: int64 array `(n,)`.
         calibration: `"joint"` or `"fit"`.
 
@@ -182,17 +183,33 @@ def layer_of(scores: np.ndarray, labels: np.ndarray, calibration: str):
     return np.diag(scales), shifts
 
 
-def with_support(own, new, few_options, new_options, labels):
-    """Adds the further scores that help most, as `kmod choose` does.
+def combined(
+    log_odds: dict[int, np.ndarray], largest: int
+) -> dict[tuple[int, ...], np.ndarray]:
+    """Returns the scores of a class by every combination of its modules.
+
+    Args:
+        log_odds: Each module's `(n,)`, by the number of its source.
+        largest: Modules in a combination, at most. Their odds are added.
+    """
+    return {
+        numbers: np.logaddexp.reduce([log_odds[number] for number in numbers])
+        for size in range(1, largest + 1)
+        for numbers in itertools.combinations(log_odds, size)
+    }
+
+
+def with_auxiliary(own, new, few_options, new_options, labels):
+    """Adds the auxiliary scores that help most, as `kmod choose` does.
 
     Args:
         own: Scores `(n, classes)` of the labelled images.
         new: The same of other images.
-        few_options: Further scores `(n, k)` of the labelled images, by key.
+        few_options: Auxiliary scores `(n, k)` of the labelled images, by key.
         new_options: The same of the other images.
         labels: int64 array `(n,)`.
     """
-    key = best_support(own, few_options, labels)
+    key = best_auxiliary(own, few_options, labels)
     return (
         np.concatenate([own, few_options[key]], axis=1),
         np.concatenate([new, new_options[key]], axis=1),

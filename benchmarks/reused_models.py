@@ -3,8 +3,9 @@
 import time
 
 import numpy as np
+from reuse_sources import combined
 from reuse_sources import layer_of
-from reuse_sources import with_support
+from reuse_sources import with_auxiliary
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -13,9 +14,8 @@ from task_answers import MOST_MODULES
 from task_answers import Answers
 from tasks import Task
 
-from kmod.selection.separation import best_columns
-from kmod.selection.separation import teams
-from kmod.selection.support import support_options
+from kmod.selection.module_choice import auxiliary_options
+from kmod.selection.module_choice import best_modules
 
 
 def reuse(
@@ -26,7 +26,7 @@ def reuse(
     largest: int = 1,
     splits: tuple[str, str] = ("few", "test"),
     calibration: str = "joint",
-    alone: bool = True,
+    auxiliary: bool = False,
 ) -> dict:
     """Chooses and calibrates modules; returns accuracy and seconds.
 
@@ -34,29 +34,29 @@ def reuse(
         answers: What the source models say.
         task: The task.
         shift: Which other class's module to take, as a control.
-        largest: Modules in a class's team, at most.
+        largest: Modules for each class, at most.
         splits: Images to choose on, and to measure on.
         calibration: `"joint"` or `"fit"`, as in a spec.
-        alone: Whether no other modules of the same sources may support them.
+        auxiliary: Whether other modules of the same sources may join.
     """
     few, test = (answers.truth(task, split) for split in splits)
     columns = [_columns(answers, task, shift, split) for split in splits]
     start = time.perf_counter()
-    own, new = ([teams(c, largest) for c in each] for each in columns)
-    chosen = best_columns(own, few)
+    own, new = ([combined(c, largest) for c in each] for each in columns)
+    chosen = best_modules(own, few)
     own, new = (
-        np.stack([each[team] for each, team in zip(found, chosen)], axis=1)
+        np.stack([each[key] for each, key in zip(found, chosen)], axis=1)
         for found in (own, new)
     )
     used = {
         (name, number)
-        for (name, _), team in zip(task.classes, chosen)
-        for number in team
+        for (name, _), numbers in zip(task.classes, chosen)
+        for number in numbers
     }
-    if not alone:
+    if auxiliary:
         options = _options(answers, task, chosen, sorted(used), len(few))
         more = [_further(answers, task, options, split) for split in splits]
-        own, new = with_support(own, new, *more, few)
+        own, new = with_auxiliary(own, new, *more, few)
     weights, bias = layer_of(own, few, calibration)
     seconds = time.perf_counter() - start
     for name in task.data:
@@ -65,7 +65,7 @@ def reuse(
             times = answers.times[name, source["architecture"]]
             each = (times["most"] - times["one"]) / (MOST_MODULES - 1)
             seconds += (times["one"] + (modules - 1) * each) * len(few)
-            if not alone and (name, source["number"]) in used:
+            if auxiliary and (name, source["number"]) in used:
                 further = 10 - modules  # They run once the others are chosen.
                 seconds += (times["one"] + (further - 1) * each) * len(few)
     right = (new @ weights + bias).argmax(axis=1) == test
@@ -73,11 +73,11 @@ def reuse(
 
 
 def _options(answers, task, chosen, used, num_images):
-    """Lists what may support the choice, as `kmod choose` does."""
+    """Lists which modules may join the choice, as `kmod choose` does."""
     own = {
-        (name, team[0], index)
-        for (name, index), team in zip(task.classes, chosen)
-        if len(team) == 1
+        (name, numbers[0], index)
+        for (name, index), numbers in zip(task.classes, chosen)
+        if len(numbers) == 1
     }
     others = (
         (name, number, index)
@@ -95,7 +95,7 @@ def _options(answers, task, chosen, used, num_images):
     def is_known(module):
         return (module[0], module[2]) in task.classes
 
-    return support_options(others, elsewhere, is_known, num_images)
+    return auxiliary_options(others, elsewhere, is_known, num_images)
 
 
 def _further(answers, task, options, split):

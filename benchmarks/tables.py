@@ -1,19 +1,23 @@
-"""Writes the README's tables of figures from `results/summary.json`.
+"""Writes the tables of README.md and docs/benchmarks.md from `results/`.
 
     python benchmarks/tables.py
 
-What stands between the two marks in README.md is replaced; a test compares
-it with the summary.
+What stands between a mark `<!-- figures: NAME -->` and the next
+`<!-- figures: end -->` is replaced; a test compares it with the results.
 """
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
 from common import SUMMARY
 from common import read_result
 
-README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+MARKED = re.compile(
+    r"(?<=<!-- figures: )(?!end )(\w+) -->\n.*?(?=<!-- figures: end -->)", re.S
+)
 NETWORKS = {
     "simcnn": "SimCNN",
     "rescnn": "ResCNN",
@@ -38,38 +42,151 @@ METHODS = {
     "importance": "top kernels by importance, no search",
     "random": "random kernels",
 }
+RULES = {
+    "calibrated": "`calibrated`",
+    "one_module": "`calibrated`, no auxiliary modules",
+    "minmax": "`minmax`",
+    "raw": "`raw`",
+    "no_module": "control: the layer without any module",
+    "wrong_class": "control: the module of a wrong class",
+    "random_kernels": "control: modules of random kernels",
+    "whole_model": "control: the whole strong model",
+}
+REUSE = {
+    "gap_to_scratch": "modules with auxiliary ones (`kmod choose`)",
+    "alone_gap": "no auxiliary modules",
+    "team_gap": "no auxiliary modules, up to two for each class",
+    "fit_gap": "no auxiliary modules, each class calibrated alone (`fit`)",
+    "last_layer_gap": "the best source with a new last layer",
+    "wrong_class_control_gap": "control: modules of wrong classes",
+}
+SHOTS = {"new_task": "20", "new_task-50": "50"}
 
 
 def main():
-    text = README.read_text()
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    tables = figures(read_result(SUMMARY))
-    README.write_text(f"{before}{START}\n{tables}\n{END}{after}")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(rendered(text), encoding="utf-8")
 
 
-def figures(summary: dict) -> str:
-    """Returns the tables of all sections that the summary has."""
-    parts = {
-        "efficiency": efficiency,
-        "full_size": full_size,
-        "methods": methods,
-        "patching": patching,
-        "new_task": new_task,
-        "more_accurate": more_accurate,
-    }
-    return "\n".join(
-        make(summary[name]) for name, make in parts.items() if name in summary
+def rendered(text: str) -> str:
+    """Returns a page with all that is marked made anew from the results."""
+    return MARKED.sub(
+        lambda mark: f"{mark[1]} -->\n\n{FIGURES[mark[1]]()}\n", text
     )
 
 
-def efficiency(section):
+def headline():
+    """The five rows of the README."""
+    summary = read_result(SUMMARY)
+    cells = [summary["efficiency"][name] for name in NETWORKS]
+    composed = [cell["composed"] for cell in cells]
+    smallest = [cell["smallest"] for cell in cells]
+    patches, task = summary["patching"], summary["new_task"]
+    better = summary["more_accurate"]
+    known = patches["papers_weakness"]["f1_gain"]
+    rows = [
+        [
+            "all ten modules composed, three networks on CIFAR-10",
+            f"{_span(composed, 'macs_ratio', '{:.2f}x')} the source model's "
+            "multiply-accumulates, "
+            f"{_span(composed, 'latency_ratio_1', '{:.2f}x')} its latency, "
+            f"accuracy {_change(composed)} points",
+        ],
+        [
+            "smallest modules of these networks",
+            f"{_span(smallest, 'retention_rate', '{:.0%}')} of the kernels, "
+            f"accuracy {_change(smallest)} points",
+        ],
+        [
+            f"{patches['num_patches']} weak classes patched",
+            f"F1 {patches['f1_gain']:+.1f} points on average "
+            f"({known:+.1f} where it was 35 to 76), lower in "
+            f"{patches['f1_falls']}",
+        ],
+        [
+            f"{task['num_tasks']} new tasks, composed",
+            f"accuracy {task['gap_to_scratch']:+.2f} points on average against "
+            "training from scratch with early stopping, in "
+            f"{task['time_ratio']:.1%} of its time",
+        ],
+        [
+            "one model from the best modules of five sources",
+            f"accuracy {better['gain']:+.1f} points over the best source, "
+            f"{better['gain_over_soft_vote']:+.1f} over their soft vote; less "
+            "with stronger sources",
+        ],
+    ]
+    return table(["measured", "result"], rows)
+
+
+def _span(cells, key, form):
+    values = [cell[key] for cell in cells]
+    return f"{form.format(min(values))} to {form.format(max(values))}"
+
+
+def _change(cells):
+    losses = [cell["accuracy_loss"] for cell in cells]
+    return f"{-max(losses):+.2f} to {-min(losses):+.2f}"
+
+
+def demo():
+    parts = {
+        "`kmod demo` (digits), mean of seeds 0 to 4": read_result(
+            "demo-digits"
+        )["mean"],
+        "`kmod demo --data cifar10`, seed 0": read_result("demo-cifar10"),
+    }
+    rows = [
+        [
+            title,
+            f"{row['source_accuracy']:.1%}",
+            f"{row['composed_accuracy']:.1%}",
+            f"{row['retention_rate']:.0%}",
+            f"{row['composed_macs_ratio']:.2f}x",
+        ]
+        for title, row in parts.items()
+    ]
+    head = [
+        "demo",
+        "source",
+        "composed",
+        "kernels kept",
+        "MACs of all ten",
+    ]
+    return table(head, rows)
+
+
+def recipes():
+    found = read_result("recipes-cifar10")
+    rows = [
+        [
+            f"`{name}`, {row['epochs']} of {row['of_epochs']} epochs",
+            f"{row['test_accuracy']:.1%}",
+            f"{row['retention_rate']:.0%}",
+            f"{row['seconds_per_epoch']:.0f}",
+        ]
+        for name, row in found["recipes"].items()
+    ]
+    source = found["source"]
+    head = [
+        f"recipe, {source['network']} on CIFAR-10 "
+        f"(source {source['test_accuracy']:.1%})",
+        "accuracy",
+        "kernels kept",
+        "seconds an epoch",
+    ]
+    return table(head, rows)
+
+
+def networks():
+    section = read_result(SUMMARY)["efficiency"]
     rows = [
         [
             _network(network, cell["width"]),
             title.format(**cell),
             f"{cell['accuracy_loss']:+.2f}",
-            f"{100 * cell['retention_rate']:.0f} %",
+            f"{cell['retention_rate']:.0%}",
             f"{cell['macs_ratio']:.2f}x",
             _pair(cell),
             *_times(cell),
@@ -88,27 +205,19 @@ def efficiency(section):
         "time ÷ source's training",
         "time ÷ paper recipe",
     ]
-    text = table(head, rows)
-    if "classes_30" in section:
-        text += (
-            "\nThirty classes (CIFAR-10, Fashion-MNIST, MNIST in one model): "
-            f"{section['classes_30']['accuracy_loss']:+.2f} points lost; a "
-            f"step takes {section['classes_30']['step_ratio']:.2f}x that of "
-            "ten classes.\n"
-        )
-    if "step_ratio_torch" in section:
-        text += (
-            "\nA step of the paper recipe takes "
-            f"{section['step_ratio_torch']:.2f}x what the same arithmetic "
-            "takes in PyTorch (SimCNN at full size, 64 images).\n"
-        )
-    return text
+    thirty = section["classes_30"]
+    return table(head, rows) + (
+        "\nThirty classes (CIFAR-10, Fashion-MNIST, MNIST in one model): "
+        f"{thirty['accuracy_loss']:+.2f} points lost; a step takes "
+        f"{thirty['step_ratio']:.2f}x that of ten classes.\n"
+        "\nA step of the paper recipe takes "
+        f"{section['step_ratio_torch']:.2f}x what the same arithmetic "
+        "takes in PyTorch (SimCNN at full size, 64 images).\n"
+    )
 
 
 def _network(name, width):
-    """Names a network; `width` is its share of the paper's, or "small"."""
-    if width == "small":
-        return f"small {NETWORKS[name]}"
+    """Names a network; `width` is its share of the paper's."""
     share = Fraction(width).limit_denominator(100)
     return f"{NETWORKS[name]}, {share} of its width"
 
@@ -129,14 +238,15 @@ def _times(cell):
     ]
 
 
-def full_size(section):
+def full_size():
+    section = read_result(SUMMARY)["full_size"]
     rows = [
         [
             NETWORKS[network],
             f"{recipe}, {cell['epochs']} epochs",
             f"{round(cell['validation_loss'], 2) + 0:+.2f}",
             f"{cell['accuracy_loss']:+.2f}",
-            f"{100 * cell['retention_rate']:.0f} %",
+            f"{cell['retention_rate']:.0%}",
             f"{cell['macs_ratio']:.2f}x",
             f"{cell['seconds']:.0f}",
         ]
@@ -155,12 +265,28 @@ def full_size(section):
     return table(head, rows)
 
 
-def methods(section):
+def ablation():
+    found = read_result("ablation")
+    rows = [
+        [
+            title,
+            f"{100 * row['validation']:.1f}",
+            f"{100 * row['test']:.1f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for title, row in found["cells"].items()
+    ]
+    return table(["changed", "validation", "test", "seconds"], rows)
+
+
+def methods():
+    section = read_result(SUMMARY)["methods"]
     rows = [
         [
             title,
             f"{row['accuracy_loss']:+.2f}",
-            f"{100 * row['retention_rate']:.0f} %",
+            f"{row['accuracy_loss_own']:+.2f}",
+            f"{row['retention_rate']:.0%}",
             f"{row['macs_ratio']:.2f}x",
             f"{row['jaccard_distance']:.2f}",
             f"{row['seconds']:.0f}",
@@ -171,6 +297,7 @@ def methods(section):
     head = [
         "method, mean of three networks and two data sets",
         "points lost",
+        "with each module's own calibration",
         "kernels kept",
         "MACs of all modules",
         "Jaccard distance",
@@ -179,69 +306,138 @@ def methods(section):
     return table(head, rows)
 
 
-def patching(section):
+def patching():
+    section = read_result(SUMMARY)["patching"]
+    known = section["papers_weakness"]
     parts = {
         f"all {section['num_patches']} patches": section,
         "without underfit models": section["without_underfit"],
-        "weak models of F1 35 to 76": section["papers_weakness"],
+        f"{known['num_patches']} weak models of F1 35 to 76": known,
         "all, the papers' split": section["papers_split"],
     }
     for name, row in section["by_data"].items():
         parts[f"{DATA[name]} (F1 {row['weak_f1']:.0f} before)"] = row
-    rows = [
+    gains = [
         [title, *(f"{row[f'{key}_gain']:+.2f}" for key in GAINS)]
         for title, row in parts.items()
     ]
-    rules = ", ".join(f"`{k}` {v:+.2f}" for k, v in section["rules"].items())
-    alone, chance = (
-        section["by_rule"][rule]["f1"] for rule in ("one_module", "no_module")
-    )
-    return table(["patched class", "precision", "recall", "F1"], rows) + (
-        f"\nF1 falls in {section['f1_falls']} patches and recall in "
-        f"{section['recall_falls']}; accuracy on the other classes changes by "
-        f"{section['other_classes_gain']:+.2f} points in the mean and "
-        f"{section['other_classes_worst']:+.2f} at worst. F1 by rule of "
-        f"combination: {rules}. With the target's own module only it gains "
-        f"{alone:+.2f}, with the same layer and no module {chance:+.2f}.\n"
-        "\n![F1 of each patched class before and after, by rule]"
-        "(benchmarks/results/patching.png)\n"
-    )
-
-
-def new_task(section):
+    rules = [
+        [
+            title,
+            *(f"{row[key]:+.2f}" for key in (*GAINS, "other_accuracy")),
+            str(row["f1_falls"]),
+            str(row["recall_falls"]),
+            f"{row['other_classes_worst']:+.2f}",
+        ]
+        for key, title in RULES.items()
+        if (row := section["by_rule"][key])
+    ]
+    head = [
+        "rule",
+        "precision",
+        "recall",
+        "F1",
+        "others' accuracy",
+        "F1 falls",
+        "recall falls",
+        "others' accuracy at worst",
+    ]
     return (
-        f"New tasks ({section['num_tasks']}): "
-        f"{section['gap_to_scratch']:+.2f} points against training from "
-        "scratch with early stopping, as the papers do, in "
-        f"{100 * section['time_ratio']:.1f} % of its time "
-        f"({section['alone_gap']:+.2f} without other modules that support the "
-        f"choice, {section['team_gap']:+.2f} with up to two for each class "
-        "instead); the best source model with a new last layer "
-        f"{section['last_layer_gap']:+.2f}, modules of wrong classes "
-        f"{section['wrong_class_control_gap']:+.2f}.\n"
-        "\n![Accuracy of each new task, from modules and from scratch]"
-        "(benchmarks/results/new_task.png)\n"
+        table(["patched class", "precision", "recall", "F1"], gains)
+        + f"\n{table(head, rules)}"
+        + "\n![F1 of each patched class before and after, by rule]"
+        "(../benchmarks/results/patching.png)\n"
     )
 
 
-def more_accurate(section):
-    low, high = section["gain_interval"]
+def new_task():
+    found = {count: read_result(name) for name, count in SHOTS.items()}
+    kinds = [
+        [
+            count,
+            f"{row['gap_to_scratch']:+.2f} "
+            f"({row['gap_interval'][0]:+.2f} to {row['gap_interval'][1]:+.2f})",
+            f"{row['by_kind']['pair']['gap_to_scratch']:+.2f}",
+            f"{row['by_kind']['within']['gap_to_scratch']:+.2f}",
+            f"{row['worst_gap']:+.2f}",
+            f"{row['time_ratio']:.1%}",
+        ]
+        for count, row in found.items()
+    ]
+    head = [
+        "labelled images a class",
+        f"all {found['20']['num_tasks']} (95 % interval)",
+        "pairs",
+        "within a data set",
+        "worst",
+        "time ÷ scratch",
+    ]
+    ways = [
+        [title, *(f"{row[key]:+.2f}" for row in found.values())]
+        for key, title in REUSE.items()
+    ]
     return (
-        "A model of the best modules of five sources gains "
-        f"{section['gain']:+.2f} points over the best single source "
-        f"(six cells, {low:+.1f} to {high:+.1f}; "
-        f"{section['alone_gain']:+.2f} without modules that support them, "
-        f"{section['team_gain']:+.2f} with up to two for each class instead), "
-        f"a new last layer of it {section['last_layer_gain']:+.2f}, all on the "
-        "same 200 labelled images of each class; "
-        f"{section['gain_over_soft_vote']:+.2f} points over the soft vote of "
-        "all sources.\n"
+        table(head, kinds)
+        + f"\n{table(['all tasks', *(f'{n} images' for n in found)], ways)}"
+        + "\n![Accuracy of each new task, from modules and from scratch]"
+        "(../benchmarks/results/new_task.png)\n"
     )
+
+
+def more_accurate():
+    found = read_result("more_accurate")
+    low, high = found["gain_interval"]
+    gains = {
+        "modules with auxiliary ones": f"{found['gain']:+.2f} "
+        f"({low:+.1f} to {high:+.1f})",
+        "no auxiliary modules": f"{found['alone_gain']:+.2f}",
+        "no auxiliary modules, up to two for each class": (
+            f"{found['team_gain']:+.2f}"
+        ),
+        "the best source with a new last layer": (
+            f"{found['last_layer_gain']:+.2f}"
+        ),
+        "modules with auxiliary ones, 50 labelled images of each class": (
+            f"{found['few_images_gain']:+.2f}"
+        ),
+        "chosen on 100 test images of each class, as the paper does": (
+            f"{found['papers_split_gain']:+.2f}"
+        ),
+        "sources of all three architectures together, fifteen": (
+            f"{found['gain_of_all_architectures']:+.2f}"
+        ),
+        "modules with auxiliary ones over the soft vote of all sources": (
+            f"{found['gain_over_soft_vote']:+.2f}"
+        ),
+    }
+    count = found["images_of_each_class"]
+    head = [
+        f"one model from five sources, {count} labelled images of each class",
+        "points over the best source",
+    ]
+    return table(head, [list(row) for row in gains.items()])
 
 
 def table(head, rows):
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+FIGURES = {
+    make.__name__: make
+    for make in (
+        headline,
+        demo,
+        recipes,
+        networks,
+        full_size,
+        ablation,
+        methods,
+        patching,
+        new_task,
+        more_accurate,
+    )
+}
 
 
 if __name__ == "__main__":

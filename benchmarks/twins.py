@@ -17,11 +17,10 @@ from keras import layers
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.subsets import class_subset
-from kmod.modular.calibration import calibrate
-from kmod.modular.front import cache_front
 from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.recipe import DEFAULT
+from kmod.modular.stem import cache_stem
 from kmod.zoo.augmented_images import AugmentedImages
 from kmod.zoo.augmented_images import augment
 from kmod.zoo.build import build
@@ -223,13 +222,13 @@ def module_answers(
     modular: ModularModel, images: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Returns what all modules and the source model say of images."""
-    front = cache_front(modular, images)
-    log_odds = modular.class_log_odds(front, batch_size=256)
+    kept = cache_stem(modular.stem, images)
+    log_odds = modular.class_log_odds(kept, batch_size=256)
     scale, shift = keras.ops.convert_to_numpy(modular.calibration).T
     return {
         "log_odds": log_odds,
         "raw": (log_odds - shift) / scale,
-        "logits": front["teacher"],
+        "logits": kept["teacher"],
     }
 
 
@@ -256,4 +255,4 @@ def randomize(
     # Kernels that a residual join ties are kept or removed together.
     first = np.unique(table.groups, return_index=True)[1]
     modular.kernel_masks = masks[:, first][:, table.groups]
-    calibrate(modular, validation.images, validation.labels)
+    modular.calibrate(validation.images, validation.labels)

@@ -1,4 +1,4 @@
-"""What several folders of tests use: three digits, and models of them."""
+"""What several folders of tests use: digits, models of them, their stores."""
 
 import os
 
@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from kmod.data.digits import load_digits
 from kmod.data.image_data import SPLITS
+from kmod.data.load import load_data
 from kmod.data.subsets import class_subset
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
@@ -41,24 +41,49 @@ def build_source():
 
 
 @pytest.fixture(scope="session")
-def digits():
-    """The digits 3, 8 and 9, which look alike."""
-    data = load_digits()
-    parts = {
-        name: class_subset(getattr(data, name), [3, 8, 9]) for name in SPLITS
-    }
-    return dataclasses.replace(data, class_names=NAMES, **parts)
+def ten_digits():
+    return load_data("digits")
 
 
 @pytest.fixture(scope="session")
-def strong(digits):
-    """A source model that knows the digits a little."""
-    model = build()
-    loss = "sparse_categorical_crossentropy"
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    train = digits.train
-    model.fit(train.images, train.labels, 32, epochs=8, verbose=0)
-    return model
+def digits(ten_digits):
+    """The digits 3, 8 and 9, which look alike."""
+    parts = {
+        name: class_subset(getattr(ten_digits, name), [3, 8, 9])
+        for name in SPLITS
+    }
+    return dataclasses.replace(ten_digits, class_names=NAMES, **parts)
+
+
+@pytest.fixture(scope="session")
+def train():
+    """Trains a classifier until it knows the digits a little."""
+
+    def train(model, data, epochs=8, from_logits=False):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits)
+        model.compile(keras.optimizers.Adam(0.01), loss)
+        images, labels = data.train.images, data.train.labels
+        model.fit(images, labels, 32, epochs=epochs, verbose=0)
+        return model
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def store_of(tmp_path_factory):
+    """Makes the store of a model's unmasked modules."""
+
+    def store_of(source, class_names, **options):
+        modular = ModularModel(source, class_names, **options)
+        path = tmp_path_factory.mktemp("stores") / "store"
+        return decompose(modular, path, value_range=(0, 255))
+
+    return store_of
+
+
+@pytest.fixture(scope="session")
+def strong(train, digits):
+    return train(build(), digits)
 
 
 @pytest.fixture(scope="session")
@@ -74,19 +99,14 @@ def weak(strong):
 
 
 @pytest.fixture(scope="session")
-def donor(strong, tmp_path_factory):
-    """A store of the strong model's unmasked modules."""
-    modular = ModularModel(strong, NAMES, mask_from="conv_3")
-    path = tmp_path_factory.mktemp("donor") / "store"
-    return decompose(modular, path, value_range=(0, 255))
+def donor(strong, store_of):
+    return store_of(strong, NAMES, mask_from="conv_3")
 
 
 @pytest.fixture(scope="session")
-def poor(tmp_path_factory):
+def poor(store_of):
     """A store of a model that knows nothing."""
-    modular = ModularModel(build(seed=3), NAMES, mask_from="conv_3")
-    path = tmp_path_factory.mktemp("poor") / "store"
-    return decompose(modular, path, value_range=(0, 255))
+    return store_of(build(seed=3), NAMES, mask_from="conv_3")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 import kmod
 from kmod.cli.main import main
-from kmod.composition.saving import load_composition
+from kmod.composition.saving import load
 
 GOLDEN = Path(__file__).parent / "golden"
 # What `kmod inspect` printed then.
@@ -50,7 +50,7 @@ def test_spec_composes_as_it_did(answers):
 
 
 def test_composed_model_answers_as_it_did(answers):
-    model = load_composition(GOLDEN / "two")
+    model = load(GOLDEN / "two")
     same(model, answers["images"], answers["two"])
 
 

@@ -3,10 +3,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
-from kmod.data.digits import load_digits
-from kmod.spec.loader import load_spec
+from kmod.data.load import load_data
+from kmod.metrics.evaluate import evaluate
+from kmod.spec.spec_file import load_spec
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
@@ -20,18 +23,53 @@ def block(language):
     return found.group(1)
 
 
-def test_python_example_runs(tmp_path, monkeypatch, capsys):
-    (tmp_path / "kmod-demo").mkdir()
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """Runs the Python example where its source model and its spec are."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "kmod-demo").mkdir()
     source = build("simcnn", (8, 8, 1), 10)
-    train_source(source, load_digits(), 3, batch_size=64, verbose=0)
-    source.save(tmp_path / "kmod-demo/source.keras")
-    monkeypatch.chdir(tmp_path)
-    exec(block("python"), {})
-    assert (tmp_path / "modules/digits/store.yaml").exists()
-    last_line = capsys.readouterr().out.splitlines()[-1]
-    rate, shape = last_line.split(" ", 1)
-    assert float(rate) == pytest.approx(0.4, abs=0.02)
-    assert shape == "(None, 1)"
+    train_source(source, load_data("digits"), 8, batch_size=64, verbose=0)
+    source.save(folder / "kmod-demo/source.keras")
+    (folder / "even-digits.yaml").write_text(block("yaml"))
+    names = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(block("python"), names)
+    return folder, names
+
+
+def test_python_example_finds_small_modules(example):
+    folder, names = example
+    modular, store = names["modular"], names["store"]
+    assert (folder / "modules/digits/store.yaml").exists()
+    assert store.class_names == tuple("0123456789")
+    rates = [store.info(name).retention_rate for name in store]
+    assert np.mean(rates) == pytest.approx(modular.retention_rate, abs=1e-6)
+    assert modular.retention_rate == pytest.approx(0.4, abs=0.02)
+    assert store["3"].model.output_shape == (None, 1)
+
+
+def test_python_example_records_every_epoch(example):
+    folder, _ = example
+    records = sorted((folder / "runs/digits").glob("*.npz"))
+    assert len(records) == 10
+    masks = [np.load(record)["kernel_masks"].mean() for record in records]
+    assert masks[0] > masks[-1]
+    assert masks[-1] == pytest.approx(0.4, abs=0.02)
+
+
+def test_python_example_saves_what_it_composes(example):
+    folder, names = example
+    test = names["data"].test
+    is_even = np.isin(test.labels, (2, 4))
+    images, labels = test.images[is_even], test.labels[is_even] // 4
+    assert isinstance(names["model"], keras.Model)
+    assert tuple(names["model"].class_names) == ("two", "four")
+    assert evaluate(names["model"], (images, labels)).accuracy > 0.9
+    assert (folder / "built/even-digits/saved_model.pb").exists() or list(
+        (folder / "built/even-digits").rglob("saved_model.pb")
+    )
 
 
 def test_spec_example_is_valid(tmp_path):
@@ -40,19 +78,28 @@ def test_spec_example_is_valid(tmp_path):
     assert load_spec(path).class_names == ("two", "four")
 
 
-def test_figures_are_those_of_the_summary(tmp_path):
-    """The tables that `benchmarks/tables.py` makes are in the README."""
+def test_figures_are_those_of_the_results():
+    """What `benchmarks/tables.py` would write is what the pages hold."""
     code = (
-        "from common import SUMMARY, read_result; from tables import figures; "
-        "print(figures(read_result(SUMMARY)), end='')"
+        "from tables import FIGURES, MARKED, PAGES, rendered\n"
+        "texts = [page.read_text(encoding='utf-8') for page in PAGES]\n"
+        "marks = [each[1] for t in texts for each in MARKED.finditer(t)]\n"
+        "assert sorted(marks) == sorted(FIGURES), marks\n"
+        "assert [rendered(text) for text in texts] == texts\n"
+        "print(rendered('<!-- figures: headline -->\\nold\\n'\n"
+        "               '<!-- figures: end -->'))\n"
     )
-    folder = README.with_name("benchmarks")
     made = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=folder,
+        cwd=README.with_name("benchmarks"),
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout
-    assert made.count("|") > 20
-    assert made in README.read_text(encoding="utf-8")
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("\n|") == 7 and "old" not in made.stdout
+    page = README.with_name("docs") / "benchmarks.md"
+    assert page.read_text(encoding="utf-8").count("|") > 400
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 130

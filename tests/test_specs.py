@@ -12,8 +12,8 @@ import yaml
 import kmod
 from kmod.composition.composer import compose
 from kmod.composition.plan import plan
-from kmod.spec.loader import load_spec
-from kmod.spec.schema import expanded_schema
+from kmod.spec.faults import expanded_schema
+from kmod.spec.spec_file import load_spec
 
 SPECS = Path(__file__).parents[1] / "specs"
 NAMES = sorted(path.stem for path in SPECS.glob("*.yaml"))

@@ -18,42 +18,42 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("specs", nargs="+", metavar="SPEC", help="YAML file")
     parser.add_argument(
-        "--json", action="store_true", help="print the findings as JSON"
+        "--json", action="store_true", help="print what was found as JSON"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = [_check(path) for path in args.specs]
+    rows = [_check(path) for path in args.specs]
     if args.json:
-        console.print_json(findings)
+        console.print_json(rows)
     else:
-        for found in findings:
-            if found["exit_code"] == 0:
-                count = len(found["classes"])
-                console.print_data(f"{found['spec']}: ok, {count} classes")
-    return max(found["exit_code"] for found in findings)
+        for row in rows:
+            if row["exit_code"] == 0:
+                count = len(row["classes"])
+                console.print_data(f"{row['spec']}: ok, {count} classes")
+    return max(row["exit_code"] for row in rows)
 
 
 def _check(path: str) -> dict[str, Any]:
     from kmod.cli.faults import print_faults
     from kmod.spec.faults import InvalidSpecError
-    from kmod.spec.loader import load_spec
+    from kmod.spec.spec_file import load_spec
 
-    found = {"spec": path, "exit_code": 0, "classes": [], "faults": []}
-    found["warnings"] = []
+    row = {"spec": path, "exit_code": 0, "classes": [], "faults": []}
+    row["warnings"] = []
     try:
         spec = load_spec(path)
     except InvalidSpecError as error:
         print_faults(error)
-        found["exit_code"] = error.exit_code
-        found["faults"] = [dataclasses.asdict(f) for f in error.faults]
+        row["exit_code"] = error.exit_code
+        row["faults"] = [dataclasses.asdict(f) for f in error.faults]
     except OSError as error:
         console.print_message(f"{path}: {error.strerror}.")
-        found["exit_code"] = _MISSING
+        row["exit_code"] = _MISSING
     else:
-        found["classes"] = list(spec.class_names)
-        found["warnings"] = list(spec.warnings)
+        row["classes"] = list(spec.class_names)
+        row["warnings"] = list(spec.warnings)
         for warning in spec.warnings:
             console.print_message(warning)
-    return found
+    return row

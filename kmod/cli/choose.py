@@ -46,18 +46,11 @@ def add_parser(subparsers) -> None:
         help="how many of them are used, at most (default: 50)",
     )
     parser.add_argument(
-        "--modules-per-class",
-        type=int,
-        default=1,
-        metavar="N",
-        help="how many modules of different stores may answer for a class "
-        "together, at most (default: 1)",
-    )
-    parser.add_argument(
-        "--alone",
-        action="store_true",
-        help="take the classes' own modules only; otherwise other modules of "
-        "the stores may support them, which makes the model larger",
+        "--no-auxiliary",
+        action="store_false",
+        dest="auxiliary",
+        help="take the classes' own modules only; otherwise auxiliary modules "
+        "of the stores may join, which makes the model larger",
     )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
@@ -81,10 +74,12 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
-    from kmod.composition.manifest import list_composition
+    from kmod.composition.composer import compose
+    from kmod.composition.composition_manifest import list_composition
+    from kmod.composition.saving import save
     from kmod.files import check_output_file
     from kmod.modules.module_store import load_store
-    from kmod.selection.task import choose_task
+    from kmod.selection.composition_choice import choose_composition
 
     check_output_file(args.out, args.overwrite)
     if args.compose is not None:
@@ -92,20 +87,21 @@ def run(args: argparse.Namespace) -> int:
     stores = [
         load_store(path, verify=False) for path in dict.fromkeys(args.stores)
     ]
-    choice, spec = choose_task(
+    choice, spec = choose_composition(
         tuple(args.class_names),
         stores,
         _data(args.data),
         args.out,
         images_per_class=args.images_per_class,
         data_dir=args.data_dir,
-        modules_per_class=args.modules_per_class,
-        alone=args.alone,
+        auxiliary=args.auxiliary,
         overwrite=args.overwrite,
         track=lambda items: console.track(items, "trying stores"),
     )
     if args.compose is not None:
-        _compose(spec, args)
+        with console.status("composing"):
+            model = compose(spec, args.data_dir)
+            save(model, args.compose, overwrite=args.overwrite)
     if args.json:
         console.print_json(choice.as_dict())
     else:
@@ -128,35 +124,24 @@ def _data(texts):
     return found
 
 
-def _compose(spec, args):
-    from kmod.composition.composer import compose_plan
-    from kmod.composition.plan import plan
-    from kmod.composition.saving import save_composition
-
-    with console.status("composing"):
-        planned = plan(spec)
-        model = compose_plan(planned, args.data_dir)
-        save_composition(model, planned, args.compose, overwrite=args.overwrite)
-
-
 def _print(choice, args):
     console.print_table(
-        ["class", "module of", "separation", "single modules"],
+        ["class", "module of", "ROC AUC", "by store"],
         [
             [
                 name,
-                " + ".join(Path(store).name for store in row["stores"]),
-                f"{row['separation']:.4f}",
-                ", ".join(f"{value:.4f}" for value in row["single"].values()),
+                Path(row["store"]).name,
+                f"{row['roc_auc']:.4f}",
+                ", ".join(f"{v:.4f}" for v in row["roc_auc_by_store"].values()),
             ]
             for name, row in choice.as_dict()["classes"].items()
         ],
         f"chosen on {choice.num_images} images",
     )
-    if choice.support:
+    if choice.auxiliary:
         console.print_message(
-            f"{len(choice.support)} further modules of these stores support "
-            "the choice; `--alone` leaves them out."
+            f"{len(choice.auxiliary)} auxiliary modules of these stores join; "
+            "`--no-auxiliary` leaves them out."
         )
     console.print_message(f"Wrote '{args.out}'.")
     if args.compose is not None:

@@ -1,8 +1,14 @@
 """`kmod compose`: builds the model that a spec declares."""
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from kmod.cli import console
+
+if TYPE_CHECKING:
+    from kmod.composition.plan import CompositionPlan
 
 _FORMATS = ("savedmodel", "keras", "litert", "onnx")
 _DEFAULT_FORMATS = _FORMATS[:2]
@@ -55,9 +61,8 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.cli.plans import load_plan
+    from kmod.composition.composition_manifest import list_composition
     from kmod.composition.lock import check_lock
-    from kmod.composition.manifest import list_composition
     from kmod.files import check_output
 
     if args.out is not None:
@@ -75,30 +80,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def load_plan(path: str) -> CompositionPlan:
+    """Loads a spec and plans it, printing its warnings.
+
+    Raises:
+        SpecError: If the spec is not valid.
+        ArtifactError: If what it names is missing or does not fit.
+    """
+    from kmod.composition.plan import plan
+    from kmod.spec.spec_file import load_spec
+
+    spec = load_spec(path)
+    for warning in spec.warnings:
+        console.print_message(warning)
+    planned = plan(spec)
+    for warning in planned.warnings:
+        console.print_message(warning)
+    return planned
+
+
 def _build(planned, args):
-    from kmod.composition.checks import run_checks
     from kmod.composition.composer import compose_plan
-    from kmod.composition.saving import save_composition
-    from kmod.graph.sizes import model_sizes
+    from kmod.composition.composition_manifest import read_composition_manifest
+    from kmod.composition.saving import save
 
     with console.status("composing"):
         model = compose_plan(planned, args.data_dir)
-        checks = run_checks(model, planned, args.data_dir)
-        checks = [result.as_dict() for result in checks]
-        save_composition(
-            model,
-            planned,
-            args.out,
-            formats=args.formats,
-            metrics={"checks": checks} if checks else None,
-            overwrite=args.overwrite,
-        )
-    sizes = model_sizes(model)
-    return {
-        "parameters": sizes.parameters,
-        "macs": sizes.macs,
-        "checks": checks,
-    }
+        save(model, args.out, formats=args.formats, overwrite=args.overwrite)
+    manifest = read_composition_manifest(args.out)
+    return {**manifest.sizes, "checks": manifest.metrics.get("checks", [])}
 
 
 def _print(figures, out):

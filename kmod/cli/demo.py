@@ -3,6 +3,7 @@
 import argparse
 
 from kmod.cli import console
+from kmod.demo.settings import SETTINGS
 
 
 def add_parser(subparsers) -> None:
@@ -16,7 +17,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--data",
         default="digits",
-        choices=("digits", "mnist", "fashion_mnist", "cifar10"),
+        choices=tuple(SETTINGS),
         help="data set; digits needs no files (default)",
     )
     parser.add_argument(
@@ -68,7 +69,11 @@ def _print_summary(results):
                 f"{results['source_accuracy']:.2%}",
                 f"{results['composed_accuracy']:.2%}",
             ],
-            ["kernels kept per module", "100 %", _percent(results)],
+            [
+                "kernels kept per module",
+                "100%",
+                f"{results['retention_rate']:.0%}",
+            ],
             [
                 f"weak model's F1 on {patch['target_class']!r}",
                 f"{patch['before']['f1']:.3f}",
@@ -81,7 +86,3 @@ def _print_summary(results):
             ],
         ],
     )
-
-
-def _percent(results):
-    return f"{results['retention_rate']:.0%}"

@@ -38,11 +38,11 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import images_for
     from kmod.cli.models import load_classifier
+    from kmod.composition.composition_manifest import read_composition_manifest
     from kmod.composition.labelled_images import reader_of_manifest
-    from kmod.composition.manifest import read_composition_manifest
     from kmod.data.load import load_data
     from kmod.data.load import parse_split
-    from kmod.metrics.confusion import confusions
+    from kmod.metrics.evaluate import confusions
     from kmod.metrics.evaluate import evaluate
 
     name, split = parse_split(args.data)
@@ -57,15 +57,15 @@ def run(args: argparse.Namespace) -> int:
         class_names = data.class_names
     evaluation = evaluate(model, images, class_names)
     if args.json:
-        found = [each.as_dict() for each in confusions(evaluation)]
-        console.print_json(evaluation.as_dict() | {"confusions": found})
+        found = {"confusions": confusions(evaluation)}
+        console.print_json(evaluation.as_dict() | found)
     else:
         _print(evaluation)
     return 0
 
 
 def _print(evaluation):
-    from kmod.metrics.confusion import worst_confusion
+    from kmod.metrics.evaluate import worst_confusion
 
     figures = evaluation.as_dict()
     console.print_table(

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.module_table import module_row
 from kmod.cli.module_table import print_modules
 from kmod.errors import ArtifactError
 
@@ -14,7 +15,7 @@ def add_parser(subparsers) -> None:
         "inspect",
         help="say what is in a model, store, module, spec or composed model",
         description="Prints which kernels of a .keras model can be removed "
-        "and what pins the others, the modules of a store, the facts about a "
+        "and what pins the others, the modules of a store, what is known of a "
         "module, or what a composed model is made from and how much is saved "
         "by building once what its modules have in common.",
     )
@@ -42,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _kind(path):
     """Returns how a path of its kind is read and shown."""
-    from kmod.composition.manifest import COMPOSITION_FILE
+    from kmod.composition.composition_manifest import COMPOSITION_FILE
+    from kmod.modules.manifest import MODULE_FILE
     from kmod.modules.manifest import STORE_FILE
-    from kmod.modules.module_manifest import MODULE_FILE
 
     kinds = {
         STORE_FILE: (_read_store, _show_store),
@@ -70,12 +71,10 @@ def _read_model(path):
     from kmod.graph import channel_graph
     from kmod.graph.exactness import measure_exactness
     from kmod.graph.sizes import model_sizes
-    from kmod.modular.masked_network import unmasked_network
 
     model = load_model(path)
     graph = channel_graph(model)
-    network = unmasked_network(graph)
-    exactness = measure_exactness(model, graph, network.graph, network.unmasked)
+    exactness = measure_exactness(model, graph)
     sizes = model_sizes(model)
     return {
         "kind": "model",
@@ -156,37 +155,26 @@ def _read_store(path):
         "digest": store.digest,
         "license": store.manifest.license,
         "input": dataclasses.asdict(store.manifest.input),
-        "modules": [_facts(store.info(name)) for name in store],
+        "modules": [module_row(store.info(name)) for name in store],
     }
 
 
 def _read_module(path):
     from kmod.files import check_files
-    from kmod.modules.module_manifest import MODULE_FILE
-    from kmod.modules.module_manifest import read_module_manifest
-    from kmod.modules.module_manifest import record_of
+    from kmod.modules.manifest import MODULE_FILE
+    from kmod.modules.manifest import read_module_manifest
 
-    manifest = read_module_manifest(path, record_of(path))
+    manifest = read_module_manifest(path)
     check_files(path, manifest.files, MODULE_FILE)
     return {
         "kind": "module",
-        **_facts(manifest.info),
+        **module_row(manifest.info),
         "source_digest": manifest.info.source_digest,
         "digest": manifest.content,
         "kernels": {
             layer: len(kept)
             for layer, kept in manifest.info.kept_kernels.items()
         },
-    }
-
-
-def _facts(info):
-    return {
-        "class": info.class_name,
-        "retention_rate": info.retention_rate,
-        "parameters": info.parameters,
-        "macs": info.macs,
-        "max_output_gap": info.max_output_gap,
     }
 
 
@@ -206,8 +194,8 @@ def _show_module(figures):
 
 
 def _read_composition(path):
-    from kmod.composition.manifest import COMPOSITION_FILE
-    from kmod.composition.manifest import read_composition_manifest
+    from kmod.composition.composition_manifest import COMPOSITION_FILE
+    from kmod.composition.composition_manifest import read_composition_manifest
     from kmod.files import check_files
 
     manifest = read_composition_manifest(path)
@@ -229,13 +217,13 @@ def _read_spec(path):
     """Builds what a spec's modules have in common, but nothing is kept."""
     import keras
 
-    from kmod.composition.classifier import join
-    from kmod.composition.parts import build_parts
-    from kmod.composition.parts import total_sizes
+    from kmod.composition.composer import build_parts
+    from kmod.composition.composition_manifest import total_sizes
     from kmod.composition.plan import plan
+    from kmod.composition.scoring import join
     from kmod.graph.fusion.fuse import fuse
     from kmod.graph.sharing import merge_models
-    from kmod.spec.loader import load_spec
+    from kmod.spec.spec_file import load_spec
 
     planned = plan(load_spec(path))
     parts = build_parts(planned)
@@ -276,17 +264,4 @@ def _show_composition(figures):
             f"sharing saves {saved['parameters']:,} parameters and "
             f"{saved['macs']:,} MACs"
         )
-    console.print_table(
-        ["class", "module", "store", "kernels kept", "parameters", "MACs"],
-        [
-            [
-                row["class"],
-                row["module"],
-                row["store"],
-                f"{row['retention_rate']:.1%}",
-                f"{row['parameters']:,}",
-                f"{row['macs']:,}",
-            ]
-            for row in figures["sources"]
-        ],
-    )
+    print_modules(figures["sources"])

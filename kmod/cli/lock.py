@@ -3,6 +3,7 @@
 import argparse
 
 from kmod.cli import console
+from kmod.cli.compose import load_plan
 
 
 def add_parser(subparsers) -> None:
@@ -27,7 +28,6 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.cli.plans import load_plan
     from kmod.composition.lock import check_lock
     from kmod.composition.lock import lock_data
     from kmod.composition.lock import lock_path

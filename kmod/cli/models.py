@@ -45,9 +45,9 @@ def load_model(path: str | Path) -> keras.Model:
     Raises:
         ArtifactError: If it is missing, of another format or damaged.
     """
-    from kmod.modules.keras_file import load_keras_file
+    from kmod.export.keras_file import load_keras_file
 
-    return load_keras_file(path)
+    return load_keras_file(path, allow_custom=True)
 
 
 def load_classifier(path: str | Path) -> keras.Model:
@@ -57,9 +57,9 @@ def load_classifier(path: str | Path) -> keras.Model:
         ArtifactError: If there is none, or it can not be loaded.
         IntegrityError: If a composed model is not as it was written.
     """
-    from kmod.composition.saving import load_composition
+    from kmod.composition.saving import load
 
-    return load_composition(path) if Path(path).is_dir() else load_model(path)
+    return load(path) if Path(path).is_dir() else load_model(path)
 
 
 def images_for(
@@ -76,8 +76,21 @@ def images_for(
         ArtifactError: If images or classes do not fit the model.
     """
     images = getattr(data, split)
-    _check_shape(model, images, data)
-    _check_number(model, data)
+    shape, wanted = images.images.shape[1:], tuple(model.input_shape[1:])
+    sizes = zip(wanted, shape)
+    if len(wanted) != len(shape) or any(w not in (None, s) for w, s in sizes):
+        raise ArtifactError(
+            f"The model takes images of shape {wanted}. Received: data set "
+            f"{data.name!r} with images of shape {shape}. Give the data set "
+            "that the model was made for."
+        )
+    if tuple(model.output_shape) != (None, len(data.class_names)):
+        raise ArtifactError(
+            "A `.keras` file does not name its classes, so they must be those "
+            f"of the data set, {len(data.class_names)} in {data.name!r}. "
+            f"Received: an output of shape {model.output_shape}. Give another "
+            "data set, or the directory of a composed model."
+        )
     return images
 
 
@@ -87,25 +100,3 @@ def image_contract(data: ImageData) -> InputContract:
 
     shape = data.train.images.shape[1:]
     return InputContract(shape, "float32", tuple(data.value_range))
-
-
-def _check_shape(model, images, data):
-    shape = images.images.shape[1:]
-    wanted = tuple(model.input_shape[1:])
-    sizes = zip(wanted, shape)
-    if len(wanted) != len(shape) or any(w not in (None, s) for w, s in sizes):
-        raise ArtifactError(
-            f"The model takes images of shape {wanted}. Received: data set "
-            f"{data.name!r} with images of shape {shape}. Give the data set "
-            "that the model was made for."
-        )
-
-
-def _check_number(model, data):
-    if tuple(model.output_shape) != (None, len(data.class_names)):
-        raise ArtifactError(
-            "A `.keras` file does not name its classes, so they must be those "
-            f"of the data set, {len(data.class_names)} in {data.name!r}. "
-            f"Received: an output of shape {model.output_shape}. Give another "
-            "data set, or the directory of a composed model."
-        )

@@ -7,19 +7,17 @@ from pathlib import Path
 from kmod.cli import console
 from kmod.cli.module_table import print_store
 
-SEARCHES = ("cnnsplitter", "importance", "random")
-METHODS = ("gradsplitter", *SEARCHES)
-# The methods that an option belongs to; all others belong to every method.
+# The options that belong to one method; all others belong to both.
 OPTIONS_OF = {
-    "recipe": ("gradsplitter",),
-    "epochs": ("gradsplitter",),
-    "macs_target": ("gradsplitter",),
-    "population": ("cnnsplitter",),
-    "generations": ("cnnsplitter",),
-    "patience": ("cnnsplitter",),
-    "images": SEARCHES,
-    "head_epochs": SEARCHES,
-    "figures": SEARCHES,
+    "gradsplitter": ("recipe", "epochs", "macs_target"),
+    "cnnsplitter": (
+        "population",
+        "generations",
+        "patience",
+        "images",
+        "head_epochs",
+        "figures",
+    ),
 }
 
 
@@ -41,10 +39,9 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--out", required=True, metavar="STORE")
     parser.add_argument(
         "--method",
-        choices=METHODS,
+        choices=OPTIONS_OF,
         default="gradsplitter",
-        help="how masks are found: by gradient, by genetic search, or as "
-        "controls the most important or random kernels (default: "
+        help="how masks are found: by gradient or by genetic search (default: "
         "gradsplitter)",
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
@@ -74,7 +71,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--json", action="store_true")
     _add_gradsplitter(parser.add_argument_group("gradsplitter"))
-    _add_searches(parser.add_argument_group("cnnsplitter and controls"))
+    _add_cnnsplitter(parser.add_argument_group("cnnsplitter"))
     parser.set_defaults(run=run)
 
 
@@ -91,9 +88,9 @@ def _add_gradsplitter(group):
     )
 
 
-def _add_searches(group):
+def _add_cnnsplitter(group):
     group.add_argument(
-        "--population", type=int, metavar="N", help="candidates for each class"
+        "--population", type=int, metavar="N", help="individuals of each class"
     )
     group.add_argument("--generations", type=int, metavar="N")
     group.add_argument(
@@ -106,7 +103,7 @@ def _add_searches(group):
         "--images",
         type=int,
         metavar="N",
-        help="validation images that candidates are measured on",
+        help="validation images that fitness is measured on",
     )
     group.add_argument(
         "--head-epochs",
@@ -123,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.cli.models import load_model
     from kmod.data.load import load_data
-    from kmod.modular.run_directory import discard_run
-    from kmod.modular.run_directory import run_digest
+    from kmod.files.run_directory import discard_run
+    from kmod.files.run_directory import run_digest
     from kmod.modules.decompose import decompose
     from kmod.modules.module_store import list_store
 
@@ -164,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         data=(data.validation.images, data.validation.labels),
         source_name=Path(args.source).stem,
         value_range=data.value_range,
-        facts={
+        data_source={
             "name": data.name,
             "version": data.version,
             "split": "validation",
@@ -193,12 +190,13 @@ def _run_of(out):
 def _check_options(args):
     from kmod.errors import UsageError
 
-    for name, methods in OPTIONS_OF.items():
-        if getattr(args, name) is not None and args.method not in methods:
+    for method, names in OPTIONS_OF.items():
+        given = [name for name in names if getattr(args, name) is not None]
+        if given and args.method != method:
             raise UsageError(
-                f"`--{name.replace('_', '-')}` belongs to the methods "
-                f"{', '.join(methods)}. Received: --method {args.method}. "
-                "Leave one of them out."
+                f"`--{given[0].replace('_', '-')}` belongs to `--method "
+                f"{method}`. Received: --method {args.method}. Leave one of "
+                "them out."
             )
 
 
@@ -209,30 +207,13 @@ def _train_masks(args, source, train, validation, **options):
         source,
         train,
         validation,
-        recipe=_recipe(args),
+        recipe=args.recipe or "default",
+        retention_target=args.retention_target,
+        macs_target=args.macs_target,
         epochs=args.epochs,
         **options,
     )
     return modular, {}
-
-
-def _recipe(args):
-    from kmod.errors import UsageError
-    from kmod.modular.recipe import recipe_of
-
-    recipe = recipe_of(args.recipe or "default")
-    targets = {
-        name: getattr(args, name)
-        for name in ("retention_target", "macs_target")
-        if getattr(args, name) is not None
-    }
-    if targets and recipe.retention_target is None:
-        first = next(iter(targets)).replace("_", "-")
-        raise UsageError(
-            f"`--{first}` belongs to the default recipe. Received: --recipe "
-            f"{args.recipe}. Leave one of them out."
-        )
-    return dataclasses.replace(recipe, **targets)
 
 
 def _search(args, source, train, validation, **options):
@@ -251,7 +232,6 @@ def _search(args, source, train, validation, **options):
         source,
         train,
         validation,
-        method=args.method,
         options=search,
         figures=args.figures,
         **heads,

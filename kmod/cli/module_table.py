@@ -10,44 +10,38 @@ from typing import Any
 from kmod.cli import console
 
 if TYPE_CHECKING:
+    from kmod.modules.class_module import ModuleInfo
     from kmod.modules.module_store import ModuleStore
+
+
+def module_row(info: ModuleInfo) -> dict[str, Any]:
+    """Returns the figures of a module, for `print_modules` and for JSON."""
+    return {
+        "class": info.class_name,
+        "retention_rate": info.retention_rate,
+        "parameters": info.parameters,
+        "macs": info.macs,
+        "max_output_gap": info.max_output_gap,
+    }
 
 
 def print_modules(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints one line for each module.
 
     Args:
-        rows: Facts of each module: `class`, `retention_rate`, `parameters`,
-            `macs` and `max_output_gap`.
+        rows: Figures of each module. Those that the first does not have get
+            no column.
     """
+    columns = [key for key in _COLUMNS if key in rows[0]]
     console.print_table(
-        ["class", "kernels kept", "parameters", "MACs", "gap"],
-        [
-            [
-                row["class"],
-                f"{row['retention_rate']:.1%}",
-                f"{row['parameters']:,}",
-                f"{row['macs']:,}",
-                _gap(row["max_output_gap"]),
-            ]
-            for row in rows
-        ],
+        [_COLUMNS[key][0] for key in columns],
+        [[_COLUMNS[key][1](row[key]) for key in columns] for row in rows],
     )
 
 
 def print_store(store: ModuleStore, as_json: bool) -> None:
     """Prints the modules of a new store, as a table or as JSON."""
-    infos = [store.info(name) for name in store.class_names]
-    rows = [
-        {
-            "class": info.class_name,
-            "retention_rate": info.retention_rate,
-            "parameters": info.parameters,
-            "macs": info.macs,
-            "max_output_gap": info.max_output_gap,
-        }
-        for info in infos
-    ]
+    rows = [module_row(store.info(name)) for name in store]
     if not as_json:
         print_modules(rows)
         return
@@ -62,3 +56,15 @@ def print_store(store: ModuleStore, as_json: bool) -> None:
 
 def _gap(value):
     return "not compared" if value is None else f"{value:.1e}"
+
+
+# Heading and form of every figure.
+_COLUMNS = {
+    "class": ("class", str),
+    "module": ("module", str),
+    "store": ("store", lambda digest: digest or "given in memory"),
+    "retention_rate": ("kernels kept", "{:.1%}".format),
+    "parameters": ("parameters", "{:,}".format),
+    "macs": ("MACs", "{:,}".format),
+    "max_output_gap": ("gap", _gap),
+}

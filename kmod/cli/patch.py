@@ -59,13 +59,14 @@ def add_parser(subparsers) -> None:
         "--combine",
         choices=("calibrated", "minmax", "raw"),
         default="calibrated",
-        help="how the two scores become one (default: calibrated)",
+        help=argparse.SUPPRESS,  # The others replicate the papers.
     )
     parser.add_argument(
-        "--alone",
-        action="store_true",
+        "--no-auxiliary",
+        action="store_false",
+        dest="auxiliary",
         help="take the target's module only; otherwise the donor's other "
-        "modules may support it, which makes the model larger",
+        "modules may be auxiliary to it, which makes the model larger",
     )
     parser.add_argument(
         "--overwrite",
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     contract = image_contract(data)
     choice = _choose(weak, donors, validation, contract, args)
     with console.status("composing and measuring"):
-        spec = _spec(choice, donors, contract, args)
+        spec = _spec(choice, contract, args)
         figures = _build(weak, spec, data, args)
     figures["tried"] = [each.as_dict() for each in choice.tried]
     if args.json:
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args):
     from kmod.cli.models import check_out
-    from kmod.composition.manifest import list_composition
+    from kmod.composition.composition_manifest import list_composition
     from kmod.data.load import parse_split
 
     check_out(args.out, args.overwrite, list_composition)
@@ -121,7 +122,7 @@ def _check(args):
 
 
 def _choose(weak, donors, validation, contract, args):
-    from kmod.patching.patching import choose_patches
+    from kmod.patching.search import choose_patches
 
     has_class = any(donor.class_name is not None for donor in donors)
     if has_class and len(args.target_classes or ()) != 1:
@@ -137,24 +138,22 @@ def _choose(weak, donors, validation, contract, args):
         target_classes=args.target_classes,
         combine=args.combine,
         contract=contract,
-        alone=args.alone,
+        auxiliary=args.auxiliary,
         track=lambda items: console.track(items, "trying donors"),
     )
 
 
-def _spec(choice, donors, contract, args):
+def _spec(choice, contract, args):
     from kmod.patching.patcher import patch_spec
     from kmod.spec.model import InputSpec
 
-    is_same = all(
-        contract == donor.store.manifest.input
-        for donor in {each.donor for each in choice.chosen}
-    )
+    stores = [each.donor.store for each in choice.chosen]
+    is_same = all(contract == store.manifest.input for store in stores)
     return patch_spec(
         args.weak,
         choice.evaluation.class_names,
         [each.fit.patch for each in choice.chosen],
-        [each.donor.store.path for each in choice.chosen],
+        [store.path for store in stores],
         Path(args.out) / _SPEC_FILE,
         None if is_same else InputSpec(contract.shape, contract.range),
     )
@@ -162,22 +161,19 @@ def _spec(choice, donors, contract, args):
 
 def _build(weak, spec, data, args):
     """Composes the spec, measures and saves it; returns the figures."""
-    from kmod.composition.composer import compose_plan
-    from kmod.composition.plan import plan
-    from kmod.composition.saving import save_composition
+    from kmod.composition.composer import compose
+    from kmod.composition.saving import save
+    from kmod.metrics.comparison import compare_classes
     from kmod.metrics.evaluate import answers
-    from kmod.patching.patcher import compare_patches
 
-    planned = plan(spec)
-    patched = compose_plan(planned)
+    patched = compose(spec)
     (labels, before, _), (_, after, _) = (
         answers(model, data.test) for model in (weak, patched)
     )
     targets = [patch.class_name for patch in spec.patches]
-    figures = compare_patches(labels, before, after, targets, spec.class_names)
-    save_composition(
+    figures = compare_classes(labels, before, after, targets, spec.class_names)
+    save(
         patched,
-        planned,
         args.out,
         metrics={"test": figures},
         overwrite=args.overwrite,
@@ -195,15 +191,14 @@ def _print(figures, out):
         columns = ["", "before", "after", "gain", "95 % interval of the gain"]
         console.print_table(columns, rows, title)
     names = _short([each["store"] for each in figures["tried"]])
-    columns = ["class", "donor", "module", "support", "F1", "patched", "helps"]
     console.print_table(
-        columns,
+        "class donor module auxiliary F1 patched helps".split(),
         [
             [
                 each["target_class"],
                 names[each["store"]],
                 each["class"],
-                len(each["support"]),
+                len(each["auxiliary"]),
                 f"{each['before']['f1']:.4f}",
                 f"{each['after']['f1']:.4f}",
                 "yes" if each["helps"] else "no",

@@ -1,8 +1,24 @@
 """`kmod schema`: prints the JSON Schema of composition specs."""
 
 import argparse
+import json
 
 from kmod.cli import console
+
+_DEFINITIONS = "#/$defs/"
+_TYPES = {"integer": "whole number", "number": "number", "string": "text"}
+_LIMITS = {
+    "exclusiveMinimum": "above {}",
+    "minimum": "at least {}",
+    "exclusiveMaximum": "below {}",
+    "maximum": "at most {}",
+    "maxLength": "at most {} characters",
+}
+_HEAD = """\
+# All keys of a composition spec
+
+Written by `kmod schema --markdown`; [spec.md](spec.md) explains them.
+"""
 
 
 def add_parser(subparsers) -> None:
@@ -21,11 +37,79 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.spec.reference import reference_markdown
-    from kmod.spec.schema import read_schema
+    from kmod.spec.faults import read_schema
 
+    schema = read_schema()
     if args.markdown:
-        console.print_data(reference_markdown().rstrip("\n"))
+        console.print_data(_page(schema))
     else:
-        console.print_json(read_schema())
+        console.print_json(schema)
     return 0
+
+
+def _page(schema):
+    """Writes a table for each mapping of a spec."""
+    mappings = [
+        ("The spec", schema),
+        *(
+            (part["title"], part)
+            for part in schema["$defs"].values()
+            if "properties" in part
+        ),
+    ]
+    sections = (
+        f"## {title}\n\n{_table(part, schema['$defs'])}"
+        for title, part in mappings
+    )
+    return "\n".join([_HEAD, *sections]).rstrip("\n")
+
+
+def _table(mapping, definitions):
+    rows = [("Key", "Takes", "Meaning", "Example"), ("---",) * 4]
+    for key, part in mapping["properties"].items():
+        is_required = key in mapping.get("required", ())
+        takes = _takes(part, definitions)
+        meaning = part["description"] + " Required." * is_required
+        example = f"`{_example(part['examples'][0])}`"
+        rows.append((f"`{key}`", takes, meaning, example))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _takes(part, definitions):
+    """Says in a few words what values a key takes."""
+    if "$ref" in part:
+        part = definitions[part["$ref"].removeprefix(_DEFINITIONS)]
+        if "title" in part:
+            title = part["title"]
+            anchor = title.lower().replace(" ", "-")
+            return f"[{title[0].lower()}{title[1:]}](#{anchor})"
+    if "enum" in part:
+        return " or ".join(f"`{value}`" for value in part["enum"])
+    if "const" in part:
+        return f"`{part['const']}`"
+    if part["type"] == "array":
+        items = _takes(part["items"], definitions)
+        if part.get("minItems") == part.get("maxItems"):
+            return f"list of {part['minItems']}: {items}"
+        return f"list of {part['minItems']} or more: {items}"
+    if part["type"] == "object":
+        values = _takes(part["additionalProperties"], definitions)
+        return f"mapping of ids to {values}"
+    if "pattern" in part:
+        return part["description"].removeprefix("Accepted: ").rstrip(".")
+    is_as_written = isinstance(part["type"], list)
+    words = "text as it is written" if is_as_written else _TYPES[part["type"]]
+    limits = (text.format(part[k]) for k, text in _LIMITS.items() if k in part)
+    return ", ".join([words, *limits])
+
+
+def _example(value):
+    """Formats a value as one line of YAML."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return f"[{', '.join(map(_example, value))}]"
+    if isinstance(value, dict):
+        items = (f"{key}: {_example(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    return json.dumps(value)

@@ -1,4 +1,4 @@
-"""`kmod test`: runs the acceptance tests of what kmod saved."""
+"""`kmod test`: tests what kmod saved."""
 
 import argparse
 import dataclasses
@@ -28,21 +28,21 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.composition.acceptance import accept
+    from kmod.composition.checks import run_tests
 
     with console.status("testing"):
-        findings = list(accept(args.path, args.data_dir))
+        results = list(run_tests(args.path, args.data_dir))
+    rows = [dataclasses.asdict(result) for result in results]
     if args.json:
-        console.print_json([dataclasses.asdict(f) for f in findings])
+        console.print_json(rows)
     else:
         console.print_table(
-            ["test", "outcome", "detail"],
-            [[f.test, f.outcome, f.detail] for f in findings],
+            ["test", "outcome", "detail"], [row.values() for row in rows]
         )
-    failed = [f.test for f in findings if f.outcome == "failed"]
+    failed = [row["test"] for row in rows if row["outcome"] == "failed"]
     if failed:
         console.print_message(
-            f"kmod: '{args.path}' failed {len(failed)} of {len(findings)} "
+            f"kmod: '{args.path}' failed {len(failed)} of {len(rows)} "
             f"tests: {', '.join(failed)}.",
             style="red",
         )

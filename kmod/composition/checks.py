@@ -1,19 +1,42 @@
-"""Runs the checks that a spec makes on its model."""
+"""Whether a model is what its spec or manifest says, measured on images.
+
+A spec's checks are run when its model is composed; `kmod test` runs them again
+on what was saved, with those of digests and saved forms.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from typing import Literal
 
 import keras
 
-from kmod.composition.composition_plan import CompositionPlan
+from kmod.composition.composition_manifest import COMPOSITION_FILE
+from kmod.composition.composition_manifest import manifest_of
+from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.labelled_images import ImageReader
-from kmod.composition.labelled_images import reader_of_plan
+from kmod.composition.labelled_images import reader_of_manifest
+from kmod.composition.plan import CompositionPlan
+from kmod.composition.saving import KERAS_FILE
+from kmod.composition.saving import load
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
+from kmod.export.write import FORMS
+from kmod.export.write import TOLERANCE
+from kmod.export.write import largest_gap
+from kmod.files import check_files
 from kmod.metrics.evaluate import evaluate
+from kmod.modules.adaptation import comparison_images
+from kmod.modules.cut import log_odds_model
+from kmod.modules.decompose import module_metrics
+from kmod.modules.module_store import load_store
 from kmod.spec.model import Check
+from kmod.spec.model import DataRef
+
+# How far a figure may be from the recorded one: other hardware may round
+# another way, and move an image that lies on a border.
+METRIC_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +100,11 @@ def run_checks(
         CheckError: If a figure is too low; the message holds them all.
         ArtifactError: If a data set is missing or does not fit the model.
     """
-    results = measure(
-        model, planned.spec.checks, reader_of_plan(planned), data_dir
+    results = _measure(
+        model,
+        planned.spec.checks,
+        reader_of_manifest(manifest_of(planned)),
+        data_dir,
     )
     if not all(result.passed for result in results):
         raise CheckError(
@@ -89,26 +115,8 @@ def run_checks(
     return results
 
 
-def measure(
-    model: keras.Model,
-    checks: Sequence[Check],
-    reader: ImageReader,
-    data_dir: str | Path | None = None,
-) -> list[CheckResult]:
-    """Measures the figures of checks, whether they are high enough or not.
-
-    Args:
-        model: Classifier.
-        checks: The checks.
-        reader: What reads the images for the model.
-        data_dir: Directory of the prepared data sets.
-
-    Returns:
-        What every check found.
-
-    Raises:
-        ArtifactError: If a data set is missing or does not fit the model.
-    """
+def _measure(model, checks, reader, data_dir):
+    """Measures the figures of checks, whether they are high enough or not."""
     evaluations = {
         data: evaluate(model, reader.load(data, data_dir), reader.class_names)
         for data in dict.fromkeys(check.data for check in checks)
@@ -131,3 +139,138 @@ def _result(check, evaluation):
     return CheckResult(
         check, float(getattr(evaluation, metric)[index]), num_images
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class TestResult:
+    """What a test of something saved found.
+
+    Attributes:
+        test: What was tested.
+        outcome: `"skipped"` if it could not be run, which is no fault.
+        detail: The figures, or why it was skipped.
+    """
+
+    test: str
+    outcome: Literal["passed", "failed", "skipped"]
+    detail: str
+
+
+def run_tests(
+    path: str | Path, data_dir: str | Path | None = None
+) -> Iterator[TestResult]:
+    """Tests a module store or a composed model.
+
+    Digests come first; then every saved form is asked for the answers to real
+    images; then the figures in the manifest are measured again, as far as the
+    data sets that they name are at hand.
+
+    Args:
+        path: Directory of the store or composed model.
+        data_dir: Directory of the prepared data sets.
+
+    Yields:
+        What each test found.
+
+    Raises:
+        ArtifactError: If there is neither a store nor a composed model.
+        IntegrityError: If it is not as it was written.
+    """
+    path = Path(path)
+    if (path / COMPOSITION_FILE).is_file():
+        yield from _test_composition(path, data_dir)
+    else:
+        yield from _test_store(load_store(path), data_dir)
+
+
+def _test_composition(path, data_dir):
+    manifest = read_composition_manifest(path)
+    check_files(path, manifest.files, COMPOSITION_FILE)
+    yield TestResult("digests", "passed", f"{len(manifest.files)} files")
+    if KERAS_FILE not in manifest.files:
+        yield TestResult("answers", "skipped", f"there is no '{KERAS_FILE}'")
+        return
+    model = load(path)
+    images = comparison_images(manifest.input)
+    for name, form in FORMS.items():
+        if (path / form.path).exists():
+            gap = largest_gap(model, name, path / form.path, images)
+            yield _same_answers(f"answers of {name}", gap)
+    for recorded in manifest.metrics.get("checks", ()):
+        yield _same_check(
+            model, recorded, reader_of_manifest(manifest), data_dir
+        )
+
+
+def _test_store(store, data_dir):
+    yield TestResult("digests", "passed", f"{len(store)} modules")
+    images = comparison_images(store.manifest.input)
+    for record in store.manifest.modules:
+        name = record.class_name
+        directory = store.path / record.directory
+        gap = largest_gap(store[name].model, "savedmodel", directory, images)
+        yield _same_answers(f"answers of {name!r}", gap)
+    yield from _same_metrics(store, data_dir)
+
+
+def _same_answers(test, gap):
+    outcome = "passed" if gap <= TOLERANCE else "failed"
+    return TestResult(test, outcome, f"largest difference {gap:.1e}")
+
+
+def _same_check(model, recorded, reader, data_dir):
+    name, _, split = recorded["data"].rpartition(":")
+    check = Check(
+        recorded["metric"],
+        recorded["min"],
+        DataRef(name, split),
+        recorded["class"],
+    )
+    of = f" of {check.class_name!r}" if check.class_name else ""
+    test = f"{check.metric}{of} on {recorded['data']}"
+    try:
+        (result,) = _measure(model, [check], reader, data_dir)
+    except ArtifactError as error:
+        return TestResult(test, "skipped", str(error))
+    is_same = abs(result.value - recorded["value"]) <= METRIC_TOLERANCE
+    return TestResult(
+        test,
+        "passed" if result.passed and is_same else "failed",
+        f"{result.value:.4f}, recorded {recorded['value']:.4f}, at least "
+        f"{check.min:g} wanted",
+    )
+
+
+def _same_metrics(store, data_dir):
+    manifest, recorded = store.manifest, store.manifest.data
+    if not recorded.get("name") or not recorded.get("split"):
+        reason = "the manifest names no data set and split"
+        yield TestResult("metrics", "skipped", reason)
+        return
+    reader = ImageReader(manifest.input, "resize", manifest.class_names)
+    try:
+        data = DataRef(recorded["name"], recorded["split"])
+        images = reader.load(data, data_dir)
+    except ArtifactError as error:
+        yield TestResult("metrics", "skipped", str(error))
+        return
+    for name in store:
+        if store.info(name).metrics:
+            yield _same_module_metrics(store, name, images)
+
+
+def _same_module_metrics(store, name, images):
+    module = store[name]
+    log_odds = log_odds_model(module.model).predict(
+        images.images, batch_size=256, verbose=0
+    )[:, 0]
+    index = store.manifest.class_names.index(name)
+    found = module_metrics(log_odds, images.labels == index)
+    recorded = module.info.metrics
+    gaps = [abs(found[key] - recorded[key]) for key in recorded]
+    outcome = "passed" if max(gaps) <= METRIC_TOLERANCE else "failed"
+    detail = ", ".join(
+        f"{key} {found[key]:.4f}, recorded {recorded[key]:.4f}"
+        for key in recorded
+    )
+    return TestResult(f"metrics of {name!r}", outcome, detail)

@@ -7,28 +7,37 @@ import keras
 import numpy as np
 
 from kmod.composition.checks import run_checks
-from kmod.composition.classifier import build_classifier
-from kmod.composition.classifier import join
-from kmod.composition.composition_plan import CompositionPlan
-from kmod.composition.joint_scores import apply_layer
-from kmod.composition.joint_scores import fit_joint
-from kmod.composition.labelled_images import reader_of_plan
-from kmod.composition.parts import build_parts
-from kmod.composition.parts import load_weak
-from kmod.composition.parts import part_names
-from kmod.composition.parts import patches_of
-from kmod.composition.parts import support_names
-from kmod.composition.patched_model import build_patched
+from kmod.composition.composition_manifest import Composition
+from kmod.composition.composition_manifest import manifest_of
+from kmod.composition.composition_manifest import total_sizes
+from kmod.composition.labelled_images import reader_of_manifest
+from kmod.composition.patched_model import Patch
+from kmod.composition.patched_model import merge_patched
+from kmod.composition.patched_model import patch_parts
+from kmod.composition.plan import CompositionPlan
 from kmod.composition.plan import plan
 from kmod.composition.scoring import add_other
+from kmod.composition.scoring import apply_layer
 from kmod.composition.scoring import apply_lines
+from kmod.composition.scoring import build_classifier
+from kmod.composition.scoring import fit_joint
 from kmod.composition.scoring import fit_lines
+from kmod.composition.scoring import join
 from kmod.composition.scoring import score_classes
 from kmod.data.image_data import LabelledImages
+from kmod.errors import ArtifactError
+from kmod.export.keras_file import load_keras_file
+from kmod.files import file_digest
+from kmod.files import slugs
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.graph.fusion.fuse import fuse
 from kmod.graph.sharing import merge_models
-from kmod.spec.loader import load_spec
+from kmod.modules.adaptation import adapt_model
+from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.module_store import ModuleStore
 from kmod.spec.model import Spec
+from kmod.spec.spec_file import load_spec
 
 
 def compose(
@@ -48,8 +57,8 @@ def compose(
     Returns:
         Functional model of built-in layers, images to `(batch, num_classes)`
         in the spec's order of classes; of equal answers the first one counts.
-        Its attribute `class_names` is not saved with a `.keras` file;
-        `save_composition` keeps it.
+        Save it with `kmod.save`, which keeps its attribute `class_names` and
+        what it was made from, its attribute `composition`.
 
     Raises:
         SpecError: If the spec is not valid.
@@ -64,40 +73,156 @@ def compose(
     """
     if not isinstance(spec, Spec):
         spec = load_spec(spec)
-    planned = plan(spec)
-    model = compose_plan(planned, data_dir)
-    run_checks(model, planned, data_dir)
-    return model
+    return compose_plan(plan(spec), data_dir)
 
 
 def compose_plan(
     planned: CompositionPlan, data_dir: str | Path | None = None
 ) -> keras.Model:
-    """Builds the model of a plan, without its checks; see `compose`."""
-    model = fuse(_build(planned, data_dir))
+    """Builds the model of a plan and checks it; see `compose`."""
+    parts = build_parts(planned)
+    if planned.spec.base is not None:
+        name = planned.spec.name
+        model = merge_patched(parts, _patches(planned), name)
+    else:
+        model = _merge_classes(planned, parts, data_dir)
+    model = fuse(model)
     model.class_names = planned.spec.class_names
+    checks = run_checks(model, planned, data_dir)
+    has_size = None not in model.input_shape[1:]
+    manifest = dataclasses.replace(
+        manifest_of(planned),
+        metrics={"checks": [c.as_dict() for c in checks]} if checks else {},
+        unshared=total_sizes(parts.values()) if has_size else None,
+    )
+    base = planned.spec.base
+    model.composition = Composition(
+        manifest, _without_modules(planned), base and file_digest(base.path)
+    )
     return model
 
 
-def _build(planned, data_dir):
+def _without_modules(planned):
+    """Opens the stores anew, so that a model does not keep their modules."""
+    stores = {
+        name: ModuleStore(store.path, store.manifest)
+        for name, store in planned.stores.items()
+    }
+    return dataclasses.replace(planned, stores=stores)
+
+
+def build_parts(planned: CompositionPlan) -> dict[str, keras.Model]:
+    """Builds every part of a composed model, nothing shared yet.
+
+    Args:
+        planned: The plan.
+
+    Returns:
+        Functional models by the names that `merge_models` gives their layers,
+        all on images of `planned.input`: the scores of the modules, and of a
+        patch spec the weak model's logits as well.
+    """
     if planned.spec.base is not None:
-        return build_patched(
-            load_weak(planned), patches_of(planned), planned.spec.name
+        return patch_parts(_load_weak(planned), _patches(planned))
+    image = keras.Input(planned.input.shape, dtype=planned.input.dtype)
+    names = [name for names in _names_by_class(planned) for name in names]
+    names += _auxiliary_names(planned)
+    return {
+        name: adapt_model(
+            _scorer(planned, module),
+            planned.adaptations[module.ref.store],
+            image,
         )
-    return _compose(planned, data_dir)
+        for name, module in zip(names, planned.modules, strict=True)
+    }
 
 
-def _compose(planned, data_dir):
-    image, outputs = merge_models(build_parts(planned))
+def _names_by_class(planned):
+    """Names the modules of every class of a spec with `classes`."""
+    prefixes = slugs(entry.name for entry in planned.classes)
+    return [
+        (
+            [prefixes[entry.name]]
+            if len(entry.modules) == 1
+            else [
+                f"{prefixes[entry.name]}_{number}"
+                for number in range(1, len(entry.modules) + 1)
+            ]
+        )
+        for entry in planned.classes
+    ]
+
+
+def _auxiliary_names(planned):
+    """Names the auxiliary modules, unlike those of any class."""
+    return [f"auxiliary__{number}" for number in range(len(planned.auxiliary))]
+
+
+def _scorer(planned, module):
+    """Returns a module up to the score that is compared with others."""
+    model = _load(planned, module).model
+    layer = model.get_layer(CALIBRATION_LAYER)
+    is_raw = planned.spec.scores.calibration == "none"
+    return keras.Model(model.input, layer.input if is_raw else layer.output)
+
+
+def _load(planned, module):
+    return planned.stores[module.ref.store][module.ref.class_name]
+
+
+def _patches(planned):
+    """Returns the patches of a patch spec with their modules loaded."""
+    spec = planned.spec
+    return [
+        Patch(
+            spec.base.classes.index(entry.class_name),
+            _load(planned, planned_class.modules[0]),
+            entry.combine,
+            tuple(_load(planned, each) for each in planned_class.modules[1:]),
+            entry.layer,
+            entry.range,
+            planned.adaptations[entry.module.store],
+        )
+        for entry, planned_class in zip(spec.patches, planned.classes)
+    ]
+
+
+def _load_weak(planned):
+    """Loads the weak model of a patch spec, up to its logits."""
+    base = planned.spec.base
+    weak = load_keras_file(base.path, allow_custom=True)
+    if weak.output_shape != (None, len(base.classes)):
+        raise ArtifactError(
+            f"The spec names {len(base.classes)} classes of its base, so "
+            "that must answer as many scores. Received: an output of shape "
+            f"{weak.output_shape} from '{base.path}'. Correct "
+            "`base.classes`."
+        )
+    sizes = zip(weak.input_shape[1:], planned.input.shape, strict=True)
+    if any(own not in (None, size) for own, size in sizes):
+        raise ArtifactError(
+            f"The weak model must take images of {planned.input.shape}, as "
+            "the plan says. Received: images of "
+            f"{tuple(weak.input_shape[1:])} from '{base.path}'. Write its "
+            "own images as `input` into the spec; the modules get adapters."
+        )
+    return rebuild(channel_graph(weak))
+
+
+def _merge_classes(planned, parts, data_dir):
+    image, outputs = merge_models(parts)
     scores = planned.spec.scores
     has_other = scores.other is not None
     log_odds = score_classes(
-        [[outputs[part] for part in parts] for parts in part_names(planned)],
+        [
+            [outputs[name] for name in names]
+            for names in _names_by_class(planned)
+        ],
         is_last=not (has_other or scores.is_fitted),
     )
-    if scores.support:
-        more = [outputs[name] for name in support_names(planned)]
-        log_odds = join([log_odds, *more], "supported_scores")
+    if scores.auxiliary:
+        more = [outputs[name] for name in _auxiliary_names(planned)]
+        log_odds = join([log_odds, *more], "all_scores")
     if scores.is_fitted:
         log_odds = _fitted(planned, image, log_odds, data_dir)
     if has_other:
@@ -119,13 +244,15 @@ def _fitted(planned, image, log_odds, data_dir):
 def _images_to_fit_on(planned, names, data_dir):
     scores = planned.spec.scores
     reader = dataclasses.replace(
-        reader_of_plan(planned), class_names=names, other=len(names)
+        reader_of_manifest(manifest_of(planned)),
+        class_names=names,
+        other=len(names),
     )
     few = [
         reader.load(data, data_dir, scores.images_per_class)
         for data in scores.data
     ]
     return LabelledImages(
-        np.concatenate([part.images for part in few]),
-        np.concatenate([part.labels for part in few]),
+        np.concatenate([each.images for each in few]),
+        np.concatenate([each.labels for each in few]),
     )

@@ -1,32 +1,30 @@
 """Exports saved models for those who serve them."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from kmod.composition.manifest import COMPOSITION_FILE
-from kmod.composition.manifest import read_composition_manifest
-from kmod.composition.saving import load_composition
+from kmod.composition.composition_manifest import COMPOSITION_FILE
+from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.saving import load
 from kmod.errors import UsageError
-from kmod.export.images import comparison_images
+from kmod.export.keras_file import load_keras_file
 from kmod.export.write import FORMS
 from kmod.export.write import write_form
 from kmod.files import atomic_directory
 from kmod.files import read_files
+from kmod.files.manifest import installed_versions
+from kmod.files.manifest import list_sealed
+from kmod.files.manifest import to_plain
+from kmod.files.manifest import write_sealed
 from kmod.graph.content import content_digest
-from kmod.modules.keras_file import load_keras_file
+from kmod.modules.adaptation import comparison_images
 from kmod.modules.manifest import STORE_FILE
 from kmod.modules.manifest import InputContract
-from kmod.modules.manifest import installed_versions
 from kmod.modules.manifest import read_store_manifest
-from kmod.modules.module_directory import read_module
-from kmod.modules.module_manifest import record_of
-from kmod.modules.plain_yaml import list_sealed
-from kmod.modules.plain_yaml import to_plain
-from kmod.modules.plain_yaml import write_sealed
+from kmod.modules.module_store import read_module
 
 VERSION = 1
 EXPORT_FILE = "export.yaml"
@@ -64,12 +62,10 @@ def load_exportable(path: str | Path) -> Exportable:
     path = Path(path)
     if (path / COMPOSITION_FILE).is_file():
         manifest = read_composition_manifest(path)
-        return Exportable(
-            load_composition(path), manifest.class_names, manifest.input
-        )
+        return Exportable(load(path), manifest.class_names, manifest.input)
     if path.is_dir():
         return _load_module(path)
-    model = load_keras_file(path)
+    model = load_keras_file(path, allow_custom=True)
     names = tuple(str(index) for index in range(model.output_shape[-1]))
     return Exportable(model, names, _contract(model))
 
@@ -111,8 +107,17 @@ def export_model(
             temporary if form == "savedmodel" else temporary / FORMS[form].path
         )
         write_form(exportable.model, exportable.class_names, form, path, images)
-        manifest = _manifest(exportable, form, temporary)
-        write_sealed(temporary / EXPORT_FILE, manifest)
+        manifest = {
+            "version": VERSION,
+            "format": form,
+            "name": exportable.model.name,
+            "class_names": exportable.class_names,
+            "input": exportable.input,
+            "model": content_digest(exportable.model),
+            "created_by": installed_versions(),
+            "files": read_files(temporary),
+        }
+        write_sealed(temporary / EXPORT_FILE, to_plain(manifest))
     return Path(directory)
 
 
@@ -122,8 +127,7 @@ def list_export(path: Path) -> dict[str, Any]:
 
 
 def _load_module(path):
-    record = record_of(path)
-    module = read_module(path, record)
+    module = read_module(path)
     contract = _contract(module.model)
     if (path.parent / STORE_FILE).is_file():
         contract = read_store_manifest(path.parent).input
@@ -145,18 +149,3 @@ def _next_version(directory, form):
     found = directory.iterdir() if directory.is_dir() else ()
     versions = [int(entry.name) for entry in found if entry.name.isdecimal()]
     return directory / str(max(versions, default=0) + 1)
-
-
-def _manifest(exportable, form, directory) -> Mapping[str, Any]:
-    return to_plain(
-        {
-            "version": VERSION,
-            "format": form,
-            "name": exportable.model.name,
-            "class_names": exportable.class_names,
-            "input": exportable.input,
-            "model": content_digest(exportable.model),
-            "created_by": installed_versions(),
-            "files": read_files(directory),
-        }
-    )

@@ -8,14 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from kmod.composition.composition_plan import CompositionPlan
-from kmod.composition.manifest import CompositionManifest
+from kmod.composition.composition_manifest import CompositionManifest
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.errors import ArtifactError
+from kmod.modules.adaptation import adapt_images
 from kmod.modules.adaptation import plan_adaptation
-from kmod.modules.adapters import adapt_images
 from kmod.modules.manifest import InputContract
 from kmod.spec.model import DataRef
 
@@ -35,7 +34,7 @@ class ImageReader:
         class_names: The model's classes.
         other: Label for images of classes that the model lacks; `None` leaves
             them out.
-        parts: Labels for further names, those of the modules that score a
+        aliases: Labels for further names, those of the modules that score a
             class together: trucks are vehicles.
     """
 
@@ -43,7 +42,7 @@ class ImageReader:
     size: Literal["resize", "pad"]
     class_names: tuple[str, ...]
     other: int | None = None
-    parts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def load(
         self,
@@ -101,7 +100,7 @@ class ImageReader:
 
     def _label(self, images, data_classes):
         names = {name: i for i, name in enumerate(self.class_names)}
-        known = {**self.parts, **names}
+        known = {**self.aliases, **names}
         if known.keys().isdisjoint(data_classes):
             raise ArtifactError(
                 "A data set must show classes of the model, of the same "
@@ -134,36 +133,19 @@ def _draw(labels, count):
     )
 
 
-def reader_of_plan(planned: CompositionPlan) -> ImageReader:
-    """Returns what reads images for the model of a plan."""
-    spec = planned.spec
-    return ImageReader(
-        planned.input,
-        spec.input.size if spec.input else "resize",
-        spec.class_names,
-        len(spec.classes) if spec.scores.other else None,
-        _parts(
-            (index, module.ref.class_name)
-            for index, entry in enumerate(planned.classes)
-            for module in entry.modules
-            if spec.base is None
-        ),
-    )
-
-
 def reader_of_manifest(manifest: CompositionManifest) -> ImageReader:
-    """Returns what reads images for a saved composed model."""
+    """Returns what reads images for a composed model."""
     names = manifest.class_names
     other = None if manifest.other is None else names.index(manifest.other)
-    parts = _parts(
+    aliases = _aliases(
         (names.index(source["class"]), source["module"])
         for source in manifest.sources
-        if not source.get("support")
+        if not source.get("auxiliary")
     )
-    return ImageReader(manifest.input, manifest.size, names, other, parts)
+    return ImageReader(manifest.input, manifest.size, names, other, aliases)
 
 
-def _parts(modules):
+def _aliases(modules):
     """Labels the names of modules that share a class, each with no other."""
     modules = list(modules)
     sizes = collections.Counter(index for index, _ in modules)

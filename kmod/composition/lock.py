@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kmod.composition.composition_plan import CompositionPlan
+from kmod.composition.plan import CompositionPlan
 from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.files import atomic_write
 from kmod.files import file_digest
-from kmod.modules.manifest import installed_versions
-from kmod.modules.plain_yaml import read_yaml
-from kmod.modules.plain_yaml import to_yaml
+from kmod.files.manifest import installed_versions
+from kmod.files.plain_yaml import read_yaml
+from kmod.files.plain_yaml import to_yaml
 
 VERSION = 2
 _COMMENT = "# Written by `kmod lock`: what the spec beside it is made from.\n"

@@ -1,30 +1,26 @@
 """Builds a weak model whose answers for some classes take in modules'."""
 
 import dataclasses
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Literal
 
 import keras
 
-from kmod.composition.classifier import LOG_ODDS_LAYER
-from kmod.composition.classifier import PROBABILITIES_LAYER
-from kmod.composition.classifier import build_classifier
-from kmod.composition.classifier import join
-from kmod.composition.classifier import line
-from kmod.composition.classifier import softmax
+from kmod.composition.scoring import LOG_ODDS_LAYER
+from kmod.composition.scoring import PROBABILITIES_LAYER
+from kmod.composition.scoring import build_classifier
+from kmod.composition.scoring import join
+from kmod.composition.scoring import line
+from kmod.composition.scoring import softmax
 from kmod.errors import ArtifactError
-from kmod.graph import channel_graph
-from kmod.graph import rebuild
 from kmod.graph.sharing import merge_models
 from kmod.modules.adaptation import Adaptation
-from kmod.modules.adapters import adapt_model
+from kmod.modules.adaptation import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
-from kmod.spec.model import Coefficients
 from kmod.spec.model import PatchLayer
 
-# What a patch without fitted coefficients does: the module answers alone.
-MODULE_ALONE = Coefficients(module=1.0, weak=0.0, bias=0.0)
 WEAK = "weak"
 
 
@@ -36,9 +32,9 @@ class Patch:
         target: Index of the target class in the weak model's output.
         module: The module that knows the class better.
         combine: How the two scores become one; see `build_patched`.
-        support: Modules of the same store that help it, with a layer.
-        layer: Weights of the rule `calibrated` for all classes, or `None`.
-        coefficients: Weights of that rule for the target, without a layer.
+        auxiliary: Other modules of the store whose scores the layer weighs.
+        layer: Weights of the rule `calibrated` for all classes; `None` if the
+            module answers alone.
         range: Smallest and largest raw score, of the rule `minmax`.
         adaptation: How the weak model's images become the module's.
     """
@@ -46,9 +42,8 @@ class Patch:
     target: int
     module: ClassModule
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
-    support: tuple[ClassModule, ...] = ()
+    auxiliary: tuple[ClassModule, ...] = ()
     layer: PatchLayer | None = None
-    coefficients: Coefficients = MODULE_ALONE
     range: tuple[float, float] | None = None
     adaptation: Adaptation = Adaptation()
 
@@ -60,9 +55,9 @@ class Patch:
     @property
     def parts(self) -> dict[str, ClassModule]:
         """The modules by the name of their layers, the target's first."""
-        others = enumerate(self.support, 1)
-        support = {f"{self.part}_{number}": each for number, each in others}
-        return {self.part: self.module, **support}
+        others = enumerate(self.auxiliary, 1)
+        auxiliary = {f"{self.part}_{number}": each for number, each in others}
+        return {self.part: self.module, **auxiliary}
 
 
 def build_patched(
@@ -70,24 +65,25 @@ def build_patched(
 ) -> keras.Model:
     """Builds a patched model of built-in layers.
 
-    With `p` the weak model's probabilities and `T` the targets of patches
-    with coefficients, the scores in front of a softmax are
+    With `p` the weak model's probabilities and `T` the targets of calibrated
+    patches without a layer, the scores in front of a softmax are
 
     - `log(p_j / sum of p over all but T)` for every class `j` not in `T`: how
       the weak model ranks them stays as it was;
-    - `module * s + weak * log(p_t / (1 - p_t)) + bias` for `t` in `T`, where
-      `s` is the module's log-odds.
+    - the log-odds of the module for `T`.
 
     Every patch with a layer then turns the scores `z` into
-    `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, and what supporting
-    modules add in the same way, one after another.
+    `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, where `s` are the
+    module's log-odds, and what auxiliary modules add in the same way, one
+    after another.
     The other rules at last replace the target's probability and leave the
     rest as it is, so that the answers no longer add up to 1: `raw` by the
     module's probability, `minmax` by its raw score `o` as
     `(o - min) / (max - min)`. The class with the highest answer counts.
 
     Args:
-        weak: The weak model. It is copied, never changed.
+        weak: The weak model up to its logits, as `rebuild` makes it. It is
+            copied, never changed.
         patches: The patches, each of another class.
         name: Name of the new model. Defaults to the weak model's, patched.
 
@@ -97,15 +93,21 @@ def build_patched(
 
     Raises:
         ArtifactError: If weak model and module take different images.
-        UnsupportedModelError: If the weak model's graph can not be read.
 
     Reference:
 
     - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), for `minmax`.
     - [Qi et al., 2023](https://arxiv.org/abs/2311.04438), for `raw`.
     """
-    image, outputs = merge_models(patch_parts(weak, patches))
     name = name or f"{weak.name}_patched"
+    return merge_patched(patch_parts(weak, patches), patches, name)
+
+
+def merge_patched(
+    parts: Mapping[str, keras.Model], patches: Sequence[Patch], name: str
+) -> keras.Model:
+    """Builds a patched model of the parts that `patch_parts` lists."""
+    image, outputs = merge_models(parts)
     log_odds = _patched_scores(patches, outputs)
     columns = {
         patch.target: _replacement(patch, outputs[patch.part])
@@ -119,63 +121,27 @@ def build_patched(
     return keras.Model(image, answers, name=name)
 
 
-def evidence_model(
-    weak: keras.Model,
-    module: ClassModule,
-    adaptation: Adaptation = Adaptation(),
-    support: Sequence[ClassModule] = (),
-) -> keras.Model:
-    """Builds what a patch is fitted on.
-
-    Args:
-        weak: The weak model.
-        module: The module.
-        adaptation: How the weak model's images become the module's.
-        support: Modules that help it.
-
-    Returns:
-        Functional model, images to a dict of `logits` `(batch, num_classes)`
-        of the weak model, of `raw` `(batch, 1)`, the module's score before
-        its calibration, and of `log_odds` `(batch, num_modules)`, the
-        scores of all modules after theirs, the module's first.
-    """
-    calibrated, raw = (
-        Patch(0, module, "calibrated", tuple(support), adaptation=adaptation),
-        Patch(1, module, "minmax", adaptation=adaptation),
-    )
-    image, outputs = merge_models(patch_parts(weak, [calibrated, raw]))
-    log_odds = join([outputs[part] for part in calibrated.parts], "evidence")
-    return keras.Model(
-        image,
-        {
-            "logits": outputs[WEAK],
-            "log_odds": log_odds,
-            "raw": outputs[raw.part],
-        },
-    )
-
-
 def patch_parts(
     weak: keras.Model, patches: Sequence[Patch]
 ) -> dict[str, keras.Model]:
-    """Builds what a patched model is merged from.
+    """Lists what a patched model is merged from.
 
     Args:
-        weak: The weak model.
+        weak: The weak model up to its logits.
         patches: The patches.
 
     Returns:
-        Functional models on the weak model's images: its logits as `weak`,
-        and for every patch the score that its rule asks for.
+        Functional models on the weak model's images: its own as `weak`, and
+        for every module of a patch the score that its rule asks for.
     """
-    weak = rebuild(channel_graph(weak))
     scorers = {}
     for patch in patches:
         for part, module in patch.parts.items():
+            check_images(weak, module, patch.adaptation)
             scorer = _scorer(module, patch.combine)
-            scorer = adapt_model(scorer, patch.adaptation, weak.inputs[0])
-            _check_images(weak, scorer, module)
-            scorers[part] = scorer
+            scorers[part] = adapt_model(
+                scorer, patch.adaptation, weak.inputs[0]
+            )
     return {WEAK: weak, **scorers}
 
 
@@ -190,12 +156,19 @@ def _scorer(module, combine):
     return keras.Model(model.input, outputs[combine])
 
 
-def _check_images(weak, scorer, module):
+def check_images(
+    weak: keras.Model, module: ClassModule, adaptation: Adaptation
+) -> None:
+    """Makes sure that a module takes the weak model's images.
+
+    Raises:
+        ArtifactError: If it takes others, and there is no adaptation.
+    """
     wanted, received = (
         (model.inputs[0].dtype, tuple(model.inputs[0].shape[1:]))
-        for model in (weak, scorer)
+        for model in (weak, module.model)
     )
-    if wanted != received:
+    if wanted != received and not adaptation.is_needed:
         raise ArtifactError(
             "A module must take the weak model's images, of "
             f"{wanted[0]} and shape {wanted[1]}. Received: the module of class "
@@ -210,7 +183,7 @@ def _patched_scores(patches, outputs):
     calibrated = [p for p in patches if p.combine == "calibrated"]
     layers = [patch for patch in calibrated if patch.layer is not None]
     columns = {
-        patch.target: _target_score(patch, outputs[WEAK], outputs[patch.part])
+        patch.target: outputs[patch.part]
         for patch in calibrated
         if patch.layer is None
     }
@@ -223,9 +196,10 @@ def _patched_scores(patches, outputs):
 
 
 def _with_target_scores(logits, columns, name):
-    rest = _all_but(logits, columns)
+    rest = [i for i in range(logits.shape[1]) if i not in columns]
     if columns and rest:
-        logits = logits - _log_sum(logits, rest)
+        others = keras.ops.take(logits, rest, axis=-1)
+        logits = logits - keras.ops.logsumexp(others, axis=-1, keepdims=True)
     return _with_columns(logits, columns, name)
 
 
@@ -233,20 +207,10 @@ def _layer_scores(patch, scores, outputs, name):
     layer = patch.layer
     weak = scores - keras.ops.logsumexp(scores, axis=-1, keepdims=True)
     terms = [line(weak, layer.weak, layer.bias, f"{patch.part}_weak")]
-    for part, factors in zip(patch.parts, (layer.module, *layer.support)):
+    for part, factors in zip(patch.parts, (layer.module, *layer.auxiliary)):
         columns = keras.ops.repeat(outputs[part], scores.shape[1], axis=-1)
         terms.append(line(columns, factors, 0.0, f"{part}_weighted"))
     return keras.layers.Add(name=name, dtype="float32")(terms)
-
-
-def _target_score(patch, logits, log_odds):
-    given, target = patch.coefficients, patch.target
-    score = line(log_odds, given.module, given.bias, f"patch_{target}_module")
-    if given.weak == 0:
-        return score
-    others = _log_sum(logits, _all_but(logits, {target}))
-    weak = logits[:, target : target + 1] - others
-    return score + line(weak, given.weak, 0.0, f"patch_{target}_weak")
 
 
 def _replacement(patch, score):
@@ -255,16 +219,6 @@ def _replacement(patch, score):
     low, high = patch.range
     scale = 1 / (high - low)
     return line(score, scale, -low * scale, f"patch_{patch.target}_scaled")
-
-
-def _all_but(logits, targets):
-    return [index for index in range(logits.shape[1]) if index not in targets]
-
-
-def _log_sum(logits, indices):
-    """Returns the logarithm of the summed powers of columns, `(batch, 1)`."""
-    columns = keras.ops.take(logits, indices, axis=-1)
-    return keras.ops.logsumexp(columns, axis=-1, keepdims=True)
 
 
 def _with_columns(values, columns, name):

@@ -1,20 +1,155 @@
 """Plans a composition from manifests alone, without building anything."""
 
-from kmod.composition.composition_plan import CompositionPlan
-from kmod.composition.composition_plan import PlannedClass
-from kmod.composition.composition_plan import PlannedModule
-from kmod.composition.findings import Findings
-from kmod.composition.licences import check_licences
+import dataclasses
+from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
+from kmod.errors import KmodError
+from kmod.files.plain_yaml import Fault
+from kmod.files.plain_yaml import shorten
+from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import describe
 from kmod.modules.adaptation import plan_adaptation
 from kmod.modules.manifest import InputContract
+from kmod.modules.manifest import ModuleSizes
+from kmod.modules.module_store import ModuleStore
 from kmod.modules.module_store import load_store
-from kmod.spec.explain import accepted
-from kmod.spec.explain import did_you_mean
-from kmod.spec.faults import shorten
+from kmod.spec.faults import BrokenSourcesError
+from kmod.spec.faults import UnfitSourcesError
+from kmod.spec.faults import accepted
+from kmod.spec.faults import did_you_mean
+from kmod.spec.licences import LicenseSyntaxError
+from kmod.spec.licences import is_permitted
+from kmod.spec.licences import requirement
+from kmod.spec.model import ModuleRef
 from kmod.spec.model import Spec
+
+SIZES = ("kernels", "parameters", "macs")
+ALL_CLASSES = "*"  # What the auxiliary modules of `scores` help.
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedModule:
+    """A module of a composition.
+
+    Attributes:
+        ref: Where the module comes from.
+        sizes: Its sizes.
+        content: Its content digest: which model it is.
+    """
+
+    ref: ModuleRef
+    sizes: ModuleSizes
+    content: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {
+            "store": self.ref.store,
+            "module": self.ref.class_name,
+            **dataclasses.asdict(self.sizes),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedClass:
+    """A class that modules answer for.
+
+    Attributes:
+        name: Name of the class in the composed model.
+        modules: One module, or several of which any may recognise it; of a
+            patch the module and its auxiliary ones.
+    """
+
+    name: str
+    modules: tuple[PlannedModule, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompositionPlan:
+    """What a spec will be built from.
+
+    Attributes:
+        spec: The spec.
+        stores: The stores that modules are taken from, by id.
+        input: What images the composed model takes.
+        adaptations: For each of these stores, how such images become those
+            that its modules take.
+        classes: The classes that modules answer for, in the order of the
+            outputs; of a patch spec only the patched ones.
+        warnings: What may be a mistake, one line each, beginning with
+            `file:line:column:`.
+        auxiliary: Modules whose scores help to tell all classes apart.
+    """
+
+    spec: Spec
+    stores: Mapping[str, ModuleStore]
+    input: InputContract
+    adaptations: Mapping[str, Adaptation]
+    classes: tuple[PlannedClass, ...]
+    warnings: tuple[str, ...] = ()
+    auxiliary: tuple[PlannedModule, ...] = ()
+
+    @property
+    def modules(self) -> tuple[PlannedModule, ...]:
+        """All modules in the order of their classes, then the auxiliary."""
+        own = (m for planned in self.classes for m in planned.modules)
+        return *own, *self.auxiliary
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON.
+
+        `total` sums over all modules. `estimate` leaves out what is built
+        once although several modules have it, as far as manifests tell: whole
+        modules, and the stem of a source. Neither a weak model that is
+        patched nor adapters count, nor what `fuse` changes a little.
+        """
+        rows = [(c.name, module) for c in self.classes for module in c.modules]
+        rows += [(ALL_CLASSES, module) for module in self.auxiliary]
+        return {
+            "name": self.spec.name,
+            "class_names": list(self.spec.class_names),
+            "license": self.spec.license,
+            "input": dataclasses.asdict(self.input),
+            "stores": {
+                name: {
+                    "path": str(store.path),
+                    "digest": store.digest,
+                    "license": store.manifest.license,
+                    "adapter": self.adaptations[name].as_dict(),
+                }
+                for name, store in self.stores.items()
+            },
+            "classes": [
+                {"class": name, **module.as_dict()} for name, module in rows
+            ],
+            "total": _sums(self.modules),
+            "estimate": self._estimate(),
+        }
+
+    def _estimate(self):
+        estimate = dict.fromkeys(("parameters", "macs"), 0)
+        for name, store in self.stores.items():
+            distinct = {
+                module.content: module
+                for module in self.modules
+                if module.ref.store == name
+            }
+            sums = _sums(distinct.values())
+            stem = store.manifest.metrics.get("stem", {})
+            for key in estimate:
+                repeated = (len(distinct) - 1) * stem.get(key, 0)
+                estimate[key] += sums[key] - repeated
+        return estimate
+
+
+def _sums(modules: Iterable[PlannedModule]) -> dict[str, int]:
+    sizes = [module.sizes for module in modules]
+    return {key: sum(getattr(each, key) for each in sizes) for key in SIZES}
 
 
 def plan(spec: Spec) -> CompositionPlan:
@@ -36,58 +171,100 @@ def plan(spec: Spec) -> CompositionPlan:
         IntegrityError: The same, if one of them is that a store is not as it
             was written, or not the one whose digest the spec names.
     """
-    findings = Findings(spec)
-    wanted, support = _wanted(spec), _supporting(spec)
-    stores = _open_stores(spec, [*wanted, (None, support)], findings)
-    classes = tuple(
-        PlannedClass(name, _find_modules(stores, refs, findings))
-        for name, refs in wanted
+    faults = Faults(spec)
+    by_class = [*_modules_of_classes(spec), (ALL_CLASSES, _auxiliary(spec))]
+    stores = _open_stores(spec, by_class, faults)
+    *classes, auxiliary = (
+        PlannedClass(name, _find_modules(stores, refs, faults))
+        for name, refs in by_class
     )
-    supporting = _find_modules(stores, support, findings)
-    contract, adaptations = _plan_images(spec, stores, findings)
-    check_licences(
-        spec, {n: s.manifest.license for n, s in stores.items()}, findings
-    )
-    _warn_of_apart_scores(spec, stores, findings)
+    contract, adaptations = _plan_images(spec, stores, faults)
+    _check_licences(spec, stores, faults)
+    _warn_of_apart_scores(spec, stores, faults)
     if spec.base is not None and not spec.base.path.is_file():
-        findings.add(
+        faults.add(
             ("base", "path"),
             "the base is a `.keras` file. Received: "
             f"'{spec.base.path}', which does not exist.",
         )
-    findings.check()
+    faults.check()
     return CompositionPlan(
         spec,
         stores,
         contract,
         adaptations,
-        classes,
-        findings.warnings,
-        supporting,
+        tuple(classes),
+        faults.warnings,
+        auxiliary.modules,
     )
 
 
-def _warn_of_apart_scores(spec, stores, findings):
-    """Modules of several sources have never seen each other's images."""
-    sources = {store.manifest.source.digest for store in stores.values()}
-    is_new = spec.base is None and len(sources) > 1
-    if is_new and not spec.scores.is_fitted:
-        findings.warn(
-            ("scores", "calibration"),
-            "modules of different sources may be sure of each other's images. "
-            "Take `scores: {calibration: joint, data: ...}` with a few "
-            "labelled images of all classes.",
-        )
+class Faults:
+    """Collects what is wrong with a spec's sources, to say it all at once.
+
+    Args:
+        spec: The spec. What a spec that was read from no file lacks is said
+            of its first line.
+    """
+
+    def __init__(self, spec: Spec):
+        self._places = spec.places
+        self._path = _shown(spec.path)
+        self._is_broken = False
+        self._faults = []
+        self._warnings = []
+
+    def add(self, path: tuple[str | int, ...], problem: str | KmodError):
+        """Notes a fault.
+
+        Args:
+            path: Where in the spec, such as `("stores", "cifar", "path")`.
+            problem: What is wrong, in words or as the error that said so.
+        """
+        self._is_broken |= isinstance(problem, IntegrityError)
+        self._faults.append(self._fault(path, str(problem)))
+
+    def warn(self, path: tuple[str | int, ...], message: str) -> None:
+        """Notes what looks like a mistake but may be none."""
+        self._warnings.append(self._fault(path, f"warning: {message}"))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings, in file order, as `file:line:column: message`."""
+        return tuple(w.located(self._path) for w in sorted(self._warnings))
+
+    def check(self) -> None:
+        """Raises all faults as one error, if there are any.
+
+        Raises:
+            UnfitSourcesError: If something is missing or does not fit.
+            BrokenSourcesError: If something is not as it was written.
+        """
+        if self._faults:
+            error = BrokenSourcesError if self._is_broken else UnfitSourcesError
+            raise error(self._path, self._faults)
+
+    def _fault(self, path, message):
+        while path and path not in self._places:
+            path = path[:-1]  # A key that is not written stands in its parent.
+        line, column = self._places.get(path, (1, 1))
+        return Fault(line, column, " ".join(message.split()))
 
 
-def _wanted(spec):
+def _shown(path):
+    """Returns a path as it is known to who works in this folder."""
+    folder = Path.cwd()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
+def _modules_of_classes(spec):
     """Lists `(class name, {path in the spec: module})` of every class."""
     if spec.base is not None:
         return [
-            (patch.class_name, _of_patch(patch, ("patches", index)))
+            (patch.class_name, _modules_of_patch(patch, ("patches", index)))
             for index, patch in enumerate(spec.patches)
         ]
-    wanted = []
+    found = []
     for index, entry in enumerate(spec.classes):
         path = "classes", index
         if len(entry.modules) == 1:
@@ -97,27 +274,27 @@ def _wanted(spec):
                 (*path, "any_of", number): ref
                 for number, ref in enumerate(entry.modules)
             }
-        wanted.append((entry.name, refs))
-    return wanted
+        found.append((entry.name, refs))
+    return found
 
 
-def _supporting(spec):
-    return {
-        ("scores", "support", index): ref
-        for index, ref in enumerate(spec.scores.support)
-    }
-
-
-def _of_patch(patch, path):
+def _modules_of_patch(patch, path):
     refs = {(*path, "module"): patch.module}
-    for number, ref in enumerate(patch.supporting):
-        refs[(*path, "support", number)] = ref
+    for number, ref in enumerate(patch.auxiliary_refs):
+        refs[(*path, "auxiliary", number)] = ref
     return refs
 
 
-def _open_stores(spec, wanted, findings):
+def _auxiliary(spec):
+    return {
+        ("scores", "auxiliary", index): ref
+        for index, ref in enumerate(spec.scores.auxiliary)
+    }
+
+
+def _open_stores(spec, by_class, faults):
     used = dict.fromkeys(
-        ref.store for _, refs in wanted for ref in refs.values()
+        ref.store for _, refs in by_class for ref in refs.values()
     )
     stores = {}
     for name in used:
@@ -127,13 +304,13 @@ def _open_stores(spec, wanted, findings):
             # a pinned store below.
             store = stores[name] = load_store(ref.path, verify=False)
         except ArtifactError as error:
-            findings.add(("stores", name, "path"), error)
+            faults.add(("stores", name, "path"), error)
             continue
         if ref.digest is not None:
             try:
                 _check_pin(store, ref, name)
             except ArtifactError as error:
-                findings.add(("stores", name, "digest"), error)
+                faults.add(("stores", name, "digest"), error)
     return stores
 
 
@@ -155,19 +332,18 @@ def _check_pin(store, ref, name):
     store.verify()
 
 
-def _find_modules(stores, refs, findings):
+def _find_modules(stores, refs, faults):
     return tuple(
         module
         for path, ref in refs.items()
         if ref.store in stores
-        and (module := _find_module(stores, ref, path, findings))
+        and (module := _find_module(stores[ref.store], ref, path, faults))
     )
 
 
-def _find_module(stores, ref, path, findings):
-    store = stores[ref.store]
+def _find_module(store, ref, path, faults):
     if ref.class_name not in store:
-        findings.add(
+        faults.add(
             (*path, "class"),
             f"store {shorten(ref.store)} has no module of class "
             f"{shorten(ref.class_name)}."
@@ -176,33 +352,95 @@ def _find_module(stores, ref, path, findings):
         )
         return None
     try:
-        facts = store.facts(ref.class_name)
+        sizes = store.sizes(ref.class_name)
     except ArtifactError as error:
-        findings.add((*path, "class"), error)
+        faults.add((*path, "class"), error)
         return None
-    return PlannedModule(ref, facts, store.content(ref.class_name))
+    return PlannedModule(ref, sizes, store.content(ref.class_name))
 
 
-def _plan_images(spec, stores, findings):
+def _plan_images(spec, stores, faults):
     contracts = {name: store.manifest.input for name, store in stores.items()}
     if spec.input is not None:
-        wanted = InputContract(spec.input.shape, "float32", spec.input.range)
+        images = InputContract(spec.input.shape, "float32", spec.input.range)
     else:
-        wanted = next(iter(contracts.values()), None)
+        images = next(iter(contracts.values()), None)
     adaptations = {}
     for name, contract in contracts.items():
-        if spec.input is None and contract != wanted:
-            findings.add(
+        if spec.input is None and contract != images:
+            faults.add(
                 ("stores", name),
                 "without `input`, all modules must take the same images. "
                 f"Received: store {shorten(name)} for {describe(contract)}, "
-                f"others for {describe(wanted)}. Say in `input` what images "
+                f"others for {describe(images)}. Say in `input` what images "
                 "the composed model shall take.",
             )
             continue
         size = "resize" if spec.input is None else spec.input.size
         try:
-            adaptations[name] = plan_adaptation(wanted, contract, size)
+            adaptations[name] = plan_adaptation(images, contract, size)
         except ArtifactError as error:
-            findings.add(("stores", name), error)
-    return wanted, adaptations
+            faults.add(("stores", name), error)
+    return images, adaptations
+
+
+def _check_licences(spec, stores, faults):
+    """Holds a spec's licence against those of the stores that it uses."""
+    sources = {name: store.manifest.license for name, store in stores.items()}
+    if spec.license is None:
+        known = sorted({licence for licence in sources.values() if licence})
+        if known:
+            faults.warn(
+                (),
+                "the spec names no `license`. Its modules have "
+                f"{', '.join(known)}.",
+            )
+        return
+    for name, licence in sources.items():
+        if licence is None:
+            faults.warn(
+                ("stores", name),
+                f"store {shorten(name)} names no licence, so whether it "
+                f"permits {spec.license} is not known.",
+            )
+        else:
+            _check_licence(spec.license, name, licence, faults)
+
+
+def _check_licence(result, name, licence, faults):
+    try:
+        answer = is_permitted(licence, result)
+    except LicenseSyntaxError as error:
+        faults.warn(
+            ("stores", name),
+            f"the licence of store {shorten(name)} is no SPDX expression: "
+            f"{error}. Received: {shorten(licence)}. Check yourself whether "
+            f"it permits {result}.",
+        )
+        return
+    if answer is False:
+        faults.add(
+            ("license",),
+            f"store {shorten(name)} does not permit this licence: "
+            f"{requirement(licence)}. Received: {result}. Change `license`, "
+            "or take modules from another store.",
+        )
+    elif answer is None:
+        faults.warn(
+            ("license",),
+            f"whether store {shorten(name)} of {licence} permits {result} is "
+            "not known here. Check it yourself.",
+        )
+
+
+def _warn_of_apart_scores(spec, stores, faults):
+    """Modules of several sources have never seen each other's images."""
+    sources = {store.manifest.source.digest for store in stores.values()}
+    is_new = spec.base is None and len(sources) > 1
+    if is_new and not spec.scores.is_fitted:
+        faults.warn(
+            ("scores", "calibration"),
+            "modules of different sources may be sure of each other's images. "
+            "Take `scores: {calibration: joint, data: ...}` with a few "
+            "labelled images of all classes.",
+        )

@@ -9,28 +9,27 @@ from typing import Any
 
 import keras
 
-from kmod.composition.composition_plan import CompositionPlan
+from kmod.composition.composition_manifest import COMPOSITION_FILE
+from kmod.composition.composition_manifest import Composition
+from kmod.composition.composition_manifest import list_composition
+from kmod.composition.composition_manifest import model_card
+from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.composition_manifest import total_sizes
+from kmod.composition.composition_manifest import write_composition_manifest
 from kmod.composition.lock import lock_path
 from kmod.composition.lock import write_lock
-from kmod.composition.manifest import COMPOSITION_FILE
-from kmod.composition.manifest import list_composition
-from kmod.composition.manifest import manifest_of
-from kmod.composition.manifest import read_composition_manifest
-from kmod.composition.manifest import write_composition_manifest
-from kmod.composition.model_card import model_card
-from kmod.composition.parts import build_parts
-from kmod.composition.parts import total_sizes
 from kmod.errors import ArtifactError
-from kmod.export.images import comparison_images
+from kmod.errors import UsageError
+from kmod.export.keras_file import load_keras_file
 from kmod.export.write import FORMS
 from kmod.export.write import write_form
 from kmod.files import atomic_directory
 from kmod.files import check_files
+from kmod.files import file_digest
 from kmod.files import read_files
-from kmod.modules.keras_archive import load_keras_archive
-from kmod.modules.plain_yaml import to_plain
-from kmod.spec.writer import spec_data
-from kmod.spec.writer import write_spec
+from kmod.modules.adaptation import comparison_images
+from kmod.spec.model import spec_data
+from kmod.spec.spec_file import write_spec
 
 SPEC_FILE = "spec.yaml"
 WEAK_FILE = "weak.keras"
@@ -39,60 +38,74 @@ DEFAULT_FORMATS = ("savedmodel", "keras")
 KERAS_FILE = FORMS["keras"].path
 
 
-def save_composition(
+def save(
     model: keras.Model,
-    planned: CompositionPlan,
     directory: str | Path,
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Saves a composed model, all of it or, on failure, nothing.
+    """Saves what `kmod.compose` or `kmod.patch` returned, whole or not at all.
 
-    Beside the model lie the spec (`spec.yaml`, its paths valid from there; of
-    a patch spec the weak model, too), its lock, the manifest
-    `composition.yaml` and the model card `README.md`.
+    Beside the model lie its manifest `composition.yaml`, its model card
+    `README.md` and, if a spec made it, that spec (`spec.yaml`, its paths valid
+    from there; of a patch spec the weak model, too) and its lock.
 
     Args:
-        model: What `compose` built.
-        planned: The plan it was built from.
+        model: The model.
         directory: Directory to make.
         formats: `"savedmodel"`, `"keras"`, `"litert"` and `"onnx"`, any of
             them. Only a directory with the second can be loaded by
-            `load_composition`.
-        metrics: Figures on data, for the manifest; those that `run_checks`
-            measured as `checks`.
+            `kmod.load`.
+        metrics: More figures on data, by name, for manifest and card.
         overwrite: Whether a composed model may be replaced that nobody
             changed.
 
     Raises:
-        UsageError: If `directory` can not be written, or one of the formats.
+        UsageError: If the model is another one, or if `directory` or one of
+            the formats can not be written.
         CheckError: If the saved model answers other than `model`.
+        ArtifactError: If what the spec names is not there any more.
+        IntegrityError: If a store was changed since.
+
+    Example:
+
+    >>> model = kmod.compose("specs/compose_digits.yaml")
+    >>> kmod.save(model, "composed/digits")
     """
-    manifest = manifest_of(
-        planned,
-        total_sizes([model]),
-        total_sizes(build_parts(planned).values()),
-        metrics or {},
+    made_from = getattr(model, "composition", None)
+    if not isinstance(made_from, Composition):
+        raise UsageError(
+            "`model` must be what `kmod.compose` or `kmod.patch` returned. "
+            f"Received: {getattr(model, 'name', model)!r} of type "
+            f"{type(model).__name__}, which does not know what it was made "
+            "from. Save another model by its own `save`, and copy the "
+            "directory of one that was loaded."
+        )
+    manifest = dataclasses.replace(
+        made_from.manifest,
+        sizes=total_sizes([model]),
+        metrics={**made_from.manifest.metrics, **(metrics or {})},
     )
     images = comparison_images(manifest.input)
     with atomic_directory(directory, overwrite, list_composition) as temporary:
         for name in formats:
             path = temporary / FORMS[name].path
             write_form(model, manifest.class_names, name, path, images)
-        _write_spec(planned, temporary)
-        card = model_card(to_plain(manifest), formats)
+        if made_from.plan is not None:
+            _write_spec(made_from, temporary)
+        card = model_card(manifest, formats)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         manifest = dataclasses.replace(manifest, files=read_files(temporary))
         write_composition_manifest(temporary, manifest)
 
 
-def load_composition(directory: str | Path) -> keras.Model:
+def load(directory: str | Path) -> keras.Model:
     """Loads a composed model, after the digests of its files are checked.
 
     Args:
-        directory: Directory that `save_composition` wrote.
+        directory: Directory that `kmod.save` or `kmod compose --out` wrote.
 
     Returns:
         The model, with its `class_names`.
@@ -100,6 +113,12 @@ def load_composition(directory: str | Path) -> keras.Model:
     Raises:
         ArtifactError: If there is no composed model, or none as `.keras`.
         IntegrityError: If it is not as it was written.
+
+    Example:
+
+    >>> model = kmod.load("composed/digits")
+    >>> model.class_names
+    ('0', '1', '7')
     """
     directory = Path(directory)
     manifest = read_composition_manifest(directory)
@@ -111,15 +130,23 @@ def load_composition(directory: str | Path) -> keras.Model:
             "it again with `--format keras`, or load the SavedModel with "
             "TensorFlow."
         )
-    model = load_keras_archive(directory / KERAS_FILE)
+    model = load_keras_file(directory / KERAS_FILE)
     model.class_names = manifest.class_names
     return model
 
 
-def _write_spec(planned, directory):
-    data = spec_data(planned.spec)
-    if planned.spec.base is not None:
-        shutil.copyfile(planned.spec.base.path, directory / WEAK_FILE)
+def _write_spec(made_from, directory):
+    spec = made_from.plan.spec
+    data = spec_data(spec)
+    if spec.base is not None:
+        path = spec.base.path
+        if not path.is_file() or file_digest(path) != made_from.base:
+            raise ArtifactError(
+                "A patched model is saved with its weak model, as it was when "
+                f"they were composed. Received: '{path}', which is gone or "
+                "another one. Bring it back, or compose the spec again."
+            )
+        shutil.copyfile(path, directory / WEAK_FILE)
         data["base"]["path"] = directory / WEAK_FILE
     write_spec(data, directory / SPEC_FILE)
-    write_lock(planned, lock_path(directory / SPEC_FILE))
+    write_lock(made_from.plan, lock_path(directory / SPEC_FILE))

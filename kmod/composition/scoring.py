@@ -1,20 +1,80 @@
-"""Turns the scores of modules into the scores of classes."""
+"""Turns the scores of modules into the answer of one classifier.
+
+The last layers of every composed and patched model are built here.
+"""
 
 import math
+import numbers
 from collections.abc import Sequence
+from typing import Literal
 
 import keras
 import numpy as np
 
-from kmod.composition.classifier import LOG_ODDS_LAYER
-from kmod.composition.classifier import join
-from kmod.composition.classifier import line
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.export.savedmodel import PROBABILITIES_LAYER
+from kmod.metrics.calibration import Layer
 from kmod.metrics.calibration import fit_platt
+from kmod.metrics.calibration import fit_scores
 from kmod.spec.model import OtherClass
 
-CLASS_SCORES_LAYER = "class_scores"
+LOG_ODDS_LAYER = "log_odds"
+
+
+def build_classifier(
+    image: keras.KerasTensor,
+    log_odds: keras.KerasTensor,
+    name: str,
+    output: Literal["probabilities", "logits"] = "probabilities",
+) -> keras.Model:
+    """Builds the model from its input and the scores of its classes.
+
+    Args:
+        image: The input.
+        log_odds: Output of the layer `log_odds`, `(batch, num_classes)`.
+        name: Name of the model.
+        output: Whether the model answers with probabilities, or with
+            `log_odds` as it is.
+
+    Returns:
+        Functional model, images to float32 probabilities or logits.
+    """
+    if output == "logits":
+        return keras.Model(image, log_odds, name=name)
+    return keras.Model(image, softmax(log_odds, PROBABILITIES_LAYER), name=name)
+
+
+def join(columns: list[keras.KerasTensor], name: str) -> keras.KerasTensor:
+    """Joins columns of scores to one float32 tensor `(batch, num_classes)`."""
+    return keras.layers.Concatenate(name=name, dtype="float32")(columns)
+
+
+def softmax(log_odds: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Turns log-odds into float32 probabilities."""
+    return keras.layers.Softmax(name=name, dtype="float32")(log_odds)
+
+
+def line(
+    x: keras.KerasTensor,
+    scale: float | Sequence[float],
+    offset: float | Sequence[float],
+    name: str,
+) -> keras.KerasTensor:
+    """Returns `scale * x + offset`, without any weight to train.
+
+    Args:
+        x: Tensor `(batch, columns)`.
+        scale: A number, or one for each column.
+        offset: A number, or one for each column.
+        name: Name of the layer.
+    """
+    scale, offset = (
+        values if isinstance(values, numbers.Real) else list(values)
+        for values in (scale, offset)
+    )
+    layer = keras.layers.Rescaling(scale, offset, name=name, dtype="float32")
+    return layer(x)
 
 
 def score_classes(
@@ -34,7 +94,14 @@ def score_classes(
         Tensor `(batch, num_classes)`.
     """
     columns = [_any_of(list(of_class)) for of_class in scores]
-    return join(columns, LOG_ODDS_LAYER if is_last else CLASS_SCORES_LAYER)
+    return join(columns, LOG_ODDS_LAYER if is_last else "class_scores")
+
+
+def _any_of(scores):
+    if len(scores) == 1:
+        return scores[0]
+    joined = keras.layers.Concatenate(dtype="float32")(scores)
+    return keras.ops.logsumexp(joined, axis=-1, keepdims=True)
 
 
 def apply_lines(
@@ -52,6 +119,22 @@ def apply_lines(
     scales, shifts = (list(values) for values in zip(*lines))
     name = LOG_ODDS_LAYER if is_last else "fitted_scores"
     return line(scores, scales, shifts, name)
+
+
+def apply_layer(scores: keras.KerasTensor, layer: Layer) -> keras.KerasTensor:
+    """Weighs the scores of all classes together, by one linear layer.
+
+    Args:
+        scores: Tensor `(batch, num_scores)`.
+        layer: Weights and biases, see `fit_scores`.
+    """
+    weights, bias = layer
+    dense = keras.layers.Dense(
+        len(bias), name=LOG_ODDS_LAYER, trainable=False, dtype="float32"
+    )
+    log_odds = dense(scores)
+    dense.set_weights([weights, bias])
+    return log_odds
 
 
 def add_other(
@@ -87,7 +170,7 @@ def fit_lines(
     Raises:
         ArtifactError: If there are no images of a class, or of no other.
     """
-    check_every_class(data.labels, class_names)
+    _check_every_class(data.labels, class_names)
     scores = model.predict(data.images, batch_size=256, verbose=0)
     return [
         line_of(scores[:, index], data.labels == index)
@@ -110,12 +193,31 @@ def line_of(scores: np.ndarray, is_class: np.ndarray) -> tuple[float, float]:
     return fit_platt(scores, is_class) or constant
 
 
-def check_every_class(labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Makes sure that there are images of every class and of others.
+def fit_joint(
+    model: keras.Model, data: LabelledImages, class_names: Sequence[str]
+) -> Layer:
+    """Fits the layer of `apply_layer` on a few labelled images.
+
+    Args:
+        model: Images to `(batch, num_scores)` scores, of all classes and of
+            auxiliary modules.
+        data: Images, labelled in the classes of the model; those with a label
+            above them are left out.
+        class_names: Names of the classes.
+
+    Returns:
+        See `fit_scores`.
 
     Raises:
-        ArtifactError: If there are not.
+        ArtifactError: If there are no images of a class, or only of one.
     """
+    images = data.take(np.flatnonzero(data.labels < len(class_names)))
+    _check_every_class(images.labels, class_names)
+    scores = model.predict(images.images, batch_size=256, verbose=0)
+    return fit_scores(scores, images.labels)
+
+
+def _check_every_class(labels, class_names):
     missing = [
         name
         for index, name in enumerate(class_names)
@@ -127,10 +229,3 @@ def check_every_class(labels: np.ndarray, class_names: Sequence[str]) -> None:
             f"name, and of others. Received: none of {missing}. Take data "
             "sets that show them, or the calibration that is stored."
         )
-
-
-def _any_of(scores):
-    if len(scores) == 1:
-        return scores[0]
-    joined = keras.layers.Concatenate(dtype="float32")(scores)
-    return keras.ops.logsumexp(joined, axis=-1, keepdims=True)

@@ -17,20 +17,21 @@ from kmod.demo.settings import Settings
 from kmod.demo.settings import settings_for
 from kmod.files import atomic_directory
 from kmod.files import read_files
+from kmod.files.manifest import list_sealed
+from kmod.files.manifest import write_sealed
 from kmod.graph.sizes import model_sizes
+from kmod.metrics.comparison import compare_evaluations
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import evaluate
+from kmod.metrics.evaluate import weak_classes
 from kmod.metrics.latency import measure_latency
-from kmod.metrics.weak_classes import weakest_class
+from kmod.metrics.overlap import class_overlap
 from kmod.modular.gradsplitter import modularize
-from kmod.modular.overlap import class_overlap
 from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
-from kmod.modules.plain_yaml import list_sealed
-from kmod.modules.plain_yaml import write_sealed
 from kmod.patching.patcher import patch
 from kmod.report.page import write_report
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
@@ -180,7 +181,7 @@ class _Demo:
             data=self._validation,
             source_name=f"{self.data.name}-simcnn",
             value_range=self.data.value_range,
-            facts={
+            data_source={
                 "name": self.data.name,
                 "version": self.data.version,
                 "split": "validation",
@@ -265,26 +266,13 @@ class _Demo:
         weak = self._train_weak()
         weak.save(self.out / "weak.keras")
         chosen = evaluate(weak, self._validation, self.data.class_names)
-        target = weakest_class(chosen)
+        target = weak_classes(chosen)[0]
         name = self.data.class_names[target]
-        patched = patch(
-            weak,
-            target,
-            store[name],
-            self._validation,
-        )
+        patched = patch(weak, target, store[name], self._validation)
         patched.save(self.out / "patched.keras")
-        before, after = self._evaluate(weak), self._evaluate(patched)
-        return {
-            "target_class": name,
-            "before": _figures(before, target),
-            "after": _figures(after, target),
-            "accuracy": {"before": before.accuracy, "after": after.accuracy},
-            "other_classes_accuracy": {
-                "before": before.accuracy_on_others(target),
-                "after": after.accuracy_on_others(target),
-            },
-        }
+        return compare_evaluations(
+            self._evaluate(weak), self._evaluate(patched), name
+        )
 
     def _train_weak(self):
         """Trains half as wide a model on a few of the images."""
@@ -296,14 +284,6 @@ class _Demo:
         data = dataclasses.replace(self.data, train=few)
         self._train(weak, data, self.settings.weak_epochs)
         return weak
-
-
-def _figures(evaluation, index):
-    return {
-        "precision": float(evaluation.precision[index]),
-        "recall": float(evaluation.recall[index]),
-        "f1": float(evaluation.f1[index]),
-    }
 
 
 def _milliseconds(model):

@@ -9,32 +9,22 @@ from typing import Any
 import keras
 
 from kmod.errors import ArtifactError
-from kmod.export.answers import answer_function
+from kmod.export.operations import ANSWERING
+from kmod.export.operations import called_functions
+from kmod.export.operations import refuse
+from kmod.export.savedmodel import INPUT_NAME
+from kmod.export.savedmodel import answer_function
 from kmod.export.savedmodel import image_spec
-from kmod.modules.operations import ANSWERING
-from kmod.modules.operations import called_functions
-from kmod.modules.operations import refuse
-from kmod.modules.savedmodel import INPUT_NAME
-from kmod.modules.savedmodel import check_backend
 
 SIGNATURE = "serve"
 
 
 def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
-    """Converts a model to LiteRT, which has no classes' names in it.
+    """Converts a model to LiteRT, without the names of its classes.
 
     Its signature `serve` takes `image` and answers as the SavedModel's does,
     in numbers only.
-
-    Args:
-        model: Classifier, or module of one score.
-        class_names: Not used; they go into a file of their own.
-        path: File to write, ending in `.tflite`.
-
-    Raises:
-        UsageError: If Keras does not run on TensorFlow.
     """
-    check_backend()
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
@@ -55,7 +45,7 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
         path.write_bytes(converter.convert())
 
 
-def ask(path: Path, images: Any) -> dict[str, Any]:
+def predict(path: Path, images: Any) -> dict[str, Any]:
     """Returns the answers of a written LiteRT file, by name.
 
     Raises:

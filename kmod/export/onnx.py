@@ -10,30 +10,22 @@ import keras
 
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
-from kmod.export.answers import answer_function
+from kmod.export.operations import refuse
+from kmod.export.savedmodel import INPUT_NAME
+from kmod.export.savedmodel import answer_function
 from kmod.export.savedmodel import image_spec
-from kmod.modules.operations import refuse
-from kmod.modules.savedmodel import INPUT_NAME
-from kmod.modules.savedmodel import check_backend
 
 OWN_DOMAINS = {"", "ai.onnx"}
 
 
 def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
-    """Converts a model to ONNX, which has no classes' names in it.
+    """Converts a model to ONNX, without the names of its classes.
 
     It takes `image` and answers as the SavedModel does, in numbers only.
 
-    Args:
-        model: Classifier, or module of one score.
-        class_names: Not used; they go into a file of their own.
-        path: File to write, ending in `.onnx`.
-
     Raises:
-        UsageError: If Keras does not run on TensorFlow, or if the packages of
-            the extra `onnx` are missing.
+        UsageError: If the packages of the extra `onnx` are missing.
     """
-    check_backend()
     import tensorflow as tf
 
     tf2onnx, _ = _packages()
@@ -52,7 +44,7 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
         )
 
 
-def ask(path: Path, images: Any) -> dict[str, Any]:
+def predict(path: Path, images: Any) -> dict[str, Any]:
     """Returns the answers of a written ONNX file, by name.
 
     Raises:

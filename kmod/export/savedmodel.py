@@ -1,15 +1,22 @@
-"""SavedModels that name their classes."""
+"""SavedModels, which any TensorFlow program serves, and what they answer.
 
+Modules and composed models are written here, and here is the one place that
+loads a SavedModel.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from kmod.export.answers import answer_function
-from kmod.modules.savedmodel import INPUT_NAME
-from kmod.modules.savedmodel import check_backend
-from kmod.modules.savedmodel import load_saved_model
+from kmod.export.operations import check_saved_model
+
+INPUT_NAME = "image"
+PROBABILITIES_LAYER = "probabilities"
+PROBABILITY_ACTIVATIONS = {"softmax", "sigmoid"}
 
 
 def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
@@ -26,11 +33,7 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
         model: Classifier, or module of one score.
         class_names: Its classes, in the order of its outputs.
         path: Directory to write into.
-
-    Raises:
-        UsageError: If Keras does not run on TensorFlow.
     """
-    check_backend()
     import tensorflow as tf
 
     answer = answer_function(model)
@@ -56,7 +59,20 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     archive.write_out(str(path), verbose=False)
 
 
-def ask(path: Path, images: Any) -> dict[str, Any]:
+def load_saved_model(directory: str | Path) -> Any:
+    """Loads a SavedModel with TensorFlow, after all in it was checked.
+
+    Raises:
+        ArtifactError: If it is no SavedModel, or holds an operation that no
+            module and no composition needs.
+    """
+    check_saved_model(directory)
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(directory))
+
+
+def predict(path: Path, images: Any) -> dict[str, Any]:
     """Returns the answers of a written SavedModel, by name.
 
     Raises:
@@ -68,9 +84,55 @@ def ask(path: Path, images: Any) -> dict[str, Any]:
     }
 
 
+def predict_by_name(model: keras.Model, images: Any) -> dict[str, Any]:
+    """Returns a model's answers, by the names that they have in every form."""
+    return {
+        name: keras.ops.convert_to_numpy(values)
+        for name, values in answer_function(model)(images).items()
+    }
+
+
+def answer_function(
+    model: keras.Model,
+) -> Callable[[Any], Mapping[str, Any]]:
+    """Returns the function that answers in every form of a model.
+
+    Args:
+        model: Classifier, or module of one score.
+
+    Returns:
+        Function from images to `{"score": ...}` for a module, and for a
+        classifier to its `probabilities` and, if it answers with logits, to
+        its `logits` too.
+    """
+    if model.output_shape[-1] == 1:
+        return lambda image: {"score": model(image, training=False)}
+    if _ends_in_probabilities(model):
+        return lambda image: {"probabilities": model(image, training=False)}
+
+    def answer(image):
+        logits = model(image, training=False)
+        probabilities = keras.ops.softmax(keras.ops.cast(logits, "float32"))
+        return {"probabilities": probabilities, "logits": logits}
+
+    return answer
+
+
 def image_spec(model: keras.Model) -> Any:
     """Returns TensorFlow's description of a model's input, named `image`."""
     import tensorflow as tf
 
     (image,) = model.inputs
     return tf.TensorSpec(image.shape, image.dtype, INPUT_NAME)
+
+
+def _ends_in_probabilities(model):
+    layer = model.layers[-1]
+    if isinstance(layer, keras.Model):
+        return _ends_in_probabilities(layer)
+    activation = getattr(layer, "activation", None)
+    return (
+        layer.name == PROBABILITIES_LAYER
+        or isinstance(layer, keras.layers.Softmax)
+        or getattr(activation, "__name__", "") in PROBABILITY_ACTIVATIONS
+    )

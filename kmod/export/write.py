@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from kmod.errors import CheckError
-from kmod.export import answers
-from kmod.export import archive
+from kmod.errors import UsageError
+from kmod.export import keras_file
 from kmod.export import litert
 from kmod.export import onnx
 from kmod.export import savedmodel
@@ -28,21 +28,23 @@ class Form:
     Attributes:
         path: Its file or directory beside a composed model.
         write: Writes it: `(model, class names, path)`.
-        ask: Asks what was written: `(path, images)` to arrays by name.
+        predict: What was written answers: `(path, images)` to arrays by name.
         has_labels: Whether the names of the classes are in it.
     """
 
     path: str
     write: Callable[[keras.Model, Sequence[str], Path], None]
-    ask: Callable[[Path, Any], dict[str, Any]]
+    predict: Callable[[Path, Any], dict[str, Any]]
     has_labels: bool
 
 
 FORMS = {
-    "savedmodel": Form("saved_model", savedmodel.write, savedmodel.ask, True),
-    "keras": Form("model.keras", archive.write, archive.ask, True),
-    "litert": Form("model.tflite", litert.write, litert.ask, False),
-    "onnx": Form("model.onnx", onnx.write, onnx.ask, False),
+    "savedmodel": Form(
+        "saved_model", savedmodel.write, savedmodel.predict, True
+    ),
+    "keras": Form("model.keras", keras_file.write, keras_file.predict, True),
+    "litert": Form("model.tflite", litert.write, litert.predict, False),
+    "onnx": Form("model.onnx", onnx.write, onnx.predict, False),
 }
 
 
@@ -69,12 +71,14 @@ def write_form(
         CheckError: If the two differ.
         UsageError: If the form can not be written here.
     """
+    if form != "keras":
+        _check_backend()
     FORMS[form].write(model, class_names, path)
     if not FORMS[form].has_labels:
         lines = [" ".join(name.split()) for name in class_names]
         text = "".join(f"{line}\n" for line in lines)
         path.with_name(LABELS_FILE).write_text(text, encoding="utf-8")
-    gap = largest_gap(model, FORMS[form].ask, path, images)
+    gap = largest_gap(model, form, path, images)
     if not gap <= TOLERANCE:
         raise CheckError(
             f"A saved model must answer as the one in memory, within "
@@ -85,18 +89,15 @@ def write_form(
 
 
 def largest_gap(
-    model: keras.Model,
-    ask: Callable[[Path, Any], dict[str, Any]],
-    path: Path,
-    images: Any,
+    model: keras.Model, form: str, path: Path, images: Any
 ) -> float:
     """Returns how far the answers of a saved form are from the model's.
 
     Args:
         model: The model.
-        ask: Asks what was written, as in `Form`.
+        form: Key of `FORMS`.
         path: File or directory that was written.
-        images: Images to ask about.
+        images: Images to compare on.
 
     Returns:
         The largest difference, relative to the largest answer if that is
@@ -104,8 +105,19 @@ def largest_gap(
     """
     gaps = []
     with keras.device("cpu:0"):  # GPUs may round each call in another way.
-        answered = ask(path, images)
-        for name, expected in answers.ask(model, images).items():
+        answered = FORMS[form].predict(path, images)
+        for name, expected in savedmodel.predict_by_name(model, images).items():
             scale = max(1.0, np.abs(expected).max())
             gaps.append(np.abs(answered[name] - expected).max() / scale)
     return float(np.max(gaps))
+
+
+def _check_backend():
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise UsageError(
+            "SavedModels and what is made of them are written on the "
+            f"TensorFlow backend of Keras. Received: backend={backend!r}. Save "
+            "the model as a `.keras` file (`--format keras`), set "
+            "KERAS_BACKEND=tensorflow, load it and export again."
+        )

@@ -3,17 +3,16 @@
 from kmod.files.atomic import atomic_directory
 from kmod.files.atomic import atomic_write
 from kmod.files.atomic import check_output
+from kmod.files.atomic import check_output_file
+from kmod.files.atomic import seal
+from kmod.files.digests import check_files
 from kmod.files.digests import data_digest
-from kmod.files.digests import directory_digests
 from kmod.files.digests import file_digest
+from kmod.files.digests import file_record
 from kmod.files.digests import list_files
-from kmod.files.integrity import check_files
-from kmod.files.integrity import file_record
-from kmod.files.integrity import read_files
+from kmod.files.digests import read_files
 from kmod.files.names import slug
 from kmod.files.names import slugs
-from kmod.files.sealed import check_output_file
-from kmod.files.sealed import seal
 
 __all__ = [
     "atomic_directory",
@@ -22,7 +21,6 @@ __all__ = [
     "check_output",
     "check_output_file",
     "data_digest",
-    "directory_digests",
     "file_digest",
     "file_record",
     "list_files",

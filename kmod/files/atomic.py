@@ -5,13 +5,15 @@ its place, synced to disk and renamed. A directory that is replaced changes
 places with the new one in one step. Where the system has no such step, it
 stands aside as `.<name>.old-...` for the moment between two renames.
 
-What was there before is replaced only if a manifest of kmod lists it: every
-file of it, as it is.
+What was there before is replaced only if kmod wrote it and nobody changed it:
+every file of a directory is one that its manifest lists, and a file by itself
+bears a seal, the digest of its text.
 """
 
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import platform
 import re
@@ -27,13 +29,15 @@ from typing import Any
 from kmod.errors import KmodError
 from kmod.errors import UsageError
 from kmod.files.digests import list_files
-from kmod.files.integrity import unlisted
+from kmod.files.digests import unlisted
 
 # Reads the manifest of a directory: `size` and `digest` of each file by path,
 # those of the manifest included.
 Listing = Callable[[Path], Mapping[str, Mapping[str, Any]]]
 
 MAX_NAMES = 5
+_SEAL = re.compile(r"# Written by kmod, unchanged while this is (\w+)\n\Z")
+_SEAL_LENGTH = 16  # It guards against accidents, not forgery.
 
 
 @contextlib.contextmanager
@@ -145,6 +149,47 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     _sync(path.parent)
 
 
+def seal(text: str) -> str:
+    """Puts a comment behind a YAML text that tells whether it changed.
+
+    Args:
+        text: The text, with a line break at its end.
+
+    Returns:
+        The text with its seal, for `check_output_file`.
+    """
+    digest = _seal_digest(text)
+    return f"{text}# Written by kmod, unchanged while this is {digest}\n"
+
+
+def check_output_file(path: str | Path, overwrite: bool = False) -> None:
+    """Refuses an output file if what is there would be lost.
+
+    Args:
+        path: File to write.
+        overwrite: Whether a sealed file may be replaced that nobody has
+            edited.
+
+    Raises:
+        UsageError: If something is at `path` that may not be replaced.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    if not overwrite:
+        raise UsageError(
+            f"The output file must be new. Received: '{path}', which is "
+            "there. Choose another name, or allow what kmod wrote there to be "
+            "replaced with `overwrite=True` (`--overwrite`)."
+        )
+    if not path.is_file() or not _is_sealed(path):
+        raise UsageError(
+            "Only a file that kmod wrote and nobody edited can be "
+            f"overwritten. Received: '{path}', which is another. Choose "
+            "another name, or remove the file yourself."
+        )
+
+
 def _prepare(path):
     """Returns the real path, its parent made and swept."""
     path = Path(os.path.realpath(path))
@@ -240,3 +285,13 @@ def _sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_sealed(path):
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    match = _SEAL.search(text)
+    return match is not None and match[1] == _seal_digest(text[: match.start()])
+
+
+def _seal_digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:_SEAL_LENGTH]

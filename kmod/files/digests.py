@@ -1,13 +1,19 @@
-"""Digests of files, directories and plain data, as `sha256:<64 hex digits>`."""
+"""Digests of files and plain data, and whether an artifact is as it was.
+
+Digests are written as `sha256:<64 hex digits>`.
+"""
 
 import hashlib
 import json
 import stat
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kmod.errors import IntegrityError
+
+MAX_FAULTS = 5
 
 
 def file_digest(path: str | Path) -> str:
@@ -16,28 +22,18 @@ def file_digest(path: str | Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def directory_digests(directory: str | Path) -> dict[str, str]:
-    """Returns the digest of every file of a directory, by relative path.
+def data_digest(data: Any) -> str:
+    """Returns the digest of plain data, whatever the order of its keys.
 
     Args:
-        directory: Directory to read, with all that is below it.
-
-    Returns:
-        Digest by path relative to `directory`, with `/` on every system.
-
-    Raises:
-        IntegrityError: If something there is no regular file or directory.
+        data: Dicts with string keys, lists, strings, numbers, booleans, `None`.
     """
-    return {
-        name: file_digest(path) for name, path in list_files(directory).items()
-    }
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def list_files(directory: str | Path) -> dict[str, Path]:
     """Lists the files below a directory without following links.
-
-    Args:
-        directory: Directory to read, with all that is below it.
 
     Returns:
         Path of every file by its path relative to `directory`, with `/` on
@@ -54,14 +50,73 @@ def list_files(directory: str | Path) -> dict[str, Path]:
     }
 
 
-def data_digest(data: Any) -> str:
-    """Returns the digest of plain data, whatever the order of its keys.
+def file_record(path: Path) -> dict[str, Any]:
+    """Returns what a manifest records of a file, its `size` and `digest`."""
+    return {"size": path.stat().st_size, "digest": file_digest(path)}
+
+
+def read_files(directory: Path) -> dict[str, dict[str, Any]]:
+    """Returns `size` and `digest` of every file below a directory, by path."""
+    return {
+        name: file_record(path) for name, path in list_files(directory).items()
+    }
+
+
+def check_files(
+    directory: Path, recorded: Mapping[str, Mapping[str, Any]], manifest: str
+) -> None:
+    """Checks that a directory holds the recorded files and nothing else.
 
     Args:
-        data: Dicts with string keys, lists, strings, numbers, booleans, `None`.
+        directory: Directory of the artifact.
+        recorded: What `read_files` returned when it was written.
+        manifest: Path of the manifest, the one file that is not recorded.
+
+    Raises:
+        IntegrityError: If a file is missing, added or changed, or is a link.
     """
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    found = list_files(directory)
+    found.pop(manifest, None)
+    faults = [
+        *(f"'{name}' is missing" for name in recorded if name not in found),
+        *unlisted(found, recorded),
+    ]
+    if faults:
+        raise IntegrityError(
+            f"'{directory}' does not hold the files that its manifest names: "
+            f"{', '.join(faults[:MAX_FAULTS])}. Copy the artifact again, or "
+            "make it again."
+        )
+
+
+def unlisted(
+    found: Mapping[str, Path], recorded: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Says which files a manifest does not list as they are.
+
+    Args:
+        found: What `list_files` found.
+        recorded: `size` and `digest` of each file, by path.
+
+    Returns:
+        A text for every file that is not recorded or has other bytes.
+    """
+    return [
+        *(f"'{name}' was added" for name in found if name not in recorded),
+        *(
+            f"'{name}' has other bytes"
+            for name, path in found.items()
+            if name in recorded and not _is_unchanged(path, recorded[name])
+        ),
+    ]
+
+
+def _is_unchanged(path, record):
+    # The size comes first, so that a swollen file is never read.
+    return (
+        path.stat().st_size == record["size"]
+        and file_digest(path) == record["digest"]
+    )
 
 
 def _walk(directory: Path) -> Iterator[Path]:

@@ -66,6 +66,26 @@ class Trace:
     output: TensorRef
     calls: tuple[Call, ...]
 
+    def free_name(self, name: str) -> str:
+        """Returns a name that no call has: this one, or with `_` behind it."""
+        taken = {call.name for call in self.calls}
+        while name in taken:
+            name += "_"
+        return name
+
+
+def arguments_on(call: Call, read: Callable[[TensorRef], Any]) -> tuple:
+    """Returns the `(args, kwargs)` of a call on other tensors.
+
+    Args:
+        call: The call.
+        read: Function that returns what stands for a `TensorRef`.
+    """
+    return tree.map_structure(
+        lambda x: read(x) if isinstance(x, TensorRef) else x,
+        (call.args, call.kwargs),
+    )
+
 
 def run_call(call: Call, read: Callable[[TensorRef], Any]) -> dict[int, Any]:
     """Calls the operation of a call on real tensors, as in use.
@@ -77,10 +97,7 @@ def run_call(call: Call, read: Callable[[TensorRef], Any]) -> dict[int, Any]:
     Returns:
         What the operation returns, by tensor index.
     """
-    args, kwargs = tree.map_structure(
-        lambda x: read(x) if isinstance(x, TensorRef) else x,
-        (call.args, call.kwargs),
-    )
+    args, kwargs = arguments_on(call, read)
     if isinstance(call.operation, keras.layers.Layer):
         kwargs = {**kwargs, **_inference(call.operation)}
     outputs = tree.flatten(call.operation(*args, **kwargs))
@@ -90,3 +107,19 @@ def run_call(call: Call, read: Callable[[TensorRef], Any]) -> dict[int, Any]:
 def _inference(layer):
     """Asks layers that tell training from use to behave as in use."""
     return {"training": False} if layer._call_has_training_arg else {}
+
+
+def run_trace(traced: Trace, images) -> dict[int, Any]:
+    """Runs all calls of a traced model, as in use.
+
+    Args:
+        traced: The model.
+        images: Tensor `(batch, ...)`.
+
+    Returns:
+        All tensors of the model, by tensor index.
+    """
+    values = {traced.input.index: images}
+    for call in traced.calls:
+        values |= run_call(call, lambda ref: values[ref.index])
+    return values

@@ -25,9 +25,7 @@ def content_digest(model: keras.Model) -> str:
         `sha256:<64 hex digits>`.
     """
     config = json.loads(model.to_json())["config"]
-    return data_digest(
-        [_stable(config), [_weight_facts(weight) for weight in model.weights]]
-    )
+    return data_digest([_stable(config), weight_digests(model)])
 
 
 def _stable(config):
@@ -42,10 +40,10 @@ def _stable(config):
     return config
 
 
-def _weight_facts(weight):
-    array = np.ascontiguousarray(weight.numpy())
+def weight_digests(layer: keras.layers.Layer) -> list[list]:
+    """Lists data type, shape and digest of each weight of a layer or model."""
+    arrays = [np.ascontiguousarray(weight.numpy()) for weight in layer.weights]
     return [
-        str(array.dtype),
-        list(array.shape),
-        hashlib.sha256(array.tobytes()).hexdigest(),
+        [str(a.dtype), list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()]
+        for a in arrays
     ]

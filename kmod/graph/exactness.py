@@ -1,6 +1,7 @@
 """Whether a rebuilt model answers as the model that it was made from."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -10,9 +11,11 @@ from keras import tree
 
 from kmod.errors import UnsupportedModelError
 from kmod.graph.calls import Trace
-from kmod.graph.calls import run_call
+from kmod.graph.calls import run_trace
 from kmod.graph.channel_graph import ChannelGraph
+from kmod.graph.channel_graph import channel_graph
 from kmod.graph.channel_graph import fused_activation
+from kmod.graph.rebuild import rebuild
 
 Range = tuple[float, float]
 
@@ -66,9 +69,9 @@ def output_gap(
 def check_exactness(
     source: keras.Model,
     graph: ChannelGraph,
-    flat: ChannelGraph,
-    logits: Callable,
     value_range: Range | None = None,
+    flat: ChannelGraph | None = None,
+    logits: Callable | None = None,
 ) -> Exactness:
     """Refuses a rebuilt model that answers otherwise than its source.
 
@@ -80,7 +83,7 @@ def check_exactness(
     Raises:
         UnsupportedModelError: If the two differ by more than rounding.
     """
-    found = measure_exactness(source, graph, flat, logits, value_range)
+    found = measure_exactness(source, graph, value_range, flat, logits)
     if not found.is_exact:
         where = f", first at layer {found.layer!r}" if found.layer else ""
         raise UnsupportedModelError(
@@ -97,20 +100,21 @@ def check_exactness(
 def measure_exactness(
     source: keras.Model,
     graph: ChannelGraph,
-    flat: ChannelGraph,
-    logits: Callable,
     value_range: Range | None = None,
+    flat: ChannelGraph | None = None,
+    logits: Callable | None = None,
 ) -> Exactness:
     """Compares a rebuilt model with its source on a few random images.
 
     Args:
         source: The source model; its own call is what is compared with.
         graph: Its channel graph.
-        flat: Channel graph of the rebuilt model.
-        logits: Function of images that computes the rebuilt model's logits,
-            `(batch, num_classes)`.
         value_range: Smallest and largest pixel value of the images. Defaults
             to both 0 to 255 and 0 to 1.
+        flat: Channel graph of the rebuilt model. Defaults to one that is
+            rebuilt here, in the source's own data types.
+        logits: Function of images that computes the rebuilt model's logits,
+            `(batch, num_classes)`. Goes with `flat`.
 
     Returns:
         The `Exactness`. If answers are saturated, so that they tell nothing,
@@ -119,6 +123,10 @@ def measure_exactness(
     Raises:
         UnsupportedModelError: If the source model does not run on such images.
     """
+    if flat is None:
+        rebuilt = rebuild(graph, dtype=None)
+        flat = channel_graph(rebuilt)
+        logits = functools.partial(rebuilt, training=False)
     with keras.device("cpu:0"):
         images = ops.convert_to_tensor(
             random_images(graph.trace, value_range), graph.trace.input_dtype
@@ -225,7 +233,7 @@ def _first_difference(graph, flat, images):
     What a layer's fused activation makes is compared where it has become a
     layer; layers that are called twice are left out.
     """
-    theirs, ours = (_values(g.trace, images) for g in (graph, flat))
+    theirs, ours = (run_trace(g.trace, images) for g in (graph, flat))
     names = [call.name for call in graph.trace.calls]
     by_name = {call.name: call for call in flat.trace.calls}
     split = {
@@ -249,10 +257,3 @@ def _first_difference(graph, flat, images):
             if not _gap(answers, expected) <= TOLERANCE:
                 return call.name
     return None
-
-
-def _values(traced, images):
-    values = {traced.input.index: images}
-    for call in traced.calls:
-        values |= run_call(call, lambda ref: values[ref.index])
-    return values

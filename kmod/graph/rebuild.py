@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from kmod.graph.calls import TensorRef
+from kmod.graph.calls import arguments_on
 from kmod.graph.channel_graph import ChannelGraph
 from kmod.graph.channel_graph import fused_activation
 from kmod.graph.channels import PINNED
@@ -47,7 +47,6 @@ class _Builder:
         self.graph = graph
         self.alive = alive
         self.dtype = dtype
-        self.names = {call.name for call in graph.trace.calls}
         self.layers = {}
         self.tensors = {}
 
@@ -62,10 +61,7 @@ class _Builder:
         return keras.Model(image, self.tensors[traced.output.index], name=name)
 
     def _add(self, call):
-        args, kwargs = tree.map_structure(
-            lambda x: self.tensors[x.index] if isinstance(x, TensorRef) else x,
-            (call.args, call.kwargs),
-        )
+        args, kwargs = arguments_on(call, lambda ref: self.tensors[ref.index])
         new = call.name not in self.layers
         if new:
             self.layers[call.name] = self._replacement(call)
@@ -109,14 +105,9 @@ class _Builder:
             return config, None
         return config, keras.layers.Activation(
             call.operation.activation,
-            name=self._free_name(f"{call.name}_activation"),
+            name=self.graph.trace.free_name(f"{call.name}_activation"),
             dtype=self.dtype or call.operation.dtype_policy,
         )
-
-    def _free_name(self, name):
-        while name in self.names:
-            name += "_"
-        return name
 
     def _kept(self, call):
         return (

@@ -2,17 +2,19 @@
 
 import collections
 import dataclasses
-import hashlib
+from collections.abc import Container
 from collections.abc import Mapping
 
 import keras
-import numpy as np
 from keras import tree
 
 from kmod.files import data_digest
+from kmod.graph import copy_of
 from kmod.graph import set_state
 from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
+from kmod.graph.calls import arguments_on
+from kmod.graph.content import weight_digests
 from kmod.graph.trace import trace
 
 IMAGE = "image"
@@ -80,10 +82,8 @@ class _Merger:
         return refs[traced.output.index]
 
     def _step(self, owner, call, refs):
-        args, kwargs = _replace(
-            (call.args, call.kwargs), lambda ref: refs[ref.index]
-        )
-        key = data_digest([_identity(call.operation), _plain([args, kwargs])])
+        args, kwargs = arguments_on(call, lambda ref: refs[ref.index])
+        key = _digest(call, refs)
         if key not in self._steps:
             outputs = tuple(self._new_ref(ref.shape) for ref in call.outputs)
             call = dataclasses.replace(
@@ -102,14 +102,12 @@ class _Merger:
         names = self._names()
         for step in self._steps.values():
             call, key = step.call, (step.owner, step.call.name)
-            args, kwargs = _replace(
-                (call.args, call.kwargs), lambda ref: tensors[ref.index]
-            )
-            is_new = key not in layers
-            if is_new:
-                layers[key] = _renamed(call.operation, names[key])
+            args, kwargs = arguments_on(call, lambda ref: tensors[ref.index])
+            weights = None
+            if key not in layers:
+                layers[key], weights = copy_of(call.operation, name=names[key])
             results = layers[key](*args, **kwargs)
-            if is_new and (weights := _weights(call.operation)):
+            if weights:
                 set_state(layers[key], weights)
             for ref, tensor in zip(call.outputs, tree.flatten(results)):
                 tensors[ref.index] = tensor
@@ -129,46 +127,22 @@ class _Merger:
         return names
 
 
-def unique_name(stem, taken):
-    name, number = stem, 1
+def unique_name(name: str, taken: Container[str]) -> str:
+    """Returns a name, with the first number behind it that is not taken."""
+    stem, number = name, 1
     while name in taken:
         number += 1
         name = f"{stem}_{number}"
     return name
 
 
-def _replace(arguments, function):
-    """Replaces the tensors among nested arguments."""
-    return tree.map_structure(
-        lambda x: function(x) if isinstance(x, TensorRef) else x, arguments
-    )
-
-
-def _plain(arguments):
-    numbered = _replace(arguments, lambda ref: {"tensor": ref.index})
-    return keras.saving.serialize_keras_object(numbered)
-
-
-def _identity(operation):
-    """Returns what an operation does as plain data, apart from its name."""
-    config = keras.saving.serialize_keras_object(operation)
+def _digest(call, refs):
+    """Identifies what a call does to which tensors, apart from its name."""
+    config = keras.saving.serialize_keras_object(call.operation)
     config.pop("build_config", None)
     del config["config"]["name"]
-    return [config, _weights_digest(operation)]
-
-
-def _weights_digest(operation):
-    digest = hashlib.sha256()
-    for array in _weights(operation):
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _weights(operation):
-    is_layer = isinstance(operation, keras.layers.Layer)
-    return operation.get_weights() if is_layer else []
-
-
-def _renamed(operation, name):
-    return type(operation).from_config({**operation.get_config(), "name": name})
+    is_layer = isinstance(call.operation, keras.layers.Layer)
+    weights = weight_digests(call.operation) if is_layer else []
+    inputs = arguments_on(call, lambda ref: {"tensor": refs[ref.index].index})
+    plain = keras.saving.serialize_keras_object(list(inputs))
+    return data_digest([config, weights, plain])

@@ -3,21 +3,19 @@
 import collections
 import dataclasses
 import math
-from typing import NamedTuple
 
 import keras
-from keras import layers
+from keras import tree
+from keras.layers import Dense
 
 from kmod.errors import UnsupportedModelError
-
-CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-TRANSPOSED = (
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.Conv3DTranspose,
-)
-DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+from kmod.graph.calls import arguments_on
+from kmod.graph.rules.base import channel_axis
+from kmod.graph.rules.kernels import CONVOLUTIONS
+from kmod.graph.rules.kernels import DEPTHWISE
+from kmod.graph.rules.kernels import SEPARABLE
+from kmod.graph.rules.kernels import TRANSPOSED
+from kmod.graph.trace import trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +37,27 @@ class Sizes:
 
 
 def model_sizes(model: keras.Model) -> Sizes:
-    """Measures the size of a Functional or Sequential model.
+    """Measures the size of a model.
 
     Args:
-        model: Functional or Sequential model, built, of known image size;
-            models inside it count as well.
+        model: Model that `trace` can read, of known image size.
 
     Returns:
         The `Sizes`.
 
     Raises:
-        UnsupportedModelError: If the model is of another kind or its image
-            size is not known.
+        UnsupportedModelError: If the graph can not be read or the image size
+            is not known.
     """
+    calls = list(_counted_calls(model))
     filters = {
-        id(call.layer): call.layer.filters
-        for call in _calls(model)
-        if isinstance(call.layer, CONVOLUTIONS + TRANSPOSED + SEPARABLE)
+        call.name: call.operation.filters
+        for call, _ in calls
+        if isinstance(call.operation, CONVOLUTIONS + TRANSPOSED + SEPARABLE)
     }
     return Sizes(
         parameters=model.count_params(),
-        macs=sum(layer_macs(model).values()),
+        macs=sum(macs for _, macs in calls),
         kernels=sum(filters.values()),
     )
 
@@ -68,102 +66,57 @@ def layer_macs(model: keras.Model) -> dict[str, int]:
     """Counts multiply-accumulates for one image, layer by layer.
 
     Convolutions and Dense layers count, and a layer that is called twice
-    counts twice. All other layers count nothing. Layers inside a nested model
-    are named `model/layer`.
+    counts twice. All other layers count nothing.
 
     Args:
         model: As in `model_sizes`.
 
     Returns:
         Multiply-accumulates of each layer that has any, in the order of
-        computation.
+        computation, by the names that `trace` gives.
 
     Raises:
         UnsupportedModelError: As `model_sizes`.
     """
-    macs = collections.Counter()
-    for call in _calls(model):
-        macs[call.name] += _macs(call.layer, call.inputs, call.outputs)
-    return {name: count for name, count in macs.items() if count}
+    total = collections.Counter()
+    for call, macs in _counted_calls(model):
+        total[call.name] += macs
+    return {name: macs for name, macs in total.items() if macs}
 
 
-class _Call(NamedTuple):
-    name: str
-    layer: keras.Operation
-    inputs: keras.KerasTensor
-    outputs: keras.KerasTensor
+def _counted_calls(model):
+    """Yields each call of a model and its multiply-accumulates.
 
-
-def _calls(model):
-    """Lists the calls of layers, on shapes of one image."""
-    graph = _graph(model)
-    if graph is None:
-        raise UnsupportedModelError(
-            "The layers of Functional and Sequential models can be counted. "
-            f"Received: {model.name!r} of type {type(model).__name__}. Give a "
-            "Sequential a `keras.Input`, write others with "
-            "`keras.Model(inputs, outputs)`."
-        )
-    calls = []
-    _follow(graph, [_one_image(tensor) for tensor in graph.inputs], "", calls)
-    return calls
-
-
-def _graph(model):
-    """Returns the Functional model behind `model`, `None` if there is none."""
-    if isinstance(model, keras.Sequential):
-        return model._functional
-    return model if hasattr(model, "_run_through_graph") else None
-
-
-def _one_image(tensor):
-    if None in tensor.shape[1:]:
+    A nested model may have been built for other sizes than those it is called
+    on, so the shapes are computed anew, for one image.
+    """
+    traced = trace(model)
+    shape = traced.input.shape
+    if None in shape[1:]:
         raise UnsupportedModelError(
             "Multiply-accumulates depend on the image size, so it must be "
-            f"known. Received: an input of shape {tensor.shape}. Call the "
-            "model on a `keras.Input` of the size you mean, and count the "
-            "model of both."
+            f"known. Received: an input of shape {shape}. Call the model on a "
+            "`keras.Input` of the size you mean, and count the model of both."
         )
-    return keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype)
+    image = keras.KerasTensor((1, *shape[1:]), traced.input_dtype)
+    tensors = {traced.input.index: image}
+    for call in traced.calls:
+        args, kwargs = arguments_on(call, lambda ref: tensors[ref.index])
+        made = tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+        tensors.update(zip((ref.index for ref in call.outputs), made))
+        read = tensors[call.inputs[0].index]
+        yield call, _macs(call.operation, read, made[0])
 
 
-def _follow(graph, inputs, prefix, calls):
-    """Runs shapes instead of numbers through a graph and notes the calls."""
-
-    def noting(operation):
-        name = prefix + operation.name
-        inner = _graph(operation)
-
-        def run(*args, **kwargs):
-            if inner is not None:
-                return _follow(inner, args[0], f"{name}/", calls)
-            outputs = operation.compute_output_spec(*args, **kwargs)
-            calls.append(_Call(name, operation, args[0], outputs))
-            return outputs
-
-        return run
-
-    return graph._run_through_graph(inputs, operation_fn=noting)
-
-
-def _macs(layer, inputs, outputs):
-    # Every weight of a kernel is used once at every position it visits.
-    if isinstance(layer, layers.Dense):
-        return math.prod(outputs.shape[:-1]) * _size(layer.kernel)
-    if isinstance(layer, TRANSPOSED):
-        return _positions(layer, inputs) * _size(layer.kernel)
-    if isinstance(layer, CONVOLUTIONS + DEPTHWISE):
-        return _positions(layer, outputs) * _size(layer.kernel)
+def _macs(layer, read, made):
+    """Counts: each weight is used once at every position it visits."""
     if isinstance(layer, SEPARABLE):
-        size = _size(layer.depthwise_kernel) + _size(layer.pointwise_kernel)
-        return _positions(layer, outputs) * size
-    return 0
-
-
-def _positions(layer, tensor):
-    channels_first = layer.data_format == "channels_first"
-    return math.prod(tensor.shape[2:] if channels_first else tensor.shape[1:-1])
-
-
-def _size(kernel):
-    return math.prod(kernel.shape)
+        kernels = [layer.depthwise_kernel, layer.pointwise_kernel]
+    elif isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, Dense)):
+        kernels = [layer.kernel]
+    else:
+        return 0
+    visited = read if isinstance(layer, TRANSPOSED) else made
+    size = math.prod(visited.shape)
+    positions = size // visited.shape[channel_axis(layer, len(visited.shape))]
+    return positions * sum(math.prod(kernel.shape) for kernel in kernels)

@@ -9,6 +9,52 @@ import numpy as np
 
 from kmod.data.batches import iter_batches
 
+WEAK_GAP = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFigures:
+    """How well answers do for one class and for all others.
+
+    Every figure is 0 to 1, and 0 where there is nothing to count. It is a
+    number, or an array where several are counted at once.
+
+    Attributes:
+        precision: Right ones among the images that were given to the class.
+        recall: Right ones among the images of the class.
+        f1: Harmonic mean of the two.
+        other_classes_accuracy: Right ones among the images of all others.
+    """
+
+    precision: float | np.ndarray
+    recall: float | np.ndarray
+    f1: float | np.ndarray
+    other_classes_accuracy: float | np.ndarray
+
+
+def class_figures(
+    hits: int | np.ndarray,
+    predicted: int | np.ndarray,
+    actual: int | np.ndarray,
+    right: int | np.ndarray,
+    images: int | np.ndarray,
+) -> ClassFigures:
+    """Works out the figures of a class from counts of images.
+
+    Args:
+        hits: Images of the class that were given to it.
+        predicted: All images that were given to it.
+        actual: All images of it.
+        right: Images of any class that were classified right.
+        images: Images of any class.
+    """
+    return ClassFigures(
+        hits / np.maximum(predicted, 1),
+        hits / np.maximum(actual, 1),
+        2 * hits / np.maximum(predicted + actual, 1),
+        (right - hits) / np.maximum(images - actual, 1),
+    )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -21,6 +67,8 @@ class Evaluation:
             given to.
         recall: Float array, per class: right ones among those of the class.
         f1: Float array, per class: harmonic mean of the two.
+        other_classes_accuracy: Float array, per class: right ones among those
+            of all other classes.
         support: int64 array, per class: number of images.
         confusion: int64 array `(true class, predicted class)` of images.
     """
@@ -30,30 +78,28 @@ class Evaluation:
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
+    other_classes_accuracy: np.ndarray
     support: np.ndarray
     confusion: np.ndarray
 
-    def accuracy_on_others(self, class_index: int) -> float:
-        """Returns the accuracy on the images of all other classes."""
-        others = np.arange(len(self.class_names)) != class_index
-        right = self.confusion.diagonal()[others].sum()
-        return float(right / max(self.support[others].sum(), 1))
+    def figures_of(self, class_index: int) -> dict[str, float]:
+        """Returns the precision, recall and F1 of a class as plain data."""
+        return {
+            name: float(getattr(self, name)[class_index])
+            for name in ("precision", "recall", "f1")
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, with figures by class name."""
-        columns = zip(self.precision, self.recall, self.f1, self.support)
-        figures = [
-            {
-                "precision": float(p),
-                "recall": float(r),
-                "f1": float(f),
-                "support": int(s),
-            }
-            for p, r, f, s in columns
-        ]
         return {
             "accuracy": self.accuracy,
-            "classes": dict(zip(self.class_names, figures)),
+            "classes": {
+                name: {
+                    **self.figures_of(index),
+                    "support": int(self.support[index]),
+                }
+                for index, name in enumerate(self.class_names)
+            },
             "confusion": self.confusion.tolist(),
         }
 
@@ -87,19 +133,21 @@ def evaluate(
     array([0.91, 0.87])
     """
     labels, predictions, num_classes = answers(model, data, batch_size)
-    names = _names(class_names, num_classes, labels)
-    return evaluate_answers(labels, predictions, names)
+    if class_names is None:
+        class_names = [str(index) for index in range(num_classes)]
+    if len(class_names) != num_classes or labels.max() >= num_classes:
+        raise ValueError(
+            "The model must have one score for each class. Received: "
+            f"{num_classes} scores, {len(class_names)} class names and labels "
+            f"up to {labels.max()}. Evaluate on the classes of the model."
+        )
+    return evaluate_answers(labels, predictions, class_names)
 
 
 def answers(
     model: keras.Model, data: Any, batch_size: int = 256
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Runs a classifier once over labelled images.
-
-    Args:
-        model: As in `evaluate`.
-        data: As in `evaluate`.
-        batch_size: Integer, images to a batch of arrays.
+    """Runs a classifier once over labelled images, as `evaluate` takes them.
 
     Returns:
         Tuple `(labels, predictions, num_classes)`, the first two int64 arrays
@@ -117,26 +165,6 @@ def answers(
     )
 
 
-def predict_scores(
-    model: keras.Model, images: np.ndarray, batch_size: int = 256
-) -> np.ndarray:
-    """Returns the scores of images as a float32 array `(n, num_classes)`."""
-    scores = model.predict(images, batch_size=batch_size, verbose=0)
-    return scores.astype("float32")
-
-
-def _names(class_names, num_classes, labels):
-    if class_names is None:
-        class_names = [str(index) for index in range(num_classes)]
-    if len(class_names) != num_classes or labels.max() >= num_classes:
-        raise ValueError(
-            "The model must have one score for each class. Received: "
-            f"{num_classes} scores, {len(class_names)} class names and labels "
-            f"up to {labels.max()}. Evaluate on the classes of the model."
-        )
-    return tuple(class_names)
-
-
 def evaluate_answers(
     labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
 ) -> Evaluation:
@@ -147,18 +175,80 @@ def evaluate_answers(
         predictions: int64 array `(n,)`, the answers.
         class_names: Names of all classes.
     """
-    from sklearn import metrics
+    from sklearn.metrics import confusion_matrix
 
-    indices = np.arange(len(class_names))
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, predictions, labels=indices, zero_division=0
+    confusion = confusion_matrix(
+        labels, predictions, labels=np.arange(len(class_names))
+    )
+    hits, support = confusion.diagonal(), confusion.sum(axis=1)
+    figures = class_figures(
+        hits, confusion.sum(axis=0), support, hits.sum(), support.sum()
     )
     return Evaluation(
         class_names=tuple(class_names),
         accuracy=float(np.mean(labels == predictions)),
-        precision=precision,
-        recall=recall,
-        f1=f1,
+        **vars(figures),
         support=support,
-        confusion=metrics.confusion_matrix(labels, predictions, labels=indices),
+        confusion=confusion,
     )
+
+
+def weak_classes(evaluation: Evaluation, gap: float = WEAK_GAP) -> list[int]:
+    """Returns the indices of the weak classes, the weakest first.
+
+    A class is weak if its F1 is more than `gap` below the mean F1 of all
+    classes. The weakest one always counts, so there is at least one. Classes
+    without images are left out: nothing is known of them.
+
+    Args:
+        evaluation: From `evaluate`, on validation images.
+        gap: How far below the mean a weak class is, 0 to 1.
+    """
+    f1 = np.where(evaluation.support > 0, evaluation.f1, np.inf)
+    limit = f1[np.isfinite(f1)].mean() - gap
+    order = np.argsort(f1, kind="stable")
+    return [int(i) for i in order if f1[i] < limit] or [int(order[0])]
+
+
+def confusions(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Lists all pairs of classes that are confused, as plain data for JSON.
+
+    Returns:
+        A dict for each pair, that which costs a class the largest share of
+        its images first: `class`, what it is `taken_for`, how many `images`,
+        and their `share` of all images of the class.
+    """
+    names, counts = evaluation.class_names, evaluation.confusion
+    found = [
+        {
+            "class": names[true],
+            "taken_for": names[answer],
+            "images": int(counts[true, answer]),
+            "share": float(counts[true, answer] / evaluation.support[true]),
+        }
+        for true, answer in np.argwhere(counts)
+        if true != answer
+    ]
+    return sorted(found, key=lambda each: (-each["share"], -each["images"]))
+
+
+def worst_confusion(evaluation: Evaluation, class_name: str) -> str:
+    """Says in a few words what lowers a class's recall or precision most.
+
+    Returns:
+        For example `"taken for 'dog' 23 %"`, `"'dog' taken for it 12 %"` (of
+        the dogs) where that is the larger number of images, or `""` where
+        nothing is confused with the class.
+    """
+    own = [
+        each
+        for each in confusions(evaluation)
+        if class_name in (each["class"], each["taken_for"])
+    ]
+    if not own:
+        return ""
+    worst = max(own, key=lambda each: each["images"])
+    percent = f"{100 * worst['share']:.0f} %"
+    if worst["class"] == class_name:
+        return f"taken for '{worst['taken_for']}' {percent}"
+    return f"'{worst['class']}' taken for it {percent}"

@@ -25,12 +25,9 @@ def measure_latency(
         Median time of one prediction in seconds.
     """
     images = np.zeros((batch_size, *model.input_shape[1:]), "float32")
-    for _ in range(WARM_UP_RUNS):
+    seconds = []
+    for _ in range(WARM_UP_RUNS + repeats):
+        start = time.perf_counter()
         model.predict_on_batch(images)
-    return statistics.median(_seconds(model, images) for _ in range(repeats))
-
-
-def _seconds(model, images):
-    start = time.perf_counter()
-    model.predict_on_batch(images)
-    return time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[WARM_UP_RUNS:])

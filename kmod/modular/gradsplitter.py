@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
+from kmod.callbacks import BestModules
+from kmod.callbacks.epoch_checkpoints import EpochCheckpoints
+from kmod.callbacks.epoch_checkpoints import EpochSeed
+from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
+from kmod.files.run_directory import RunDirectory
+from kmod.files.run_directory import open_run
 from kmod.metrics.chance import check_above_chance
-from kmod.modular.calibration import calibrate
-from kmod.modular.callbacks.module_selection import ModuleSelection
-from kmod.modular.callbacks.phase_schedule import PhaseSchedule
-from kmod.modular.fit import fit_best_epoch
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.recipe import Recipe
-from kmod.modular.run_directory import open_run
-from kmod.modular.run_facts import run_facts
+from kmod.modular.run_identity import run_identity
 
 DEFAULT_EPOCHS = 10
 
@@ -28,6 +31,8 @@ def modularize(
     *,
     class_names: Sequence[str] | None = None,
     recipe: str | Recipe = "default",
+    retention_target: float | None = None,
+    macs_target: float | None = None,
     mask_from: str | None = None,
     epochs: int | None = None,
     batch_size: int = 64,
@@ -44,10 +49,7 @@ def modularize(
 
     The choice is made on validation data: fewest kernels among the epochs
     that lose at most `accuracy_budget`. Scores are then calibrated on the
-    same data.
-
-    What no mask changes is computed once for each image of an array and kept,
-    if it takes at most 3 GiB. So a late `mask_from` makes steps cheap.
+    same data. See `ModularModel` for how to do the same step by step.
 
     Args:
         source: Trained Functional or Sequential classifier.
@@ -56,6 +58,8 @@ def modularize(
         validation: `(images, labels)` or batched data, cut from training data.
         class_names: Names of the classes. Defaults to `"0"`, `"1"`, ...
         recipe: `"default"`, `"paper"` or a `Recipe`.
+        retention_target: Retention rate to come down to; see `ModularModel`.
+        macs_target: What all modules may cost; see `ModularModel`.
         mask_from: First layer whose kernels may go; see `ModularModel`.
         epochs: Integer. Defaults to the recipe's phases, or 10.
         batch_size: Integer, images to a step, for arrays.
@@ -90,33 +94,28 @@ def modularize(
 
     - [Qi et al., 2023](https://arxiv.org/abs/2311.04438)
     """
-    if resume and run_directory is None:
-        raise UsageError(
-            "`resume` needs the `run_directory` of the run to go on with. "
-            "Received: run_directory=None"
-        )
     if round_to < 1:
         raise UsageError(
             f"`round_to` must be at least 1. Received: round_to={round_to}"
         )
-    keras.utils.set_random_seed(seed)
-    images, labels = to_arrays(validation)
-    modular = ModularModel(
+    modular, images, labels, source_accuracy = start_modular(
         source,
-        class_names,
+        validation,
+        class_names=class_names,
         recipe=recipe,
+        retention_target=retention_target,
+        macs_target=macs_target,
         mask_from=mask_from,
         seed=seed,
-        value_range=value_range_of(images, value_range),
+        value_range=value_range,
+        run_directory=run_directory,
+        resume=resume,
     )
     modular.compile()
-    # All modules, unmasked and linear, rank images as the source model does.
-    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
-    source_accuracy = check_above_chance(logits.argmax(axis=1), labels)
     epochs = epochs or modular.recipe.epochs or DEFAULT_EPOCHS
     run = None
     if run_directory is not None:
-        facts = run_facts(
+        identity = run_identity(
             modular,
             train,
             (images, labels),
@@ -130,19 +129,97 @@ def modularize(
             round_to=round_to,
             seed=seed,
         )
-        run = open_run(run_directory, facts, resume)
-    schedule = [PhaseSchedule()] if modular.recipe.phases else []
-    fit_best_epoch(
+        run = open_run(run_directory, identity, resume)
+    fit_run(
         modular,
         train,
         (images, labels),
-        ModuleSelection(source_accuracy, accuracy_budget),
+        BestModules(accuracy_budget, source_accuracy),
         epochs=epochs,
         batch_size=batch_size,
         run=run,
-        callbacks=[*schedule, *callbacks],
+        callbacks=callbacks,
         verbose=verbose,
     )
     modular.masks.round_to(round_to, modular.kernels)
-    calibrate(modular, images, labels)
+    modular.calibrate(images, labels)
     return modular
+
+
+def start_modular(
+    source: keras.Model,
+    validation: Any,
+    *,
+    value_range: tuple[float, float] | None,
+    run_directory: str | Path | None,
+    resume: bool,
+    **arguments,
+) -> tuple[ModularModel, np.ndarray, np.ndarray, float]:
+    """Makes the modular model of a source that is better than chance.
+
+    Takes the arguments of `modularize`; `arguments` are the modular model's.
+
+    Returns:
+        Tuple of the `ModularModel`, the validation images, their labels and
+        the source model's accuracy on them.
+    """
+    if resume and run_directory is None:
+        raise UsageError(
+            "`resume` needs the `run_directory` of the run to go on with. "
+            "Received: run_directory=None"
+        )
+    keras.utils.set_random_seed(arguments["seed"])
+    images, labels = to_arrays(validation)
+    value_range = value_range_of(images, value_range)
+    modular = ModularModel(source, value_range=value_range, **arguments)
+    # All modules, unmasked and linear, rank images as the source model does.
+    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
+    accuracy = check_above_chance(logits.argmax(axis=1), labels)
+    return modular, images, labels, accuracy
+
+
+def fit_run(
+    modular: ModularModel,
+    train: Any,
+    validation: tuple[np.ndarray, np.ndarray],
+    best_modules: BestModules,
+    *,
+    epochs: int,
+    batch_size: int,
+    run: RunDirectory | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+) -> None:
+    """Trains all epochs of a run that are left, and restores the best one.
+
+    Args:
+        modular: Compiled modular model; its seed is that of every draw.
+        train: `(images, labels)` or batched data.
+        validation: `(images, labels)`.
+        best_modules: What chooses the epoch.
+        epochs: Integer, all epochs, those done before included.
+        batch_size: Integer, images to a step, for arrays.
+        run: Where to keep every epoch, and where earlier ones are. Defaults
+            to none.
+        callbacks: Further callbacks, called before the choice is made.
+        verbose: Keras' progress bar.
+    """
+    checkpoints, done = [], 0
+    if run is not None:
+        checkpoints = [EpochCheckpoints(run, best_modules)]
+        done = checkpoints[0].initial_epoch(epochs)
+    modular.fit(
+        **fit_arguments(train, batch_size),
+        validation_data=validation,
+        validation_batch_size=batch_size,
+        epochs=epochs,
+        initial_epoch=done,
+        callbacks=[
+            EpochSeed(modular.seed),
+            *callbacks,
+            best_modules,
+            keras.callbacks.History(),
+            *checkpoints,
+        ],
+        verbose=verbose,
+    )

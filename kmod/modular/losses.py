@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from kmod.modular.recipe import Recipe
+
 UNSEEN = -1e9  # Stands where a module did not see an image.
 
 
@@ -113,3 +115,19 @@ def distillation_loss(scores, logits, classes, temperature: float):
     answer = ops.log_softmax(scores / temperature, axis=-1)
     divergence = ops.sum(ops.exp(wanted) * (wanted - answer), axis=-1)
     return temperature**2 * ops.mean(divergence)
+
+
+def loss_of(
+    recipe: Recipe, num_classes: int, num_rows: int
+) -> keras.losses.Loss:
+    """Returns a recipe's loss on raw scores.
+
+    Args:
+        recipe: The recipe.
+        num_classes: Integer, number of modules.
+        num_rows: Integer, modules that see an image; those that do not own
+            it stand for all others.
+    """
+    if recipe.published_loss:
+        return SigmoidCrossEntropy()
+    return ModuleLoss(negative_weight=(num_classes - 1) / (num_rows - 1))

@@ -1,38 +1,45 @@
 """The modular model: a source model with a kernel mask for every class."""
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 from keras import tree
 
+from kmod.callbacks import BestModules
+from kmod.data.batches import count_steps
+from kmod.data.batches import to_arrays
+from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.exactness import check_exactness
 from kmod.graph.kernels import KernelTable
-from kmod.modular.front import TEACHER
+from kmod.metrics.calibration import fit_platt
+from kmod.metrics.evaluate import answers
 from kmod.modular.heads import Heads
 from kmod.modular.importance import ImportanceUpdates
-from kmod.modular.kernel_masks import KernelMasks
-from kmod.modular.kernel_masks import to_groups
 from kmod.modular.losses import UNSEEN
-from kmod.modular.losses import ModuleLoss
-from kmod.modular.losses import SigmoidCrossEntropy
 from kmod.modular.losses import distillation_loss
+from kmod.modular.losses import loss_of
 from kmod.modular.macs import Macs
+from kmod.modular.mask_schedule import PhaseSchedule
+from kmod.modular.mask_schedule import ScheduledMasks
 from kmod.modular.masked_network import MaskedNetwork
-from kmod.modular.masked_network import unmasked_network
-from kmod.modular.optimizer import ModularAdam
 from kmod.modular.optimizer import modular_adam_of
+from kmod.modular.optimizer import optimizer_of
 from kmod.modular.placement import Placement
 from kmod.modular.placement import place
+from kmod.modular.placement import to_groups
 from kmod.modular.recipe import Recipe
 from kmod.modular.recipe import recipe_of
-from kmod.modular.steps import count_steps
+from kmod.modular.stem import TEACHER
+from kmod.modular.stem import cache_stem
 
 
 class RetentionLogger(keras.callbacks.Callback):
@@ -45,56 +52,19 @@ class RetentionLogger(keras.callbacks.Callback):
         logs["retention_rate"] = self.model.retention_rate
 
 
-class CalibratedScores:
-    """Turns the raw scores of a modular model into probabilities.
-
-    The model that inherits it has a weight `calibration`, `(num_classes, 2)`:
-    each module's scale and shift.
-    """
-
-    def set_calibration(self, scale, shift):
-        """Sets how raw scores become log-odds: `scale * score + shift`.
-
-        Args:
-            scale: Number or array `(num_classes,)`.
-            shift: Number or array `(num_classes,)`.
-        """
-        values = np.zeros((self.num_classes, 2), "float32")
-        values[:, 0], values[:, 1] = scale, shift
-        self.calibration.assign(values)
-
-    def class_log_odds(self, x, batch_size: int = 64) -> np.ndarray:
-        """Returns calibrated scores before the sigmoid, `(batch, classes)`."""
-        raw = self.predict(x, batch_size=batch_size, verbose=0)
-        scale, shift = ops.convert_to_numpy(self.calibration).T
-        return raw * scale + shift
-
-    def class_scores(
-        self, x, class_indices: Sequence[int] | None = None
-    ) -> np.ndarray:
-        """Returns what the modules will answer.
-
-        Args:
-            x: Images as the source model takes them, `(batch, ...)`.
-            class_indices: Classes to return. Defaults to all.
-
-        Returns:
-            float32 array `(batch, classes)`: for each class the probability
-            that an image shows it.
-        """
-        log_odds = ops.convert_to_tensor(self.class_log_odds(x))
-        scores = ops.convert_to_numpy(ops.sigmoid(log_odds))
-        return scores if class_indices is None else scores[:, class_indices]
-
-
 @keras.saving.register_keras_serializable(package="kmod")
-class ModularModel(CalibratedScores, keras.Model):
+class ModularModel(keras.Model):
     """A frozen source model in which every class has its own kernel mask.
 
     It answers one raw score per class and trains with `compile` and `fit` like
     any Keras model: masks, heads, scales, shifts and gains learn, the source's
     weights stay as they are. `decompose` then cuts a module out for each
     class.
+
+    It is a Keras graph: `summary()` and `keras.utils.plot_model` show which
+    layers are wrapped in `kmod.layers.ClassMasked`, and
+    `get_layer(name).kernel_masks` what each class keeps of the channels that
+    a layer reads.
 
     Args:
         source: Built Functional or Sequential classifier. It is copied, never
@@ -110,29 +80,44 @@ class ModularModel(CalibratedScores, keras.Model):
             Masks, heads, scales, shifts and gains are float32 in any case.
         value_range: Smallest and largest pixel value that the source model
             takes. Defaults to what `decompose` reads off its data.
+        retention_target: Retention rate to come down to, 0 to 1. Defaults to
+            the recipe's.
+        macs_target: Multiply-accumulates that a composition of all modules
+            may cost, as a multiple of the source model's. Defaults to the
+            recipe's.
         **kwargs: Base model keyword arguments, such as `name`.
 
     Call arguments:
-        inputs: Images as the source model takes them, or what `cache_front`
-            made of them; in training a dict of them as `images`, and
-            `labels`.
+        inputs: Images as the source model takes them, or what `stem` made of
+            them; in training a dict of them as `images`, and `labels`.
 
     Output shape:
         `(batch, num_classes)`: raw scores before calibration, any real number.
 
+    Attributes:
+        stem: Model from images to what no mask changes.
+
     Raises:
         UnsupportedModelError: If the source model can not be taken apart, or
             with all kernels would answer otherwise than it does.
-        UsageError: If `class_names`, `recipe`, `mask_from` or `value_range`
-            do not fit it, or, from `fit`, if the retention target can not be
-            reached.
+        UsageError: If `class_names`, `recipe`, a target, `mask_from` or
+            `value_range` do not fit it, or, from `fit`, if a target can not
+            be reached.
 
     Example:
 
     ```python
-    modular = kmod.ModularModel(source, class_names=["cat", "dog"])
+    modular = kmod.ModularModel(
+        source, class_names=["cat", "dog"], retention_target=0.4
+    )
     modular.compile()
-    modular.fit(x_train, y_train, epochs=8)
+    modular.fit(
+        train,
+        validation_data=validation,
+        epochs=10,
+        callbacks=[kmod.callbacks.BestModules(accuracy_budget=0.01)],
+    )
+    modular.calibrate(validation)
     ```
     """
 
@@ -145,79 +130,99 @@ class ModularModel(CalibratedScores, keras.Model):
         seed=0,
         dtype=None,
         value_range=None,
+        retention_target=None,
+        macs_target=None,
         **kwargs,
     ):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        super().__init__(dtype=policy, **kwargs)
-        self.value_range = checked_range(value_range)
+        value_range = checked_range(value_range)
+        recipe = with_targets(recipe_of(recipe), retention_target, macs_target)
         whole = channel_graph(source)
-        self.flat_source = rebuild(whole, dtype=policy.name)
-        self.flat_source.trainable = False
-        self.graph = channel_graph(self.flat_source)
-        self.num_classes = self.graph.num_classes
-        self.class_names = checked_names(class_names, self.num_classes)
-        self.recipe = recipe_of(recipe)
-        self.mask_from = mask_from
-        self.seed = seed
-        self.placement = place(
-            self.graph, mask_from, self.recipe.scale_and_shift
+        flat_source = rebuild(whole, dtype=policy.name)
+        flat_source.trainable = False
+        graph = channel_graph(flat_source)
+        class_names = checked_names(class_names, graph.num_classes)
+        placement = place(graph, mask_from, recipe.scale_and_shift)
+        macs = Macs(graph, placement, flat_source)
+        free_name = graph.trace.free_name
+        masks = ScheduledMasks(
+            graph.num_classes,
+            placement,
+            recipe,
+            macs,
+            name=free_name("masks"),
         )
-        self.network = MaskedNetwork(
-            self.graph,
-            self.placement.may_go,
-            self.placement.adapted,
-            self.placement.gained,
+        network = MaskedNetwork(
+            graph,
+            masks,
+            placement.may_go,
+            placement.adapted,
+            placement.gained,
+        )
+        heads = Heads(
+            graph.num_classes,
+            recipe.hidden_units,
+            seed,
+            name=free_name("heads"),
+            dtype="float32",
+        )
+        super().__init__(
+            inputs=[network.image, network.classes],
+            outputs=heads(network.logits, network.classes),
+            **kwargs,
+        )
+        self.dtype_policy = policy
+        self.input_spec = None  # Calls also take what `stem` made of images.
+        self.value_range = value_range
+        self.recipe = recipe
+        self.seed = seed
+        self.class_names = class_names
+        self.mask_from = mask_from
+        self.num_classes = graph.num_classes
+        self.flat_source = flat_source
+        self.graph = graph
+        self.placement = placement
+        self.macs = macs
+        self.masks = masks
+        self.heads = heads
+        self.network = network
+        self.stem = keras.Model(
+            network.image,
+            {
+                **network.stem.output,
+                TEACHER: flat_source(network.image, training=False),
+            },
+            name="stem",
         )
         self._check_exactness(source, whole)
-        self.macs = Macs(self.graph, self.placement, self.flat_source)
-        self.masks = KernelMasks(
-            self.num_classes,
-            self.placement,
-            self.recipe,
-            self.macs,
-            name="masks",
-        )
-        self.heads = Heads(
-            self.num_classes, self.recipe.hidden_units, seed, name="heads"
-        )
-        self.heads.build((None, None, self.num_classes))
-        self.draws = keras.random.SeedGenerator(seed)
-        self._add_weights()
-        self.built = True
+        self._add_own_weights()
 
     def _check_exactness(self, source, graph):
         """Compares the source with this network, or with one of its types."""
-        network = self.network
         policies = {
             layer.dtype_policy.name
             for call in graph.trace.calls
             if isinstance(call.operation, keras.layers.Layer)
             for layer in call.operation._flatten_layers()
         }
-        if policies != {self.dtype_policy.name}:
-            network = unmasked_network(graph)
-        check_exactness(
-            source, graph, network.graph, network.unmasked, self.value_range
+        own = {}
+        if policies == {self.dtype_policy.name}:
+            own = {"flat": self.graph, "logits": self.network.unmasked}
+        check_exactness(source, graph, self.value_range, **own)
+
+    def _add_own_weights(self):
+        self.calibration = self.add_weight(
+            name="calibration",
+            shape=(self.num_classes, 2),
+            initializer="zeros",
+            trainable=False,
+            dtype="float32",
+            autocast=False,
         )
-
-    def _add_weights(self):
-        def add(name, columns, start, trainable=True):
-            return self.add_weight(
-                name=name,
-                shape=(self.num_classes, columns),
-                initializer=start,
-                trainable=trainable and columns > 0,
-                dtype="float32",
-                autocast=False,
-            )
-
-        self.scale = add("scale", self.placement.num_adapted, "ones")
-        self.shift = add("shift", self.placement.num_adapted, "zeros")
-        self.gain = add("gain", self.placement.num_gained, "ones")
-        self.calibration = add("calibration", 2, "zeros", trainable=False)
         self.set_calibration(1, 0)
         # Keras does not save what generators have drawn: a resumed training
         # would draw the same rows again.
+        self.draws = keras.random.SeedGenerator(self.seed)
         start = ops.convert_to_numpy(self.draws.state)
         self.draws.state = self.add_weight(
             name="draws", shape=start.shape, dtype=start.dtype, trainable=False
@@ -258,30 +263,66 @@ class ModularModel(CalibratedScores, keras.Model):
     def fit(self, *args, **kwargs):
         """Trains masks, heads, scales, shifts and gains.
 
-        Takes the arguments of `keras.Model.fit`; labels are integer class
-        indices. The recipe's schedule spans the epochs of one call; a further
-        call goes on from the retention rate reached. `epochs` defaults to
-        the recipe's phases where it has any.
+        Takes the arguments of `keras.Model.fit`, and `LabelledImages` where
+        that takes data; labels are integer class indices. The recipe's
+        schedule spans the epochs of one call; a further call goes on from the
+        retention rate reached. `epochs` defaults to the recipe's phases where
+        it has any, and phases switch between heads and masks.
+
+        The stem is computed once for each image of an array and kept, if it
+        takes at most 3 GiB. So a late `mask_from` makes steps cheap.
 
         Returns:
             `keras.callbacks.History`; `retention_rate` at the end of each
             epoch is among its metrics.
+
+        Raises:
+            UsageError: If a target can not be reached, the length of the data
+                is unknown, or the recipe's phases need a `ModularAdam`.
         """
         check_targets(self.recipe, self.placement, self.macs, self.mask_from)
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs
         bound.apply_defaults()
-        of_epoch = count_steps(bound.arguments)
-        steps = of_epoch * bound.arguments["epochs"]
+        arguments = bound.arguments
+        _unpack_labelled(arguments)
+        of_epoch = count_steps(arguments)
+        steps = of_epoch * arguments["epochs"]
         own = [RetentionLogger(), ImportanceUpdates(of_epoch, steps)]
-        given = tree.flatten(bound.arguments["callbacks"] or [])
-        bound.arguments["callbacks"] = own + given
+        adam = modular_adam_of(self.optimizer)
+        if self.recipe.phases:
+            check_optimizer(self.optimizer, adam)
+            own.append(PhaseSchedule())
+        given = tree.flatten(arguments["callbacks"] or [])
+        self._measure_source(given, arguments["validation_data"])
+        if arguments["initial_epoch"] < arguments["epochs"]:
+            self._cache_stems(arguments)
+        arguments["callbacks"] = own + given
         self.masks.start(steps)
-        if adam := modular_adam_of(self.optimizer):
+        if adam:
             self.optimizer.build(self.trainable_variables)
             adam.restart(steps)
         return super().fit(*bound.args, **bound.kwargs)
+
+    def _measure_source(self, callbacks, validation_data):
+        """Tells callbacks that choose how good the source model is."""
+        for callback in callbacks:
+            if not isinstance(callback, BestModules) or not validation_data:
+                continue
+            if callback.source_accuracy is None:
+                labels, found, _ = answers(self.flat_source, validation_data)
+                callback.source_accuracy = float(np.mean(found == labels))
+
+    def _cache_stems(self, arguments):
+        if isinstance(arguments["x"], np.ndarray):
+            arguments["x"] = cache_stem(self.stem, arguments["x"])
+        validation = arguments["validation_data"]
+        if isinstance(validation, tuple):
+            images, *others = validation
+            if isinstance(images, np.ndarray):
+                images = cache_stem(self.stem, images)
+            arguments["validation_data"] = (images, *others)
 
     def train_step(self, *args):
         # JAX passes its state in front of the data, TensorFlow does not.
@@ -295,14 +336,7 @@ class ModularModel(CalibratedScores, keras.Model):
         if isinstance(inputs, dict) and "labels" in inputs:
             images = inputs["images"]
             classes = self._classes(inputs["labels"])
-        logits = self.network(
-            images,
-            self.masks(training=training),
-            self.scale.value,
-            self.shift.value,
-            self.gain.value,
-            classes,
-        )
+        logits = self.network(images, self.masks(training=training), classes)
         scores = self.heads(logits, classes)
         if training and self.recipe.distillation:
             self.add_loss(
@@ -312,6 +346,10 @@ class ModularModel(CalibratedScores, keras.Model):
         if classes is None:
             return scores
         return by_class(scores, classes, self.num_classes)
+
+    def add_loss(self, loss):
+        # Functional models refuse losses that a call adds.
+        keras.layers.Layer.add_loss(self, loss)
 
     def _distillation(self, images, scores, classes):
         if isinstance(images, dict):
@@ -330,6 +368,64 @@ class ModularModel(CalibratedScores, keras.Model):
             return None
         labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
         return sample_rows(labels, self.num_classes, self._num_rows, self.draws)
+
+    def calibrate(self, x: Any, y: Any = None) -> None:
+        """Fits how raw scores become probabilities, on validation data.
+
+        Each module gets a scale and a shift of its own (Platt scaling), so
+        that the sigmoid of its score is the probability of its class and
+        scores of different models can be compared.
+
+        Args:
+            x: Validation images `(n, ...)`, or labelled data: a tuple
+                `(images, labels)`, `LabelledImages` or a batched data set.
+            y: Integer class indices `(n,)`, if `x` is images.
+
+        Reference:
+
+        - Platt, 1999, "Probabilistic outputs for support vector machines".
+        """
+        images, labels = to_arrays(x if y is None else (x, y))
+        raw = self.predict(images, batch_size=64, verbose=0)
+        fits = [
+            fit_platt(raw[:, index], labels == index) or (1.0, 0.0)
+            for index in range(self.num_classes)
+        ]
+        self.set_calibration(*np.transpose(fits))
+
+    def set_calibration(self, scale, shift):
+        """Sets how raw scores become log-odds: `scale * score + shift`.
+
+        Args:
+            scale: Number or array `(num_classes,)`.
+            shift: Number or array `(num_classes,)`.
+        """
+        values = np.zeros((self.num_classes, 2), "float32")
+        values[:, 0], values[:, 1] = scale, shift
+        self.calibration.assign(values)
+
+    def class_log_odds(self, x, batch_size: int = 64) -> np.ndarray:
+        """Returns calibrated scores before the sigmoid, `(batch, classes)`."""
+        raw = self.predict(x, batch_size=batch_size, verbose=0)
+        scale, shift = ops.convert_to_numpy(self.calibration).T
+        return raw * scale + shift
+
+    def class_scores(
+        self, x, class_indices: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Returns what the modules will answer.
+
+        Args:
+            x: Images as the source model takes them, `(batch, ...)`.
+            class_indices: Classes to return. Defaults to all.
+
+        Returns:
+            float32 array `(batch, classes)`: for each class the probability
+            that an image shows it.
+        """
+        log_odds = ops.convert_to_tensor(self.class_log_odds(x))
+        scores = ops.convert_to_numpy(ops.sigmoid(log_odds))
+        return scores if class_indices is None else scores[:, class_indices]
 
     @property
     def kernels(self) -> KernelTable:
@@ -360,13 +456,17 @@ class ModularModel(CalibratedScores, keras.Model):
 
     def get_config(self):
         return {
-            **super().get_config(),
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "source": keras.saving.serialize_keras_object(self.flat_source),
             "class_names": list(self.class_names),
             "recipe": self.recipe.as_dict(),
             "mask_from": self.mask_from,
             "seed": self.seed,
             "value_range": self.value_range and list(self.value_range),
+            "retention_target": self.recipe.retention_target,
+            "macs_target": self.recipe.macs_target,
         }
 
     @classmethod
@@ -378,38 +478,49 @@ class ModularModel(CalibratedScores, keras.Model):
         return cls(**{**config, "source": source, "recipe": recipe})
 
 
-def optimizer_of(recipe: Recipe) -> ModularAdam:
-    """Returns a recipe's optimiser, with its rate for each kind of weight."""
-    adapt = recipe.adapt_rate / recipe.head_rate
-    by_importance = recipe.retention_target is not None
-    return ModularAdam(
-        recipe.head_rate,
-        factors={
-            "scale": adapt,
-            "shift": adapt,
-            "gain": adapt,
-            "mask_scores": recipe.mask_rate / recipe.head_rate,
-        },
-        importance_steps=recipe.importance_steps if by_importance else None,
-        final_rate=recipe.final_rate,
-        epsilon=1e-8,
-    )
+def with_targets(
+    recipe: Recipe, retention_target: float | None, macs_target: float | None
+) -> Recipe:
+    """Returns a recipe with other targets, where they are given.
 
-
-def loss_of(
-    recipe: Recipe, num_classes: int, num_rows: int
-) -> keras.losses.Loss:
-    """Returns a recipe's loss on raw scores.
-
-    Args:
-        recipe: The recipe.
-        num_classes: Integer, number of modules.
-        num_rows: Integer, modules that see an image; those that do not own
-            it stand for all others.
+    Raises:
+        UsageError: If the recipe has no retention target, or one given is
+            out of range.
     """
-    if recipe.published_loss:
-        return SigmoidCrossEntropy()
-    return ModuleLoss(negative_weight=(num_classes - 1) / (num_rows - 1))
+    given = {"retention_target": retention_target, "macs_target": macs_target}
+    targets = {name: x for name, x in given.items() if x is not None}
+    if targets and recipe.retention_target is None:
+        name, value = next(iter(targets.items()))
+        raise UsageError(
+            f"`{name}` belongs to recipes with a retention target, such as "
+            f"'default'. Received: {name}={value}, recipe={recipe.name!r}. "
+            "Leave one of them out."
+        )
+    return dataclasses.replace(recipe, **targets)
+
+
+def check_optimizer(optimizer, adam) -> None:
+    """Refuses to run a recipe's phases with another optimiser.
+
+    Raises:
+        UsageError: If the optimiser is not a `ModularAdam`.
+    """
+    if adam is None:
+        raise UsageError(
+            "A recipe with phases trains with `ModularAdam`. Received: an "
+            f"optimiser of type {type(optimizer).__name__}. Call `compile()` "
+            "without an optimiser."
+        )
+
+
+def _unpack_labelled(arguments):
+    """Takes images and labels out of `LabelledImages`, in place."""
+    if isinstance(arguments["x"], LabelledImages):
+        data = arguments["x"]
+        arguments["x"], arguments["y"] = data.images, data.labels
+    if isinstance(arguments["validation_data"], LabelledImages):
+        data = arguments["validation_data"]
+        arguments["validation_data"] = (data.images, data.labels)
 
 
 def sample_rows(labels, num_classes: int, num_rows: int, seed):

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.modular.recipe import Recipe
+
 LIMIT = 2**26  # Numbers that kept gradients may have, 256 MiB.
 
 
@@ -121,3 +123,21 @@ def modular_adam_of(
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return inner if isinstance(inner, ModularAdam) else None
+
+
+def optimizer_of(recipe: Recipe) -> ModularAdam:
+    """Returns a recipe's optimiser, with its rate for each kind of weight."""
+    adapt = recipe.adapt_rate / recipe.head_rate
+    by_importance = recipe.retention_target is not None
+    return ModularAdam(
+        recipe.head_rate,
+        factors={
+            "scale": adapt,
+            "shift": adapt,
+            "gain": adapt,
+            "mask_scores": recipe.mask_rate / recipe.head_rate,
+        },
+        importance_steps=recipe.importance_steps if by_importance else None,
+        final_rate=recipe.final_rate,
+        epsilon=1e-8,
+    )

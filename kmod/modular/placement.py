@@ -8,9 +8,9 @@ import numpy as np
 from kmod.errors import UsageError
 from kmod.graph import ChannelGraph
 from kmod.graph.calls import Call
+from kmod.graph.kernels import KernelTable
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.table import rule_for
-from kmod.modular.selection import families_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +22,17 @@ class Placement:
         sizes: Float array `(num_groups,)`, kernels in each group.
         home: int64 array `(num_groups,)`, the first layer of each group.
         families: Sets of groups of which at least one must remain.
-        adapted: First column of each adapted layer in the scale and shift
-            matrices.
-        num_adapted: Number of columns of those matrices.
-        gained: First column of each layer that reads masked channels in the
-            gain matrix.
-        num_gained: Number of columns of that matrix.
+        adapted: Names of the layers whose output classes scale and shift.
+        gained: Names of the layers that have a gain for each channel they
+            read.
     """
 
     may_go: np.ndarray
     sizes: np.ndarray
     home: np.ndarray
     families: list[np.ndarray]
-    adapted: dict[str, int]
-    num_adapted: int
-    gained: dict[str, int]
-    num_gained: int
+    adapted: tuple[str, ...]
+    gained: tuple[str, ...]
 
     @property
     def least_retention(self) -> float:
@@ -81,17 +76,13 @@ def place(
             "Name an earlier layer; `kmod inspect` lists them."
         )
     sizes = np.bincount(table.groups, minlength=table.num_groups)
-    adapted = _adapted(graph, may_go) if scale_and_shift else {}
-    gained = _gained(graph, may_go) if scale_and_shift else {}
     return Placement(
         may_go,
         sizes.astype("float32"),
         home,
         families_of(graph, may_go),
-        _first_columns(adapted),
-        sum(adapted.values()),
-        _first_columns(gained),
-        sum(gained.values()),
+        _adapted(graph, may_go) if scale_and_shift else (),
+        _gained(graph, may_go) if scale_and_shift else (),
     )
 
 
@@ -106,47 +97,42 @@ def _first_masked(layers, mask_from):
     return layers.index(mask_from)
 
 
-def _first_columns(widths):
-    ends = np.cumsum([0, *widths.values()])
-    return dict(zip(widths, ends.tolist()))
-
-
 def _gained(graph, may_go):
-    """Maps layers that read channels which may go to how many they read."""
-    names = [call.name for call in graph.trace.calls]
-    widths = {}
-    for call in graph.trace.calls:
-        groups = graph.groups_of(call.inputs[0]) if call.inputs else None
-        if groups is None or not np.any((groups >= 0) & may_go[groups]):
-            continue
-        if (
-            isinstance(rule_for(call), KernelRule)
-            and names.count(call.name) < 2
-        ):
-            widths[call.name] = len(groups)
-    return widths
+    """Lists the layers that read channels which may go."""
+    calls = graph.trace.calls
+    names = [call.name for call in calls]
+    return tuple(
+        call.name
+        for call in calls
+        if isinstance(rule_for(call), KernelRule)
+        and names.count(call.name) == 1
+        and _any_may_go(graph, call.inputs[0], may_go)
+    )
 
 
 def _adapted(graph, may_go):
-    """Maps layers whose output can be scaled and shifted to their width."""
+    """Lists the layers whose output can be scaled and shifted."""
+    calls = graph.trace.calls
+    names = [call.name for call in calls]
     normalised = {
         ref.index
-        for call in graph.trace.calls
+        for call in calls
         if isinstance(call.operation, keras.layers.BatchNormalization)
         for ref in call.inputs
     }
-    calls = graph.trace.calls
-    names = [call.name for call in calls]
-    widths = {}
-    for call in calls:
-        groups = graph.groups_of(call.outputs[0])
-        if groups is None or not np.any((groups >= 0) & may_go[groups]):
-            continue
-        shared = names.count(call.name) > 1
-        normalises_later = call.outputs[0].index in normalised
-        if _can_fold(call) and not shared and not normalises_later:
-            widths[call.name] = len(groups)
-    return widths
+    return tuple(
+        call.name
+        for call in calls
+        if names.count(call.name) == 1
+        and _can_fold(call)
+        and call.outputs[0].index not in normalised
+        and _any_may_go(graph, call.outputs[0], may_go)
+    )
+
+
+def _any_may_go(graph, ref, may_go):
+    groups = graph.groups_of(ref)
+    return groups is not None and bool(np.any((groups >= 0) & may_go[groups]))
 
 
 def _can_fold(call: Call) -> bool:
@@ -159,3 +145,89 @@ def _can_fold(call: Call) -> bool:
         and layer.use_bias
         and layer.activation is keras.activations.linear
     )
+
+
+def families_of(graph: ChannelGraph, may_go: np.ndarray) -> list[np.ndarray]:
+    """Lists the sets of groups of which at least one must remain.
+
+    Args:
+        graph: Channel graph of the source model.
+        may_go: Boolean array `(num_groups,)`, which groups can be removed.
+
+    Returns:
+        Sorted integer arrays of groups: the channels of each tensor whose
+        channels can all go, the smallest sets only.
+    """
+    found = set()
+    for call in graph.trace.calls:
+        for ref in (*call.inputs, *call.outputs):
+            groups = graph.groups_of(ref)
+            if groups is not None and np.all(groups >= 0):
+                if np.all(may_go[groups]):
+                    found.add(frozenset(groups.tolist()))
+    minimal = []
+    for family in sorted(found, key=lambda f: (len(f), sorted(f))):
+        if not any(known <= family for known in minimal):
+            minimal.append(family)
+    return [np.array(sorted(family)) for family in minimal]
+
+
+def to_groups(
+    masks: np.ndarray, kernels: KernelTable, placement: Placement, rows: int
+) -> np.ndarray:
+    """Checks kernel masks and returns them by kernel group.
+
+    Args:
+        masks: Array `(rows, num_kernels)` of 0 and 1.
+        kernels: The source model's kernels.
+        placement: What masks may remove.
+        rows: Expected number of masks.
+
+    Returns:
+        Float array `(rows, num_groups)`.
+
+    Raises:
+        UsageError: If shape or values are wrong, kernels of a group disagree,
+            a kernel that must stay is 0, or a layer would lose all kernels.
+    """
+    masks = np.asarray(masks)
+    expected = (rows, kernels.num_kernels)
+    if masks.shape != expected or not np.isin(masks, (0, 1)).all():
+        raise UsageError(
+            f"Kernel masks are 0/1 arrays of shape {expected}, one row per "
+            f"class. Received: shape={masks.shape}, "
+            f"values={np.unique(masks)[:5].tolist()}"
+        )
+    groups = np.zeros((rows, kernels.num_groups), "float32")
+    groups[:, kernels.groups] = masks
+    _check(
+        groups[:, kernels.groups] == masks,
+        kernels,
+        "Kernels that are joined, by a residual connection say, are kept or "
+        "removed together",
+    )
+    stays = (~placement.may_go)[kernels.groups]
+    _check(
+        (masks == 1) | ~stays,
+        kernels,
+        "Kernels of the stem and pinned kernels must be kept",
+    )
+    for family in placement.families:
+        if not groups[:, family].any(axis=1).all():
+            layer = kernels.layers[placement.home[family[0]]]
+            raise UsageError(
+                "Every layer keeps at least one kernel in every class. "
+                f"Received: none of layer {layer!r} in class "
+                f"{int(np.argmin(groups[:, family].any(axis=1)))}"
+            )
+    return groups
+
+
+def _check(holds, kernels, rule):
+    if not holds.all():
+        row, kernel = np.argwhere(~holds)[0]
+        _, layer, index, _ = kernels.rows()[kernel]
+        raise UsageError(
+            f"{rule}. Received: a mask that breaks this at kernel {kernel} "
+            f"(number {index} of layer {layer!r}) in class {row}"
+        )

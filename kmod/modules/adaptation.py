@@ -1,14 +1,28 @@
-"""Works out how images must change before a module can take them."""
+"""Brings images into the form that a module takes.
+
+How they must change is worked out without Keras, which is imported when the
+layers are built that change them.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Literal
 
 from kmod.errors import ArtifactError
 from kmod.modules.manifest import InputContract
 
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
 GREY, RGB = 1, 3
+LUMA = (0.299, 0.587, 0.114)  # Of red, green and blue, ITU-R BT.601.
+NUM_IMAGES = 8
+BATCH_SIZE = 256
 
 Margins = tuple[tuple[int, int], tuple[int, int]]
 
@@ -107,6 +121,69 @@ def describe(contract: InputContract) -> str:
     return f"{contract.dtype} images of {size} from {low:g} to {high:g}"
 
 
+def adapt_model(
+    model: keras.Model, adaptation: Adaptation, image: keras.KerasTensor
+) -> keras.Model:
+    """Puts an adapter in front of a model.
+
+    Args:
+        model: Functional model of one input. It is not changed.
+        adaptation: What `plan_adaptation` worked out.
+        image: Input of the images there are; only shape and dtype are read.
+
+    Returns:
+        Functional model that takes such images, or `model` itself if nothing
+        needs to change.
+    """
+    import keras
+
+    if not adaptation.is_needed:
+        return model
+    inputs = keras.Input(image.shape[1:], dtype=image.dtype, name="image")
+    return keras.Model(inputs, model(_adapt(inputs, adaptation)))
+
+
+def adapt_images(images: np.ndarray, adaptation: Adaptation) -> np.ndarray:
+    """Changes images themselves, by the same layers.
+
+    Args:
+        images: Array `(n, height, width, channels)`.
+        adaptation: What `plan_adaptation` worked out.
+    """
+    import keras
+
+    if not adaptation.is_needed:
+        return images
+    inputs = keras.Input(images.shape[1:], dtype=str(images.dtype))
+    model = keras.Model(inputs, _adapt(inputs, adaptation))
+    return model.predict(images, batch_size=BATCH_SIZE, verbose=0)
+
+
+def comparison_images(contract: InputContract) -> np.ndarray:
+    """Returns a few real images as a model takes them.
+
+    They are handwritten digits, which any kmod has at hand. A model that
+    they can not be adapted to gets random images.
+
+    Args:
+        contract: What the model takes.
+    """
+    import keras
+    import numpy as np
+
+    from kmod.data.load import load_data
+
+    digits = load_data("digits")
+    images = digits.test.images[:NUM_IMAGES]
+    own = InputContract(images.shape[1:], str(images.dtype), digits.value_range)
+    try:
+        images = adapt_images(images, plan_adaptation(own, contract))
+    except ArtifactError:
+        shape = (NUM_IMAGES, *contract.shape)
+        images = np.random.default_rng(0).uniform(*contract.range, shape)
+    return keras.ops.convert_to_numpy(keras.ops.cast(images, contract.dtype))
+
+
 def _check(images, module):
     faults = []
     for contract in (images, module):
@@ -156,3 +233,46 @@ def _rescale(values, target):
         return None
     scale = (target[1] - target[0]) / (values[1] - values[0])
     return scale, target[0] - scale * values[0]
+
+
+def _adapt(x, steps):
+    """Calls the layers of an adapter, in the order of its steps."""
+    from keras import layers
+    from keras import ops
+
+    if steps.from_dtype:
+        x = ops.cast(x, "float32")
+    if steps.crop:
+        x = layers.Cropping2D(steps.crop, name="adapter_crop")(x)
+    if steps.to_grey:
+        x = _to_grey(x)
+    if steps.pool:
+        x = layers.AveragePooling2D(
+            steps.pool, padding="same", name="adapter_pool"
+        )(x)
+    if steps.resize:
+        x = layers.Resizing(*steps.resize, name="adapter_resize")(x)
+    if steps.rescale:
+        x = layers.Rescaling(*steps.rescale, name="adapter_rescale")(x)
+    if steps.pad:
+        x = layers.ZeroPadding2D(steps.pad, name="adapter_pad")(x)
+    if steps.shift:
+        x = layers.Rescaling(1.0, steps.shift, name="adapter_shift")(x)
+    if steps.to_rgb:
+        x = layers.Concatenate(name="adapter_rgb")([x, x, x])
+    if steps.to_dtype:
+        is_integer = steps.to_dtype.startswith(("int", "uint"))
+        x = ops.cast(ops.round(x) if is_integer else x, steps.to_dtype)
+    return x
+
+
+def _to_grey(x):
+    import keras
+    import numpy as np
+
+    layer = keras.layers.Conv2D(
+        1, 1, use_bias=False, trainable=False, name="adapter_grey"
+    )
+    grey = layer(x)
+    layer.set_weights([np.reshape(LUMA, (1, 1, 3, 1))])
+    return grey

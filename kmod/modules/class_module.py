@@ -1,4 +1,4 @@
-"""A class module: one small model and the facts about it."""
+"""A class module: one small model and what is known of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ClassModule:
             `(batch, 1)`: the probability that an image shows the class. Its
             last layers are the Dense layer `calibration` (raw score to
             log-odds) and the sigmoid `score`.
-        info: Facts about the module.
+        info: What is known of the module.
     """
 
     model: keras.Model

@@ -63,26 +63,26 @@ def log_odds_model(module: keras.Model) -> keras.Model:
 
 def _fold_scales(network, modular, class_index, mask):
     """Multiplies a class's scales and shifts into the cut layers' weights."""
-    scales = ops.convert_to_numpy(modular.scale)[class_index]
-    shifts = ops.convert_to_numpy(modular.shift)[class_index]
     for call in modular.graph.trace.calls:
-        if call.name not in modular.placement.adapted:
+        adapter = modular.network.adapters.get(call.name)
+        if adapter is None:
             continue
         kept = _kept(modular, call.outputs[0], mask)
-        columns = modular.placement.adapted[call.name] + kept
+        scale, shift = (
+            ops.convert_to_numpy(table)[class_index, kept]
+            for table in (adapter.scale, adapter.shift)
+        )
         layer = network.get_layer(call.name)
-        weights = _scaled(layer, scales[columns], shifts[columns])
-        layer.set_weights(weights)
+        layer.set_weights(_scaled(layer, scale, shift))
 
 
 def _fold_gains(network, modular, class_index, mask):
     """Multiplies a class's gains into the weights of the layers that read."""
-    gains = ops.convert_to_numpy(modular.gain)[class_index]
-    for call in modular.graph.trace.calls:
-        if call.name not in modular.placement.gained:
+    for call, wrapper in modular.network.wrapped:
+        if wrapper.gain is None:
             continue
         kept = _kept(modular, call.inputs[0], mask)
-        gain = gains[modular.placement.gained[call.name] + kept]
+        gain = ops.convert_to_numpy(wrapper.gain)[class_index, kept]
         layer = network.get_layer(call.name)
         kernel, *others = layer.get_weights()
         axes = np.ones(kernel.ndim, int)

@@ -21,6 +21,7 @@ from kmod.graph.sizes import layer_macs
 from kmod.graph.sizes import model_sizes
 from kmod.graph.trace import trace
 from kmod.metrics.chance import check_above_chance
+from kmod.metrics.evaluate import evaluate_answers
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.modular_model import checked_range
 from kmod.modules.class_module import ClassModule
@@ -44,7 +45,7 @@ def decompose(
     data: Any = None,
     source_name: str | None = None,
     value_range: tuple[float, float] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    data_source: Mapping[str, Any] | None = None,
     method: str = "gradsplitter",
     arguments: Mapping[str, Any] | None = None,
     license: str | None = None,
@@ -66,7 +67,7 @@ def decompose(
         source_name: Name of the source model. Defaults to its Keras name.
         value_range: Smallest and largest pixel value the source takes.
             Defaults to that of `modular`, and else to what is read off `data`.
-        facts: JSON data about the data set, for the manifest.
+        data_source: JSON data about the data set, for the manifest.
         method: Name of the method that found the masks, for the manifest.
         arguments: JSON data about how it was called, beside the recipe.
         license: SPDX identifier of the modules' licence.
@@ -128,7 +129,7 @@ def decompose(
             zip(modular.kernels.layers, modular.kernels.counts.tolist())
         ),
         seed=modular.seed,
-        data=dict(facts or {}),
+        data=dict(data_source or {}),
         license=license,
         metrics={
             "before": source_metrics,
@@ -215,12 +216,8 @@ def module_metrics(
     Returns:
         Its `precision`, `recall` and `f1`.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        is_class, log_odds > 0, average="binary", zero_division=0
-    )
-    return {"precision": precision, "recall": recall, "f1": f1}
+    labels, predictions = is_class.astype(int), (log_odds > 0).astype(int)
+    return evaluate_answers(labels, predictions, ("other", "own")).figures_of(1)
 
 
 def stem_sizes(modules: Sequence[keras.Model]) -> dict[str, int]:

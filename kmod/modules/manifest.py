@@ -1,30 +1,29 @@
-"""The manifest of a module store, `store.yaml`."""
+"""The manifests of a module store: its own and that of each module.
+
+`store.yaml` lists the modules, `assets.extra/module.yaml` the files of one.
+"""
 
 import dataclasses
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from kmod import __version__
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.files import data_digest
-from kmod.modules.manifest_file import read_manifest
-from kmod.modules.manifest_file import write_manifest
-from kmod.modules.plain_yaml import broken
-from kmod.modules.plain_yaml import to_plain
+from kmod.files import file_digest
+from kmod.files import read_files
+from kmod.files.manifest import installed_versions
+from kmod.files.manifest import read_manifest
+from kmod.files.manifest import to_plain
+from kmod.files.manifest import write_manifest
+from kmod.files.plain_yaml import broken
+from kmod.modules.class_module import ModuleInfo
 
 STORE_FILE = "store.yaml"
-
-
-def installed_versions() -> dict[str, str]:
-    """Returns the versions of kmod, Keras and TensorFlow, importing neither."""
-    return {
-        "kmod": __version__,
-        "keras": metadata.version("keras"),
-        "tensorflow": metadata.version("tensorflow"),
-    }
+STORE_SCHEMA = "modules/store.schema.json"
+MODULE_FILE = "assets.extra/module.yaml"
+MODULE_SCHEMA = "modules/module.schema.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +55,14 @@ class InputContract:
     dtype: str
     range: tuple[float, float]
 
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> "InputContract":
+        """Returns the contract that a manifest holds as plain data."""
+        return cls(tuple(data["shape"]), data["dtype"], tuple(data["range"]))
+
 
 @dataclasses.dataclass(frozen=True)
-class ModuleFacts:
+class ModuleSizes:
     """The figures of a module that a composition is planned with.
 
     Attributes:
@@ -73,6 +77,12 @@ class ModuleFacts:
     parameters: int
     macs: int
 
+    @classmethod
+    def of(cls, info: ModuleInfo) -> "ModuleSizes":
+        """Returns the sizes of a module."""
+        kernels = sum(len(kept) for kept in info.kept_kernels.values())
+        return cls(info.retention_rate, kernels, info.parameters, info.macs)
+
 
 @dataclasses.dataclass(frozen=True)
 class ModuleRecord:
@@ -85,8 +95,9 @@ class ModuleRecord:
         content: Content digest of the module: which model it is.
         manifest: Digest of the module's manifest file, which in turn holds the
             digests of all its files.
-        facts: Figures from that manifest, so that planning with many modules
-            need not read it; `None` in stores that were written without.
+        sizes: Figures from that manifest, so that planning with many modules
+            need not read it; `None` in stores that were written without. The
+            file calls them `facts`.
     """
 
     class_name: str
@@ -94,7 +105,7 @@ class ModuleRecord:
     directory: str
     content: str
     manifest: str
-    facts: ModuleFacts | None = None
+    sizes: ModuleSizes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +154,7 @@ class StoreManifest:
         The manifest of each module, whose digest is in here, has the digests
         of all its files.
         """
-        return data_digest(to_plain(self))
+        return data_digest(_to_plain(self))
 
     @property
     def content_digest(self) -> str:
@@ -152,7 +163,7 @@ class StoreManifest:
         Two stores of the same modules share it, though the bytes of their
         SavedModels differ from export to export. It pins no file.
         """
-        data = to_plain(self)
+        data = _to_plain(self)
         del data["created_by"]
         for module in data["modules"]:
             del module["manifest"], module["facts"]
@@ -171,9 +182,9 @@ def write_store_manifest(directory: Path, manifest: StoreManifest) -> None:
             "The manifest of a store must not contradict itself. Received: "
             f"{'; '.join(faults)}."
         )
-    data = to_plain(manifest)
+    data = _to_plain(manifest)
     data["digest"] = data_digest(data)
-    write_manifest(directory / STORE_FILE, "store", data)
+    write_manifest(directory / STORE_FILE, STORE_SCHEMA, data)
 
 
 def read_store_manifest(directory: Path) -> StoreManifest:
@@ -190,7 +201,7 @@ def read_store_manifest(directory: Path) -> StoreManifest:
             f"Received: '{directory}' without one. Give the directory that "
             "`kmod modularize --out` or `kmod.decompose` wrote."
         )
-    data = read_manifest(path, "store")
+    data = read_manifest(path, STORE_SCHEMA)
     if data.pop("digest") != data_digest(data):
         raise broken(path, "its content does not match its own digest")
     manifest = _from_plain(data)
@@ -198,6 +209,71 @@ def read_store_manifest(directory: Path) -> StoreManifest:
     if faults:
         raise broken(path, "; ".join(faults))
     return manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleManifest:
+    """What is known of a module, and the files it consists of.
+
+    Attributes:
+        info: What is known of the module.
+        content: Content digest of the module: which model it is.
+        files: `size` and `digest` of every file but the manifest, by path.
+    """
+
+    info: ModuleInfo
+    content: str
+    files: Mapping[str, Mapping[str, Any]]
+
+
+def write_module_manifest(
+    directory: Path, info: ModuleInfo, content: str
+) -> str:
+    """Writes the manifest of a module whose other files are all there.
+
+    Returns:
+        Digest of the manifest.
+    """
+    data = to_plain(info)
+    data["content"] = content
+    data["files"] = read_files(directory)
+    write_manifest(directory / MODULE_FILE, MODULE_SCHEMA, data)
+    return file_digest(directory / MODULE_FILE)
+
+
+def read_module_manifest(
+    directory: Path, record: ModuleRecord | None = None
+) -> ModuleManifest:
+    """Reads and checks the manifest of a module.
+
+    Args:
+        directory: Directory of the module.
+        record: What the store says of the module. Defaults to nothing, for a
+            module by itself.
+
+    Raises:
+        ArtifactError: If it has a version that is not read here, or if there
+            is no module without a record.
+        IntegrityError: If it is missing, or not as the store was written.
+    """
+    path = directory / MODULE_FILE
+    if record is None and not path.is_file():
+        raise ArtifactError(
+            f"A module is a directory with the file {MODULE_FILE!r}. "
+            f"Received: '{directory}' without one. Give a class's directory "
+            "in a module store."
+        )
+    if not path.exists():
+        raise broken(path, "it is missing")
+    data = read_manifest(path, MODULE_SCHEMA)
+    if record is not None and file_digest(path) != record.manifest:
+        raise broken(path, "its digest is not the one in the store's manifest")
+    content = data.pop("content")
+    files = data.pop("files")
+    data["kept_kernels"] = {
+        layer: tuple(kept) for layer, kept in data["kept_kernels"].items()
+    }
+    return ModuleManifest(ModuleInfo(**data), content, files)
 
 
 def _contradictions(manifest):
@@ -220,21 +296,22 @@ def _contradictions(manifest):
     return faults
 
 
+def _to_plain(manifest):
+    data = to_plain(manifest)
+    for module in data["modules"]:
+        module["facts"] = module.pop("sizes")
+    return data
+
+
 def _from_plain(data):
-    contract = data.pop("input")
     return StoreManifest(
         source=SourceRecord(**data.pop("source")),
         class_names=tuple(data.pop("class_names")),
-        input=InputContract(
-            shape=tuple(contract["shape"]),
-            dtype=contract["dtype"],
-            range=tuple(contract["range"]),
-        ),
-        modules=tuple(_record(item) for item in data.pop("modules")),
+        input=InputContract.from_plain(data.pop("input")),
+        modules=tuple(_record(**item) for item in data.pop("modules")),
         **data,
     )
 
 
-def _record(data):
-    facts = data.get("facts")
-    return ModuleRecord(**{**data, "facts": facts and ModuleFacts(**facts)})
+def _record(facts=None, **data):
+    return ModuleRecord(**data, sizes=facts and ModuleSizes(**facts))

@@ -1,7 +1,8 @@
 """Module stores: directories of the modules of one source model.
 
-Keras is imported when the first model is saved or loaded, so that manifests
-can be read without waiting for it.
+A module is a SavedModel with the Keras archive in its `assets.extra`. Keras is
+imported when the first is saved or loaded, so that manifests can be read
+without waiting for it.
 """
 
 import dataclasses
@@ -19,17 +20,21 @@ from kmod.files import check_files
 from kmod.files import file_record
 from kmod.files import list_files
 from kmod.files import slugs
+from kmod.files.plain_yaml import broken
+from kmod.modules.adaptation import comparison_images
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
+from kmod.modules.manifest import MODULE_FILE
 from kmod.modules.manifest import STORE_FILE
-from kmod.modules.manifest import ModuleFacts
+from kmod.modules.manifest import ModuleRecord
+from kmod.modules.manifest import ModuleSizes
 from kmod.modules.manifest import StoreManifest
+from kmod.modules.manifest import read_module_manifest
 from kmod.modules.manifest import read_store_manifest
+from kmod.modules.manifest import write_module_manifest
 from kmod.modules.manifest import write_store_manifest
-from kmod.modules.module_manifest import MODULE_FILE
-from kmod.modules.module_manifest import module_facts
-from kmod.modules.module_manifest import read_module_manifest
-from kmod.modules.plain_yaml import broken
+
+ARCHIVE_FILE = "assets.extra/module.keras"
 
 
 class ModuleStore:
@@ -73,10 +78,10 @@ class ModuleStore:
         record = self._record(class_name)
         return read_module_manifest(self.path / record.directory, record).info
 
-    def facts(self, class_name: str) -> ModuleFacts:
-        """Returns a module's figures, from the store's manifest if there."""
-        facts = self._record(class_name).facts
-        return facts or module_facts(self.info(class_name))
+    def sizes(self, class_name: str) -> ModuleSizes:
+        """Returns a module's sizes, from the store's manifest if there."""
+        sizes = self._record(class_name).sizes
+        return sizes or ModuleSizes.of(self.info(class_name))
 
     def content(self, class_name: str) -> str:
         """Returns the content digest of a module: which model it is."""
@@ -101,7 +106,7 @@ class ModuleStore:
             directory = self.path / record.directory
             manifest = read_module_manifest(directory, record)
             check_files(directory, manifest.files, MODULE_FILE)
-            if record.facts not in (None, module_facts(manifest.info)):
+            if record.sizes not in (None, ModuleSizes.of(manifest.info)):
                 raise broken(
                     self.path / STORE_FILE,
                     f"its figures of class {record.class_name!r} are not "
@@ -121,8 +126,6 @@ class ModuleStore:
     def __getitem__(self, class_name: str) -> ClassModule:
         record = self._record(class_name)
         if class_name not in self._modules:
-            from kmod.modules.module_directory import read_module
-
             directory = self.path / record.directory
             self._modules[class_name] = read_module(directory, record)
         return self._modules[class_name]
@@ -209,21 +212,48 @@ def save_store(
         CheckError: If a module answers differently after saving.
     """
     _check_modules(modules, manifest)
-    from kmod.modules.module_directory import write_module
-
+    images = comparison_images(manifest.input)
     directories = slugs(manifest.class_names)
     with atomic_directory(path, overwrite, list_store) as temporary:
         records = tuple(
-            write_module(
-                temporary / directories[module.info.class_name],
-                module,
-                manifest.input,
+            _write_module(
+                temporary / directories[module.info.class_name], module, images
             )
             for module in modules
         )
         manifest = dataclasses.replace(manifest, modules=records)
         write_store_manifest(temporary, manifest)
     return load_store(path)
+
+
+def read_module(
+    directory: Path, record: ModuleRecord | None = None
+) -> ClassModule:
+    """Loads a module, after the digests of its files are checked.
+
+    Args:
+        directory: Directory of the module.
+        record: What the store's manifest says of the module. Defaults to
+            nothing, for a module by itself.
+
+    Raises:
+        ArtifactError: If the archive can not be loaded safely.
+        IntegrityError: If the files or the model are not those recorded.
+    """
+    from kmod.export.keras_file import load_keras_file
+    from kmod.graph.content import content_digest
+
+    manifest = read_module_manifest(directory, record)
+    check_files(directory, manifest.files, MODULE_FILE)
+    model = load_keras_file(directory / ARCHIVE_FILE)
+    recorded, content = (record or manifest).content, content_digest(model)
+    if content != recorded:
+        raise IntegrityError(
+            f"The module of class {manifest.info.class_name!r} in "
+            f"'{directory}' must be the model {recorded}. Received: {content}. "
+            "Copy the store again, or make it again."
+        )
+    return ClassModule(model, manifest.info)
 
 
 def _check_modules(modules, manifest):
@@ -234,7 +264,7 @@ def _check_modules(modules, manifest):
             f"modules of {names}."
         )
     for module in modules:
-        info = module.info
+        info, model = module.info, module.model
         if info.class_name not in manifest.class_names:
             raise UsageError(
                 "`modules` must be of the manifest's classes "
@@ -247,3 +277,36 @@ def _check_modules(modules, manifest):
                 f"{manifest.source.digest}. Received: the module of class "
                 f"{info.class_name!r} from {info.source_digest}."
             )
+        wanted = [(None, *manifest.input.shape)], [(None, 1)]
+        shapes = [x.shape for x in model.inputs], [
+            y.shape for y in model.outputs
+        ]
+        if shapes != wanted:
+            raise UsageError(
+                "A module takes the images of its store's input contract and "
+                f"answers with one score: {wanted[0]} -> {wanted[1]}. "
+                f"Received: the module of class {info.class_name!r} with "
+                f"{shapes[0]} -> {shapes[1]}."
+            )
+
+
+def _write_module(directory, module, images):
+    """Writes a module and returns its record, if it answers the same."""
+    from kmod.export.write import write_form
+    from kmod.graph.content import content_digest
+
+    model, info = module.model, module.info
+    names = (info.class_name,)
+    write_form(model, names, "savedmodel", directory, images)
+    archive = directory / ARCHIVE_FILE
+    archive.parent.mkdir()
+    write_form(model, names, "keras", archive, images)
+    content = content_digest(model)
+    return ModuleRecord(
+        class_name=info.class_name,
+        class_index=info.class_index,
+        directory=directory.name,
+        content=content,
+        manifest=write_module_manifest(directory, info, content),
+        sizes=ModuleSizes.of(info),
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmod.data.batches import count_steps
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.value_range import value_range_of
@@ -22,11 +23,10 @@ from kmod.graph.sharing import SHARED
 from kmod.graph.sharing import merge_models
 from kmod.metrics.calibration import fit_platt
 from kmod.metrics.chance import check_above_chance
-from kmod.modular.front import TEACHER
-from kmod.modular.front import fits_memory
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.losses import distillation_loss
-from kmod.modular.steps import count_steps
+from kmod.modular.stem import TEACHER
+from kmod.modular.stem import cache_stem
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
 from kmod.modules.decompose import module_metrics
@@ -71,17 +71,17 @@ class JointModel(keras.Model):
         )
         scores = keras.layers.Concatenate(name="scores", dtype="float32")
         self.network = keras.Model(image, scores(list(outputs.values())))
-        border = _border(self.network)
-        self.stem = keras.Model(image, {TEACHER: teacher(image), **border})
-        self.branches = keras.Model(list(border.values()), self.network.output)
+        read = _stem_outputs(self.network)
+        self.stem = keras.Model(image, {TEACHER: teacher(image), **read})
+        self.branches = keras.Model(list(read.values()), self.network.output)
         for layer in self.network.layers:
             layer.trainable = not _is_stem(layer)
 
     def call(self, inputs, training=False):
         if not isinstance(inputs, dict):
             inputs = self.stem(inputs, training=False)
-        border = [inputs[name] for name in inputs if name != TEACHER]
-        scores = self.branches(border, training=training)
+        values = [inputs[name] for name in inputs if name != TEACHER]
+        scores = self.branches(values, training=training)
         if training and self.distillation:
             self.add_loss(
                 self.distillation
@@ -106,7 +106,7 @@ class JointModel(keras.Model):
         return copy
 
 
-def _border(network):
+def _stem_outputs(network):
     """Names the tensors of the stem that the branches read."""
     found = {}
     for operation in network.operations:
@@ -116,7 +116,7 @@ def _border(network):
             for tensor in node.input_tensors:
                 if _is_stem(tensor._keras_history.operation):
                     found[id(tensor)] = tensor
-    return {f"border_{i}": tensor for i, tensor in enumerate(found.values())}
+    return {f"tensor_{i}": tensor for i, tensor in enumerate(found.values())}
 
 
 def _is_stem(operation):
@@ -207,12 +207,9 @@ def refine(
         loss=ModuleLoss(),
         metrics=["accuracy"],
     )
-    shapes = [tensor.shape[1:] for tensor in joint.stem.outputs]
-    if isinstance(train, tuple) and fits_memory(shapes, len(train[0])):
-        arguments["x"], images = (
-            joint.stem.predict(x, batch_size=batch_size, verbose=0)
-            for x in (train[0], images)
-        )
+    if isinstance(train, tuple):
+        arguments["x"] = cache_stem(joint.stem, train[0], batch_size)
+        images = cache_stem(joint.stem, images, batch_size)
     best = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=epochs, restore_best_weights=True
     )

@@ -1,6 +1,7 @@
 """The stores that modules may be taken from."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -8,9 +9,10 @@ import numpy as np
 
 from kmod.graph.sharing import merge_models
 from kmod.modules.adaptation import Adaptation
+from kmod.modules.adaptation import adapt_images
 from kmod.modules.adaptation import plan_adaptation
-from kmod.modules.adapters import adapt_images
 from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.class_module import ClassModule
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
 from kmod.modules.module_store import load_store
@@ -50,7 +52,7 @@ class Donor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
+class ModuleAnswers:
     """What a module says of images, before and after its calibration."""
 
     raw: np.ndarray
@@ -72,41 +74,35 @@ def read_donor(text: str) -> Donor:
 
 
 def module_answers(
-    store: ModuleStore,
-    class_names: list[str],
+    modules: Sequence[ClassModule],
     images: np.ndarray,
     adaptation: Adaptation = Adaptation(),
-) -> dict[str, Answers]:
-    """Runs modules of a store once over images, what they share only once.
+) -> list[ModuleAnswers]:
+    """Runs modules of a source once over images, what they share only once.
 
     Args:
-        store: The store.
-        class_names: Classes whose modules run.
+        modules: The modules.
         images: Array `(n, ...)`.
         adaptation: How the images become such as the modules take.
 
     Returns:
-        `Answers` of `(n,)` by class name.
+        `ModuleAnswers` of `(n,)` for each module.
     """
-    if not class_names:
-        return {}
+    if not modules:
+        return []
     if adaptation.is_needed:
         images = adapt_images(images.astype("float32"), adaptation)
-    layers = {
-        name: store[name].model.get_layer(CALIBRATION_LAYER)
-        for name in class_names
-    }
-    parts = {name: f"module_{index}" for index, name in enumerate(layers)}
+    layers = [each.model.get_layer(CALIBRATION_LAYER) for each in modules]
     image, outputs = merge_models(
         {
-            parts[name]: keras.Model(store[name].model.input, layer.input)
-            for name, layer in layers.items()
+            f"module_{index}": keras.Model(module.model.input, layer.input)
+            for index, (module, layer) in enumerate(zip(modules, layers))
         }
     )
     raw = keras.Model(image, outputs).predict(images, batch_size=256, verbose=0)
-    answers = {}
-    for name, layer in layers.items():
+    answers = []
+    for part, layer in zip(outputs, layers):
         scale, shift = layer.get_weights()
-        own = raw[parts[name]][:, 0]
-        answers[name] = Answers(own, own * scale[0, 0] + shift[0])
+        own = raw[part][:, 0]
+        answers.append(ModuleAnswers(own, own * scale[0, 0] + shift[0]))
     return answers

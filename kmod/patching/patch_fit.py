@@ -1,4 +1,4 @@
-"""Fits a patch on scores and tells what it does on unseen images."""
+"""How a patch is fitted: its weights, its threshold, and what it is worth."""
 
 import dataclasses
 import functools
@@ -9,17 +9,104 @@ import numpy as np
 
 from kmod.composition.patched_model import Patch
 from kmod.errors import CheckError
+from kmod.errors import UsageError
+from kmod.metrics.calibration import folds
+from kmod.metrics.evaluate import ClassFigures
+from kmod.metrics.evaluate import class_figures
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.class_module import ClassModule
-from kmod.patching.coefficients import cross_predictions
-from kmod.patching.coefficients import fit_layer
-from kmod.patching.coefficients import fit_range
-from kmod.patching.patch_figures import Figures
-from kmod.patching.patch_figures import Scores
-from kmod.patching.patch_figures import figures_of
-from kmod.patching.patch_figures import layer_predictions
-from kmod.patching.patch_figures import minmax_predictions
-from kmod.patching.patch_figures import raw_predictions
+from kmod.patching.donors import ModuleAnswers
+from kmod.spec.model import PatchLayer
+
+# Weights of the squared differences between classes, beside the sum of the
+# cross-entropies of all images; features have a spread of 1. The second one is
+# of what the modules' scores say of classes other than the target.
+REGULARIZATION = 10.0
+MODULE_REGULARIZATION = 3.0
+# How many standard errors the recall and the others' accuracy shall be above
+# the weak model's, because what just holds on these images does not on others.
+CAUTION = 2.0
+# What a point that recall and the others' accuracy lack of that costs, in
+# points of F1.
+RECALL_PENALTY = 3.0
+OTHERS_PENALTY = 5.0
+# Thresholds that are worse than the best one by no more than this are as good:
+# the one that changes the fitted layer least is taken.
+TOLERANCE = 0.03
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ValidationScores:
+    """What the weak model and modules say of labelled images.
+
+    Attributes:
+        logits: Float array `(n, num_classes)` of the weak model.
+        log_odds: Float array `(n, num_modules)`, the target's module first,
+            then auxiliary ones.
+        raw: Float array `(n,)` of the target's module, before its calibration.
+        labels: int64 array `(n,)` in the weak model's classes.
+        target: Index of the target class.
+    """
+
+    logits: np.ndarray
+    log_odds: np.ndarray
+    raw: np.ndarray
+    labels: np.ndarray
+    target: int
+
+    @staticmethod
+    def of(
+        logits: np.ndarray,
+        answers: Sequence[ModuleAnswers],
+        labels: np.ndarray,
+        target: int,
+    ) -> "ValidationScores":
+        """Joins what the modules say, the target's first."""
+        log_odds = np.column_stack([each.log_odds for each in answers])
+        return ValidationScores(
+            logits, log_odds, answers[0].raw, labels, target
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "ValidationScores":
+        """Returns the scores of some of the images, by index or mask."""
+        return ValidationScores(
+            self.logits[rows],
+            self.log_odds[rows],
+            self.raw[rows],
+            self.labels[rows],
+            self.target,
+        )
+
+    @functools.cached_property
+    def is_target(self) -> np.ndarray:
+        """Which images show the target class, boolean `(n,)`."""
+        return self.labels == self.target
+
+    @functools.cached_property
+    def log_probabilities(self) -> np.ndarray:
+        """The weak model's, float64 `(n, num_classes)`."""
+        logits = self.logits.astype("float64")
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+    @functools.cached_property
+    def predictions(self) -> np.ndarray:
+        """The weak model's answers, int64 `(n,)`."""
+        return self.logits.argmax(axis=1)
+
+    def figures_of(self, predictions: np.ndarray) -> ClassFigures:
+        """Measures answers for the target and for the other classes."""
+        chosen = predictions == self.target
+        figures = class_figures(
+            np.sum(chosen & self.is_target),
+            np.sum(chosen),
+            np.sum(self.is_target),
+            np.sum(predictions == self.labels),
+            len(self),
+        )
+        return ClassFigures(*map(float, vars(figures).values()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,8 +122,8 @@ class PatchFit:
     """
 
     patch: Patch
-    before: Figures
-    after: Figures
+    before: ClassFigures
+    after: ClassFigures
     lost: int
 
     @property
@@ -48,22 +135,30 @@ class PatchFit:
         """
         return self.lost <= 1 and self.after.f1 > self.before.f1
 
+    def __str__(self) -> str:
+        before, after = self.before, self.after
+        return (
+            f"F1 {before.f1:.4f} before and {after.f1:.4f} after, the others' "
+            f"accuracy {before.other_classes_accuracy:.4f} and "
+            f"{after.other_classes_accuracy:.4f}"
+        )
+
 
 def fit_on_scores(
-    scores: Scores,
+    scores: ValidationScores,
     module: ClassModule,
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
-    support: Sequence[ClassModule] = (),
+    auxiliary: Sequence[ClassModule] = (),
 ) -> PatchFit:
-    """Fits a patch on what weak model and module say of validation images.
+    """Fits a patch on what weak model and modules say of validation images.
 
     Args:
         scores: Scores of the images.
-        module: The module they are of.
-        combine: How the two scores become one.
-        adaptation: How the weak model's images become the module's.
-        support: The modules that `scores.support` is of.
+        module: The target's module.
+        combine: How the scores become one.
+        adaptation: How the weak model's images become the modules'.
+        auxiliary: The auxiliary modules that the scores are of.
 
     Returns:
         The `PatchFit`, whether the patch helps or not.
@@ -75,58 +170,267 @@ def fit_on_scores(
         scores.target,
         module,
         combine,
-        support=tuple(support),
+        auxiliary=tuple(auxiliary),
         adaptation=adaptation,
     )
-    if combine == "calibrated":
-        patch = dataclasses.replace(patch, layer=fit_layer(scores))
-    elif combine == "minmax":
-        patch = dataclasses.replace(patch, range=fit_range(scores))
-    fit = functools.partial(_FITS[combine], patch)
-    predictions = cross_predictions(fit, scores)
+    patch = fit_rule(patch, scores)
+    predictions = cross_predictions(patch, scores)
     before, after = (
         np.sum((answers == scores.labels) & ~scores.is_target)
         for answers in (scores.predictions, predictions)
     )
     return PatchFit(
         patch,
-        before=figures_of(scores.predictions, scores),
-        after=figures_of(predictions, scores),
+        before=scores.figures_of(scores.predictions),
+        after=scores.figures_of(predictions),
         lost=int(before - after),
     )
 
 
-def check_gain(fitted: PatchFit, class_name: int | str) -> None:
-    """Refuses a patch that does not help.
+def no_gain(received: str) -> CheckError:
+    """Returns the error of patches that do not help."""
+    return CheckError(
+        "A patch must raise the F1 of its class on the validation data, "
+        f"without loss of accuracy on the other classes. Received: {received}. "
+        "Take a better donor, more validation images or another class."
+    )
+
+
+def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:
+    """Returns the patch with what its rule takes, fitted on images.
+
+    Args:
+        patch: The patch. The layer that it may have is where the fit of
+            another one begins.
+        scores: Scores of the images.
+    """
+    if patch.combine == "calibrated":
+        layer = fit_layer(scores, start=patch.layer)
+        return dataclasses.replace(patch, layer=layer)
+    if patch.combine == "minmax":
+        return dataclasses.replace(patch, range=fit_range(scores))
+    return patch
+
+
+def patch_predictions(patch: Patch, scores: ValidationScores) -> np.ndarray:
+    """Returns the answers of a patched model, int64 `(n,)`."""
+    if patch.combine == "calibrated":
+        return layer_scores(patch.layer, scores).argmax(axis=1)
+    if patch.combine == "minmax":
+        low, high = patch.range
+        answers = (scores.raw - low) / (high - low)
+    else:
+        answers = np.exp(-np.logaddexp(0, -scores.log_odds[:, 0]))
+    probabilities = np.exp(scores.log_probabilities)
+    probabilities[:, scores.target] = answers
+    return probabilities.argmax(axis=1)
+
+
+def cross_predictions(patch: Patch, scores: ValidationScores) -> np.ndarray:
+    """Answers for every image by a patch that was fitted without it.
+
+    Returns:
+        int64 array `(n,)`.
+    """
+    predictions = np.empty(len(scores), "int64")
+    for fold in folds(scores.labels):
+        fitted = fit_rule(patch, scores.take(~fold))
+        predictions[fold] = patch_predictions(fitted, scores.take(fold))
+    return predictions
+
+
+def layer_scores(layer: PatchLayer, scores: ValidationScores) -> np.ndarray:
+    """Returns the scores of a patch layer before its softmax."""
+    return (
+        np.asarray(layer.weak) * scores.log_probabilities
+        + scores.log_odds @ np.array([layer.module, *layer.auxiliary])
+        + np.asarray(layer.bias)
+    )
+
+
+def fit_range(scores: ValidationScores) -> tuple[float, float]:
+    """Returns the smallest and largest raw score on images of the target.
 
     Raises:
-        CheckError: If it does not raise the target's F1 on the validation
-            images, or takes accuracy from the other classes there.
+        UsageError: If they are the same.
     """
-    before, after = fitted.before, fitted.after
-    if not fitted.helps:
-        raise CheckError(
-            "A patch must raise the F1 of its class on the validation data, "
-            "without loss of accuracy on the other classes. Received: F1 of "
-            f"class {class_name!r} {before.f1:.4f} before and "
-            f"{after.f1:.4f} after, the others' accuracy "
-            f"{before.other_accuracy:.4f} and {after.other_accuracy:.4f}. "
-            "Take a better donor, more validation images or another class."
+    raw = scores.raw[scores.is_target]
+    if raw.min() == raw.max():
+        raise UsageError(
+            "The rule `minmax` needs images of the target class with "
+            f"different scores. Received: {len(raw)} of score {raw[0]}. Give "
+            "more validation images."
         )
+    return float(raw.min()), float(raw.max())
 
 
-def _calibrated(patch, scores):
-    layer = fit_layer(scores, start=patch.layer)
-    return lambda others: layer_predictions(layer, others)
+def fit_layer(
+    scores: ValidationScores, start: PatchLayer | None = None
+) -> PatchLayer:
+    """Fits the layer of a patch on validation data.
+
+    Multinomial logistic regression on the weak model's log-probabilities, one
+    factor and bias for each class, and on the modules' log-odds. Differences
+    between the classes are held small, so that a few images of each class do.
+    The target's bias then moves to the threshold, chosen on images that the
+    layer was not fitted on; see `choose_threshold`.
+
+    Args:
+        scores: Scores of validation images.
+        start: A layer to begin with, fitted on nearly the same images, so
+            that it takes less time.
+
+    Returns:
+        The `PatchLayer`. Whether it helps is the caller's question; see
+        `PatchFit`.
+    """
+    layer = _regress(scores, start)
+    values = np.empty(scores.logits.shape)
+    for fold in folds(scores.labels):
+        part = _regress(scores.take(~fold), layer)
+        values[fold] = layer_scores(part, scores.take(fold))
+    bias = np.array(layer.bias)
+    bias[scores.target] += choose_threshold(values, scores)
+    return dataclasses.replace(layer, bias=tuple(bias.tolist()))
 
 
-def _minmax(patch, scores):
-    limits = fit_range(scores)
-    return lambda others: minmax_predictions(limits, others)
+def _regress(scores, start=None):
+    """Returns the layer of the least penalised cross-entropy.
+
+    Args:
+        scores: Scores of the images to fit on.
+        start: A layer that is near it, from most of these images.
+    """
+    from scipy import optimize
+
+    log_odds = scores.log_odds.astype("float64")
+    spread = max(float(scores.log_probabilities.std()), 1e-6)
+    reach = np.maximum(log_odds.std(axis=0), 1e-6)
+    weak, modules = scores.log_probabilities / spread, log_odds / reach
+    # Rows: the weak model's factors, those of every module, the biases.
+    shape = len(reach) + 2, scores.logits.shape[1]
+    penalties = np.full(shape, REGULARIZATION)
+    penalties[1:-1] = MODULE_REGULARIZATION
+    penalties[[1, -1], scores.target] = 0
+    limits = np.full(shape, -np.inf)
+    limits[0], limits[1, scores.target] = 0, 0
+    units = np.array([spread, *reach, 1])[:, None]
+    if start is None:
+        first = np.zeros(shape)
+        first[0] = 1
+    else:
+        rows = [start.weak, start.module, *start.auxiliary, start.bias]
+        first = np.array(rows) * units
+    found = optimize.minimize(
+        _loss,
+        first.ravel(),
+        args=(weak, modules, np.eye(shape[1])[scores.labels], penalties),
+        jac=True,
+        method="L-BFGS-B",
+        tol=1e-5,
+        bounds=[(low, None) for low in limits.ravel()],
+    )
+    rows = found.x.reshape(shape) / units
+    weak, module, *auxiliary, bias = (tuple(row) for row in rows.tolist())
+    return PatchLayer(module, weak, bias, tuple(auxiliary))
 
 
-def _raw(patch, scores):
-    return raw_predictions
+def _loss(parameters, weak, modules, truth, penalties):
+    """Returns the penalised sum of cross-entropies, and its gradient."""
+    parameters = parameters.reshape(penalties.shape)
+    factors, slopes, biases = parameters[0], parameters[1:-1], parameters[-1]
+    values = factors * weak + modules @ slopes + biases
+    sums = np.logaddexp.reduce(values, axis=1, keepdims=True)
+    error = np.exp(values - sums) - truth
+    gradient = np.concatenate(
+        [
+            np.sum(error * weak, axis=0, keepdims=True),
+            modules.T @ error,
+            error.sum(axis=0, keepdims=True),
+        ]
+    )
+    held = np.concatenate([[factors - factors.mean()], parameters[1:]])
+    total = np.sum(sums[:, 0] - np.sum(values * truth, axis=1))
+    total += np.sum(penalties * held**2) / 2
+    return total, (gradient + penalties * held).ravel()
 
 
-_FITS = {"calibrated": _calibrated, "minmax": _minmax, "raw": _raw}
+def choose_threshold(values: np.ndarray, scores: ValidationScores) -> float:
+    """Chooses from where on a patched model answers with the target class.
+
+    That is where the F1 of the target and the accuracy on the other classes
+    are highest together, less what recall and that accuracy lack of the weak
+    model's and of `CAUTION` standard errors more; the errors are of pairs,
+    since both models answer for the same images.
+
+    Args:
+        values: Float array `(n, num_classes)`, scores of images that they
+            were not fitted on.
+        scores: What weak model and modules say of these images.
+
+    Returns:
+        What to add to the target's scores, so that it is answered where they
+        are the highest.
+    """
+    # Images are taken for the target one after another, the likeliest first;
+    # every count is by how many are taken so far.
+    target = scores.target
+    rest = values.copy()
+    rest[:, target] = -np.inf
+    limits = rest.max(axis=1) - values[:, target]
+    order = np.argsort(limits, kind="stable")
+    own = scores.is_target[order]
+    known = (scores.predictions == scores.labels)[order]
+    right = (rest.argmax(axis=1) == scores.labels)[order] & ~own
+    hits = _sums(own)
+    figures = class_figures(
+        hits,
+        np.arange(len(order) + 1),
+        own.sum(),
+        hits + right.sum() - _sums(right),
+        len(order),
+    )
+    recall_margin, others_margin = (
+        _margin(images, right, own, known) for images in (own, ~own)
+    )
+    value = (
+        figures.f1
+        + figures.other_classes_accuracy
+        - RECALL_PENALTY * np.maximum(-recall_margin, 0)
+        - OTHERS_PENALTY * np.maximum(-others_margin, 0)
+    )
+    ends = np.concatenate([[-np.inf], limits[order], [np.inf]])
+    good = np.flatnonzero(value >= value.max() - TOLERANCE)
+    return min((_between(ends, index) for index in good), key=abs)
+
+
+def _margin(images, right, own, known):
+    """Accuracy on images above the weak model's, less the caution.
+
+    Args:
+        images: Boolean array, which images count.
+        right: Which are answered right while they are not taken.
+        own: Which are answered right once they are taken.
+        known: Which the weak model answers right.
+    """
+
+    def count(left, taken):
+        return left.sum() - _sums(left) + _sums(taken)
+
+    gained = count(images & right, images & own) - np.sum(images & known)
+    changed = count(images & (right ^ known), images & (own ^ known))
+    return (gained - CAUTION * np.sqrt(changed)) / max(images.sum(), 1)
+
+
+def _sums(flags):
+    return np.concatenate([[0], np.cumsum(flags)])
+
+
+def _between(ends, index):
+    """A shift that takes the first images: none, or one in the middle."""
+    low, high = ends[index], ends[index + 1]
+    if low < 0 < high:
+        return 0.0
+    if np.isinf(low):
+        return float(high - 1)
+    return float(low + 1 if np.isinf(high) else (low + high) / 2)

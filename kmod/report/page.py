@@ -1,5 +1,6 @@
 """The HTML report: one page, no scripts, nothing fetched."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from html import escape
@@ -8,9 +9,11 @@ from typing import Any
 
 from kmod.files import atomic_write
 
+FIGURES = ("precision", "recall", "f1")
 
-class Markup(str):
-    """Text that is HTML already."""
+
+class Cell(str):
+    """A table's cell that is HTML already."""
 
 
 def tile(figure: str, label: str) -> str:
@@ -21,44 +24,31 @@ def tile(figure: str, label: str) -> str:
     )
 
 
-def bar(share: float) -> Markup:
-    """Returns a bar for a share from 0 to 1, with its percentage."""
+def bar(share: float) -> Cell:
+    """Returns a cell with a bar for a share from 0 to 1, and its percentage."""
     percent = f"{100 * share:.0f}"
-    return Markup(
-        f'<span class="bar"><i style="width:{percent}%"></i></span> {percent} %'
+    return Cell(
+        f'<td><span class="bar"><i style="width:{percent}%"></i></span> '
+        f"{percent} %</td>"
     )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table; cells are text or `Markup`."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def heat_table(
-    columns: Sequence[str], rows: Mapping[str, Sequence[float]]
-) -> str:
-    """Returns a table of shares from 0 to 1 in percent, darker for more."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in ["", *columns])
-    body = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(map(_heat, row))}</tr>"
-        for name, row in rows.items()
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _heat(share):
+def heat(share: float) -> Cell:
+    """Returns a cell with a share from 0 to 1 in percent, darker for more."""
     ink = "#fff" if share > 0.6 else "inherit"
     shade = f"background:rgba(47,111,179,{share:.2f});color:{ink}"
-    return f'<td class="heat" style="{shade}">{100 * share:.0f}</td>'
+    return Cell(f'<td class="heat" style="{shade}">{100 * share:.0f}</td>')
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table; what is in its rows are texts or `Cell`s."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _cell(cell):
-    return cell if isinstance(cell, Markup) else escape(cell)
+    return cell if isinstance(cell, Cell) else f"<td>{escape(cell)}</td>"
 
 
 STYLE = """
@@ -101,16 +91,8 @@ def write_report(directory: str | Path, results: Mapping[str, Any]) -> Path:
 
 def _page(results):
     name = escape(results["data"]["name"])
-    sections = [
-        _headline(results),
-        _modules(results),
-        _layers(results),
-        _overlap(results),
-        _sizes(results),
-        _patch(results),
-        _classes(results),
-        _seconds(results),
-    ]
+    sections = [_headline, _modules, _layers, _overlap]
+    sections += [_sizes, _patch, _classes, _seconds]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
@@ -118,7 +100,7 @@ def _page(results):
         f"<h1>{name}: a classifier taken apart</h1>\n"
         '<p class="lead">Accuracies are of test images, which no choice of '
         f"this run has seen. Seed {results['seed']}.</p>\n"
-        + "\n".join(sections)
+        + "\n".join(section(results) for section in sections)
         + "\n</body></html>\n"
     )
 
@@ -146,14 +128,8 @@ def _headline(results):
 
 def _modules(results):
     rows = [
-        [
-            name,
-            bar(module["retention_rate"]),
-            f"{module['macs_ratio']:.2f}",
-            f"{module['precision']:.3f}",
-            f"{module['recall']:.3f}",
-            f"{module['f1']:.3f}",
-        ]
+        [name, bar(module["retention_rate"]), f"{module['macs_ratio']:.2f}"]
+        + [f"{module[key]:.3f}" for key in FIGURES]
         for name, module in results["modules"].items()
     ]
     columns = ["module", "kernels kept", "MACs ÷ source's"]
@@ -167,27 +143,26 @@ def _modules(results):
 
 def _layers(results):
     counts = results["kernels_by_layer"]
-    modules = results["modules"]
-    rows = {
-        name: [
-            module["kept_by_layer"][layer] / counts[layer] for layer in counts
-        ]
-        for name, module in modules.items()
-    }
+    rows = [
+        [name, *(heat(module["kept_by_layer"][k] / counts[k]) for k in counts)]
+        for name, module in results["modules"].items()
+    ]
     return (
         "<h2>Kernels kept by layer</h2><p>Share of each layer's kernels, in "
         "percent; number of kernels beside the layer's name.</p>"
-        + heat_table([f"{k} ({n})" for k, n in counts.items()], rows)
+        + table(["", *(f"{k} ({n})" for k, n in counts.items())], rows)
     )
 
 
 def _overlap(results):
     names = results["class_names"]
-    rows = dict(zip(names, results["overlap"]))
+    rows = [
+        [name, *map(heat, row)] for name, row in zip(names, results["overlap"])
+    ]
     return (
         "<h2>Overlap of kernels</h2><p>Kernels that two modules share ÷ "
         "kernels that either has (Jaccard index), in percent.</p>"
-        + heat_table(names, rows)
+        + table(["", *names], rows)
     )
 
 
@@ -219,17 +194,10 @@ def _number(value):
 
 def _patch(results):
     patch = results["patch"]
-    others = patch["other_classes_accuracy"]
     rows = [
-        [
-            label,
-            *(
-                f"{patch[label][key]:.3f}"
-                for key in ("precision", "recall", "f1")
-            ),
-            f"{others[label]:.3f}",
-        ]
-        for label in ("before", "after")
+        [when, *(f"{patch[when][key]:.3f}" for key in FIGURES)]
+        + [f"{patch['other_classes_accuracy'][when]:.3f}"]
+        for when in ("before", "after")
     ]
     columns = ["", "precision", "recall", "F1", "accuracy on other classes"]
     return (
@@ -241,20 +209,12 @@ def _patch(results):
 
 
 def _classes(results):
-    rows = []
-    for name in results["class_names"]:
-        before = results["source"]["classes"][name]
-        after = results["composed"]["classes"][name]
-        rows.append(
-            [
-                name,
-                *(
-                    f"{before[k]:.3f} → {after[k]:.3f}"
-                    for k in before
-                    if k != "support"
-                ),
-            ]
-        )
+    before, after = (results[key]["classes"] for key in ("source", "composed"))
+    rows = [
+        [name]
+        + [f"{before[name][k]:.3f} → {after[name][k]:.3f}" for k in FIGURES]
+        for name in results["class_names"]
+    ]
     columns = ["class", "precision", "recall", "F1"]
     return "<h2>Source model and composed model</h2>" + table(columns, rows)
 

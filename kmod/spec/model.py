@@ -1,8 +1,9 @@
-"""A composition spec as plain, frozen data."""
+"""A composition spec as frozen data, made from plain data and turned back."""
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from typing import Literal
 
 
@@ -99,7 +100,7 @@ class Scores:
             model is composed (`fit`), all of them weighed together by a layer
             that is fitted then (`joint`), or the raw ones (`none`).
         data: Labelled images to calibrate on; only with `fit` and `joint`.
-        support: Further modules whose scores the layer weighs as well; only
+        auxiliary: Further modules whose scores the layer weighs as well; only
             with `joint`.
         images_per_class: How many images of each class of theirs are used, at
             most.
@@ -112,7 +113,7 @@ class Scores:
     images_per_class: int = 50
     output: Literal["probabilities", "logits"] = "probabilities"
     other: OtherClass | None = None
-    support: tuple[ModuleRef, ...] = ()
+    auxiliary: tuple[ModuleRef, ...] = ()
 
     @property
     def is_fitted(self) -> bool:
@@ -151,34 +152,25 @@ class BaseModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Coefficients:
-    """Weights of the two scores of a patched class, and what is added."""
-
-    module: float
-    weak: float
-    bias: float
-
-
-@dataclasses.dataclass(frozen=True)
 class PatchLayer:
     """A linear layer over the weak model's answer and modules' scores.
 
     Every class `j` gets the score `weak[j] * log(p[j]) + module[j] * s +
-    sum over k of support[k][j] * s_k + bias[j]`, where `p` are the weak
+    sum over k of auxiliary[k][j] * s_k + bias[j]`, where `p` are the weak
     model's probabilities, `s` is the module's log-odds and `s_k` are those of
-    the supporting modules; the softmax of these scores is the answer.
+    the auxiliary modules; the softmax of these scores is the answer.
 
     Attributes:
         module: Factor of the module's log-odds for each class.
         weak: Factor of the weak model's log-probability of each class.
         bias: What is added for each class.
-        support: For each supporting module a factor for each class.
+        auxiliary: For each auxiliary module a factor for each class.
     """
 
     module: tuple[float, ...]
     weak: tuple[float, ...]
     bias: tuple[float, ...]
-    support: tuple[tuple[float, ...], ...] = ()
+    auxiliary: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,12 +183,10 @@ class PatchEntry:
         combine: How the two scores become one: `calibrated` weighs them;
             `minmax` puts the module's raw score, scaled by `range`, and `raw`
             its probability in the place of the weak model's probability.
-        support: Further classes of the module's store, whose modules help to
+        auxiliary: Further classes of the module's store, whose modules help to
             tell the classes apart; only with `layer`.
         layer: Fitted weights of all classes, only with `calibrated`; `None`
-            if the spec has none.
-        coefficients: Weights of the target's two log-odds, only with
-            `calibrated` and without `layer`; `None` if the spec has none.
+            if the spec has none: the module answers alone.
         range: Smallest and largest raw score of the module on images of the
             class; only with `minmax`.
     """
@@ -204,15 +194,14 @@ class PatchEntry:
     class_name: str
     module: ModuleRef
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
-    support: tuple[str, ...] = ()
+    auxiliary: tuple[str, ...] = ()
     layer: PatchLayer | None = None
-    coefficients: Coefficients | None = None
     range: tuple[float, float] | None = None
 
     @property
-    def supporting(self) -> tuple[ModuleRef, ...]:
-        """The modules of `support`."""
-        return tuple(ModuleRef(self.module.store, c) for c in self.support)
+    def auxiliary_refs(self) -> tuple[ModuleRef, ...]:
+        """The modules of `auxiliary`."""
+        return tuple(ModuleRef(self.module.store, c) for c in self.auxiliary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,3 +249,161 @@ class Spec:
         if self.scores.other is not None:
             names.append(self.scores.other.name)
         return tuple(names)
+
+
+def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
+    """Builds a spec from plain data that keep to the schema.
+
+    Args:
+        data: The spec as plain data.
+        path: Absolute path of its file; what is relative in it starts there.
+    """
+    base = data.get("base")
+    return Spec(
+        name=data["name"],
+        path=path,
+        stores={
+            store: StoreRef(_resolve(ref["path"], path), ref.get("digest"))
+            for store, ref in data["stores"].items()
+        },
+        license=data.get("license"),
+        input=_input(data["input"]) if "input" in data else None,
+        classes=tuple(
+            ClassEntry(entry["name"], _modules(entry))
+            for entry in data.get("classes", ())
+        ),
+        scores=_scores(data.get("scores", {})),
+        base=base
+        and BaseModel(_resolve(base["path"], path), tuple(base["classes"])),
+        patches=tuple(_patch(entry) for entry in data.get("patches", ())),
+        checks=tuple(
+            Check(
+                entry["metric"],
+                entry["min"],
+                DataRef(**entry["data"]),
+                entry.get("class"),
+            )
+            for entry in data.get("checks", ())
+        ),
+    )
+
+
+def _resolve(relative, spec_path):
+    return (spec_path.parent / relative).resolve()
+
+
+def _modules(entry):
+    return tuple(map(_module, entry.get("any_of") or [entry["module"]]))
+
+
+def _module(data):
+    return ModuleRef(data["store"], data["class"])
+
+
+def _input(data):
+    shape = tuple(map(int, data["shape"]))
+    limits = _floats(data["range"])
+    return InputSpec(**{**data, "shape": shape, "range": limits})
+
+
+def _floats(values):
+    return tuple(map(float, values))
+
+
+def _scores(data):
+    changes = {}
+    if "data" in data:
+        given = data["data"]
+        given = given if isinstance(given, list) else [given]
+        changes["data"] = tuple(DataRef(**entry) for entry in given)
+    if "other" in data:
+        changes["other"] = OtherClass(**data["other"])
+    if "auxiliary" in data:
+        changes["auxiliary"] = tuple(map(_module, data["auxiliary"]))
+    if "images_per_class" in data:
+        changes["images_per_class"] = int(data["images_per_class"])
+    return Scores(**{**data, **changes})
+
+
+def _patch(entry):
+    layer, limits = entry.get("layer"), entry.get("range")
+    return PatchEntry(
+        class_name=entry["class"],
+        module=_module(entry["module"]),
+        combine=entry.get("combine", "calibrated"),
+        auxiliary=tuple(entry.get("auxiliary", ())),
+        layer=layer
+        and PatchLayer(
+            *(_floats(layer[key]) for key in ("module", "weak", "bias")),
+            tuple(map(_floats, layer.get("auxiliary", ()))),
+        ),
+        range=limits and _floats(limits),
+    )
+
+
+def spec_data(spec: Spec) -> dict[str, Any]:
+    """Returns a spec as plain data, as `write_spec` takes it.
+
+    Paths in it are absolute `pathlib` paths, so `write_spec` makes them valid
+    wherever it writes the spec.
+    """
+    is_new = spec.base is None
+    return _filled(
+        version=1,
+        name=spec.name,
+        license=spec.license,
+        stores={
+            name: _filled(path=ref.path, digest=ref.digest)
+            for name, ref in spec.stores.items()
+        },
+        input=spec.input and dataclasses.asdict(spec.input),
+        base=spec.base and dataclasses.asdict(spec.base),
+        classes=[_class_data(entry) for entry in spec.classes],
+        scores=_scores_data(spec.scores) if is_new else None,
+        patches=[_patch_data(patch) for patch in spec.patches],
+        checks=[
+            _filled(
+                metric=check.metric,
+                min=check.min,
+                data=dataclasses.asdict(check.data),
+                **{"class": check.class_name},
+            )
+            for check in spec.checks
+        ],
+    )
+
+
+def _filled(**data):
+    """Leaves out what a spec does not say."""
+    return {k: v for k, v in data.items() if v not in (None, (), [])}
+
+
+def _class_data(entry):
+    modules = [_module_data(module) for module in entry.modules]
+    if len(modules) == 1:
+        return {"name": entry.name, "module": modules[0]}
+    return {"name": entry.name, "any_of": modules}
+
+
+def _module_data(module):
+    return {"store": module.store, "class": module.class_name}
+
+
+def _scores_data(scores):
+    data = dataclasses.asdict(scores)
+    data["auxiliary"] = list(map(_module_data, scores.auxiliary))
+    if not scores.is_fitted:
+        del data["images_per_class"]
+    if len(scores.data) == 1:
+        (data["data"],) = data["data"]
+    return _filled(**data)
+
+
+def _patch_data(patch):
+    return {"class": patch.class_name} | _filled(
+        module=_module_data(patch.module),
+        combine=patch.combine,
+        auxiliary=patch.auxiliary,
+        layer=patch.layer and _filled(**dataclasses.asdict(patch.layer)),
+        range=patch.range,
+    )

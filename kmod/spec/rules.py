@@ -4,24 +4,34 @@ They look at raw data, so that they find their faults also in a spec that
 breaks the schema elsewhere.
 """
 
+import itertools
 import unicodedata
 from collections.abc import Iterator
 
-from kmod.spec.explain import accepted
-from kmod.spec.explain import did_you_mean
-from kmod.spec.explain import dotted
-from kmod.spec.faults import Fault
-from kmod.spec.faults import shorten
-from kmod.spec.patch_rules import PATCH_RULES
-from kmod.spec.spdx import FAMILY_OF
-from kmod.spec.spdx import LicenseSyntaxError
-from kmod.spec.spdx import parse_license
-from kmod.spec.yaml_marks import Document
-from kmod.spec.yaml_marks import KeyPath
-from kmod.spec.yaml_marks import Place
+from kmod.files.plain_yaml import Document
+from kmod.files.plain_yaml import Fault
+from kmod.files.plain_yaml import KeyPath
+from kmod.files.plain_yaml import Place
+from kmod.files.plain_yaml import shorten
+from kmod.spec.faults import accepted
+from kmod.spec.faults import did_you_mean
+from kmod.spec.faults import dotted
+from kmod.spec.licences import LicenseSyntaxError
+from kmod.spec.licences import known_licences
+from kmod.spec.licences import parse_license
+
+COMBINATIONS = ("calibrated", "minmax", "raw")
+KEYS_OF_COMBINATIONS = {
+    "range": "minmax",
+    "layer": "calibrated",
+    "auxiliary": "calibrated",
+}
+
+Broken = Iterator[tuple[KeyPath, str]]  # Where in the spec, and what to say.
+Doubtful = Iterator[tuple[Place, str]]
 
 
-def find_faults(document: Document) -> list[Fault]:
+def rule_faults(document: Document) -> list[Fault]:
     """Finds everything that breaks a rule between fields."""
     return [
         Fault(*document.values[path], message)
@@ -39,7 +49,22 @@ def find_warnings(document: Document) -> list[Fault]:
     ]
 
 
-def _class_names_differ(document: Document) -> Iterator[tuple[KeyPath, str]]:
+def _license_is_an_expression(document: Document) -> Broken:
+    for path, text in document.find_texts("license"):
+        try:
+            parse_license(text)
+        except LicenseSyntaxError as error:
+            near = did_you_mean(
+                text.replace(" ", "-"), known_licences().values()
+            )
+            yield path, (
+                "`license` must be an SPDX expression, such as Apache-2.0 or "
+                f"MIT OR GPL-3.0-only. Received: {shorten(text)}, {error}."
+                f"{near}"
+            )
+
+
+def _class_names_differ(document: Document) -> Broken:
     first_paths = {}
     for path, name in _class_names(document):
         # Two spellings of one accented letter look the same.
@@ -54,7 +79,7 @@ def _class_names_differ(document: Document) -> Iterator[tuple[KeyPath, str]]:
             )
 
 
-def _stores_are_known(document: Document) -> Iterator[tuple[KeyPath, str]]:
+def _stores_are_known(document: Document) -> Broken:
     known = _store_ids(document)
     for path, store in _used_stores(document):
         if store not in known:
@@ -64,9 +89,7 @@ def _stores_are_known(document: Document) -> Iterator[tuple[KeyPath, str]]:
             )
 
 
-def _modules_of_a_class_differ(
-    document: Document,
-) -> Iterator[tuple[KeyPath, str]]:
+def _modules_of_a_class_differ(document: Document) -> Broken:
     for path, modules in document.find(list, "classes", ..., "any_of"):
         for index, module in enumerate(modules):
             if module in modules[:index]:
@@ -76,23 +99,21 @@ def _modules_of_a_class_differ(
                 )
 
 
-def _supporting_modules_differ(
-    document: Document,
-) -> Iterator[tuple[KeyPath, str]]:
+def _auxiliary_modules_differ(document: Document) -> Broken:
     own = [
         module for _, module in document.find(dict, "classes", ..., "module")
     ]
-    for path, modules in document.find(list, "scores", "support"):
+    for path, modules in document.find(list, "scores", "auxiliary"):
         for index, module in enumerate(modules):
             if module in own or module in modules[:index]:
                 yield (*path, index), (
-                    "the modules of `scores.support` must differ from each "
+                    "the modules of `scores.auxiliary` must differ from each "
                     "other and from those of the classes, whose scores count "
                     "anyway. Received: the same again. Remove it."
                 )
 
 
-def _ranges_rise(document: Document) -> Iterator[tuple[KeyPath, str]]:
+def _ranges_rise(document: Document) -> Broken:
     ranges = (
         *document.find(list, "input", "range"),
         *document.find(list, "patches", ..., "range"),
@@ -105,9 +126,7 @@ def _ranges_rise(document: Document) -> Iterator[tuple[KeyPath, str]]:
             )
 
 
-def _calibration_has_its_keys(
-    document: Document,
-) -> Iterator[tuple[KeyPath, str]]:
+def _calibration_has_its_keys(document: Document) -> Broken:
     for path, scores in document.find(dict, "scores"):
         calibration = scores.get("calibration", "stored")
         if calibration in ("stored", "none"):
@@ -118,9 +137,9 @@ def _calibration_has_its_keys(
                         f"Received: calibration {calibration}. Remove it, or "
                         "write one of these."
                     )
-        if calibration != "joint" and "support" in scores:
-            yield (*path, "support"), (
-                "`support` belongs to the calibration joint, whose layer "
+        if calibration != "joint" and "auxiliary" in scores:
+            yield (*path, "auxiliary"), (
+                "`auxiliary` belongs to the calibration joint, whose layer "
                 "weighs further scores as well. Received: calibration "
                 f"{calibration}. Remove it, or write joint."
             )
@@ -133,9 +152,66 @@ def _calibration_has_its_keys(
             )
 
 
-def _checked_classes_are_known(
-    document: Document,
-) -> Iterator[tuple[KeyPath, str]]:
+def _patched_classes_are_known(document: Document) -> Broken:
+    known = [name for _, name in document.find_texts("base", "classes", ...)]
+    for path, name in document.find_texts("patches", ..., "class"):
+        if known and name not in known:
+            yield path, (
+                "a patched class must be one of the base's `classes`. "
+                f"Received: {shorten(name)}."
+                f"{did_you_mean(name, known)} {accepted(known)}"
+            )
+
+
+def _classes_are_patched_once(document: Document) -> Broken:
+    seen = {}
+    for path, name in document.find_texts("patches", ..., "class"):
+        first = seen.setdefault(name, path)
+        if first != path:
+            yield path, (
+                f"a class is patched once. Received: {shorten(name)}, which "
+                f"line {document.values[first][0]} patches already."
+            )
+
+
+def _combination_has_its_keys(document: Document) -> Broken:
+    for path, patch in document.find(dict, "patches", ...):
+        combine = patch.get("combine", "calibrated")
+        for key, owner in KEYS_OF_COMBINATIONS.items():
+            is_other = combine in COMBINATIONS and combine != owner
+            if key in patch and is_other:
+                yield (*path, key), (
+                    f"`{key}` belongs to `combine: {owner}`. Received: "
+                    f"combine {combine}. Remove it, or write {owner}."
+                )
+
+
+def _layers_fit_the_base(document: Document) -> Broken:
+    count = len(list(document.find_texts("base", "classes", ...)))
+    keys = ("module",), ("weak",), ("bias",), ("auxiliary", ...)
+    found = (document.find(list, "patches", ..., "layer", *key) for key in keys)
+    for path, weights in itertools.chain(*found):
+        if count and len(weights) != count:
+            yield path, (
+                f"{dotted(path)} must have one number for each of the base's "
+                f"{count} classes. Received: {len(weights)}."
+            )
+
+
+def _layers_fit_the_patch(document: Document) -> Broken:
+    for path, patch in document.find(dict, "patches", ...):
+        layer, auxiliary = patch.get("layer", {}), patch.get("auxiliary", [])
+        given = layer.get("auxiliary", []) if isinstance(layer, dict) else []
+        if all(isinstance(each, list) for each in (auxiliary, given)):
+            if len(auxiliary) != len(given):
+                yield (*path, "auxiliary" if auxiliary else "layer"), (
+                    "a patch has one list in `layer.auxiliary` for each class "
+                    f"of `auxiliary`. Received: {len(given)} lists for "
+                    f"{len(auxiliary)} classes."
+                )
+
+
+def _checked_classes_are_known(document: Document) -> Broken:
     known = [name for _, name in _class_names(document)]
     for path, name in document.find_texts("checks", ..., "class"):
         if known and name not in known:
@@ -146,22 +222,18 @@ def _checked_classes_are_known(
             )
 
 
-def _license_is_an_expression(
-    document: Document,
-) -> Iterator[tuple[KeyPath, str]]:
+def _licences_are_known(document: Document) -> Doubtful:
+    known = known_licences().values()
     for path, text in document.find_texts("license"):
-        try:
-            parse_license(text)
-        except LicenseSyntaxError as error:
-            near = did_you_mean(text.replace(" ", "-"), FAMILY_OF)
-            yield path, (
-                "`license` must be an SPDX expression, such as Apache-2.0 or "
-                f"MIT OR GPL-3.0-only. Received: {shorten(text)}, {error}."
-                f"{near}"
-            )
+        for identifier in sorted(frozenset().union(*parse_license(text))):
+            if identifier not in known:
+                yield document.values[path], (
+                    f"the licence {shorten(identifier)} is not known here."
+                    f"{did_you_mean(identifier, known)}"
+                )
 
 
-def _stores_are_used(document: Document) -> Iterator[tuple[Place, str]]:
+def _stores_are_used(document: Document) -> Doubtful:
     used = {store for _, store in _used_stores(document)}
     for store in _store_ids(document):
         if store not in used:
@@ -170,9 +242,7 @@ def _stores_are_used(document: Document) -> Iterator[tuple[Place, str]]:
             )
 
 
-def _classes_have_modules_of_their_own(
-    document: Document,
-) -> Iterator[tuple[Place, str]]:
+def _classes_have_modules_of_their_own(document: Document) -> Doubtful:
     seen = {}
     modules = (
         *document.find(dict, "classes", ..., "module"),
@@ -187,17 +257,7 @@ def _classes_have_modules_of_their_own(
             )
 
 
-def _license_is_known(document: Document) -> Iterator[tuple[Place, str]]:
-    for path, text in document.find_texts("license"):
-        for identifier in sorted(frozenset().union(*parse_license(text))):
-            if identifier not in FAMILY_OF:
-                yield document.values[path], (
-                    f"the licence {shorten(identifier)} is not known here."
-                    f"{did_you_mean(identifier, FAMILY_OF)}"
-                )
-
-
-def _class_names(document: Document) -> list[tuple[KeyPath, str]]:
+def _class_names(document):
     return [
         *document.find_texts("classes", ..., "name"),
         *document.find_texts("scores", "other", "name"),
@@ -205,20 +265,19 @@ def _class_names(document: Document) -> list[tuple[KeyPath, str]]:
     ]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _store_ids(document: Document) -> list[str]:
-    stores = [path for path in document.keys if path[:-1] == ("stores",)]
-    return [path[-1] for path in stores]
+def _store_ids(document):
+    return [path[1] for path in document.keys if path[:-1] == ("stores",)]
 
 
-def _used_stores(document: Document) -> list[tuple[KeyPath, str]]:
+def _used_stores(document):
     return [
         *document.find_texts("classes", ..., "module", "store"),
         *document.find_texts("classes", ..., "any_of", ..., "store"),
-        *document.find_texts("scores", "support", ..., "store"),
+        *document.find_texts("scores", "auxiliary", ..., "store"),
         *document.find_texts("patches", ..., "module", "store"),
     ]
 
@@ -228,15 +287,19 @@ FAULT_RULES = (
     _class_names_differ,
     _stores_are_known,
     _modules_of_a_class_differ,
-    _supporting_modules_differ,
+    _auxiliary_modules_differ,
     _ranges_rise,
     _calibration_has_its_keys,
-    *PATCH_RULES,
+    _patched_classes_are_known,
+    _classes_are_patched_once,
+    _combination_has_its_keys,
+    _layers_fit_the_base,
+    _layers_fit_the_patch,
     _checked_classes_are_known,
 )
 # They look at specs without faults.
 WARNING_RULES = (
-    _license_is_known,
+    _licences_are_known,
     _stores_are_used,
     _classes_have_modules_of_their_own,
 )

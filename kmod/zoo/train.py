@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kmod.data.batches import fit_arguments
 from kmod.data.image_data import ImageData
 from kmod.zoo.augmented_images import AugmentedImages
 
@@ -54,8 +55,11 @@ def train_source(
     best = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=epochs, restore_best_weights=True
     )
+    train = data.train.images, data.train.labels
+    if augment:
+        train = AugmentedImages(data.train, batch_size, seed)
     return model.fit(
-        **_training_images(data, batch_size, seed, augment),
+        **fit_arguments(train, batch_size),
         epochs=epochs,
         validation_data=(data.validation.images, data.validation.labels),
         verbose=verbose,
@@ -76,11 +80,3 @@ def _optimizer(learning_rate, steps):
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
-
-
-def _training_images(data, batch_size, seed, augment):
-    """Returns the arguments of `fit` that give it the training images."""
-    if augment:
-        return {"x": AugmentedImages(data.train, batch_size, seed)}
-    images, labels = data.train.images, data.train.labels
-    return {"x": images, "y": labels, "batch_size": batch_size}

@@ -1,18 +1,9 @@
 import keras
 import pytest
 
-from kmod.data.digits import load_digits
-from kmod.modular.modular_model import ModularModel
-from kmod.modules.decompose import decompose
-
 
 @pytest.fixture(scope="session")
-def digits():
-    return load_digits()
-
-
-@pytest.fixture(scope="session")
-def source(digits):
+def source(train, ten_digits):
     """A small model that knows the ten digits a little."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -26,11 +17,7 @@ def source(digits):
         ],
         name="small",
     )
-    loss = "sparse_categorical_crossentropy"
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    train = digits.train
-    model.fit(train.images, train.labels, 32, epochs=8, verbose=0)
-    return model
+    return train(model, ten_digits)
 
 
 @pytest.fixture(scope="session")
@@ -54,20 +41,16 @@ def weak_path(source, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def store(source, digits, tmp_path_factory):
-    """A store of the source's unmasked modules."""
-    modular = ModularModel(source, digits.class_names)
-    path = tmp_path_factory.mktemp("modules") / "store"
-    return decompose(modular, path, value_range=(0, 255))
+def store(source, ten_digits, store_of):
+    return store_of(source, ten_digits.class_names)
 
 
 @pytest.fixture(scope="session")
 def composed_path(store, tmp_path_factory):
     """Directory of a composed model of the classes 7, 1 and 8."""
-    from kmod.composition.composer import compose_plan
-    from kmod.composition.plan import plan
-    from kmod.composition.saving import save_composition
-    from kmod.spec.writer import write_spec
+    from kmod.composition.composer import compose
+    from kmod.composition.saving import save
+    from kmod.spec.spec_file import write_spec
 
     folder = tmp_path_factory.mktemp("composed")
     spec = write_spec(
@@ -82,6 +65,5 @@ def composed_path(store, tmp_path_factory):
         },
         folder / "spec.yaml",
     )
-    planned = plan(spec)
-    save_composition(compose_plan(planned), planned, folder / "three")
+    save(compose(spec), folder / "three")
     return folder / "three"

@@ -4,10 +4,10 @@ import os
 import pytest
 
 from kmod.cli.main import main
-from kmod.composition.saving import load_composition
+from kmod.composition.saving import load
 from kmod.data.subsets import class_subset
 from kmod.metrics.evaluate import evaluate
-from kmod.spec.loader import load_spec
+from kmod.spec.spec_file import load_spec
 
 
 def choose_argv(store, out, *more, data="digits:validation"):
@@ -18,16 +18,18 @@ def choose_argv(store, out, *more, data="digits:validation"):
     ]
 
 
-def test_spec_is_written_and_composed(store, digits, tmp_path, capsys):
+def test_spec_is_written_and_composed(store, ten_digits, tmp_path, capsys):
     path, out = tmp_path / "task.yaml", tmp_path / "model"
     argv = choose_argv(store, path, "--compose", str(out), "--json")
     assert main(argv) == 0
     figures = json.loads(capsys.readouterr().out)
     assert list(figures["classes"]) == ["7", "1"]
     assert figures["images"] <= 100
+    assert figures["classes"]["7"]["store"] == str(store.path)
+    assert figures["classes"]["7"]["roc_auc"] > 0.9
     assert load_spec(path).class_names == ("7", "1")
-    images = class_subset(digits.test, [7, 1])
-    assert evaluate(load_composition(out), images).accuracy > 0.8
+    images = class_subset(ten_digits.test, [7, 1])
+    assert evaluate(load(out), images).accuracy > 0.8
 
 
 def test_table_names_the_modules(store, tmp_path, capsys):
@@ -35,10 +37,11 @@ def test_table_names_the_modules(store, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip().startswith("chosen on ")
     assert lines[2].split()[:2] == ["7", store.path.name]
+    assert "ROC AUC" in lines[1]
     assert main(["check", str(tmp_path / "task.yaml")]) == 0
 
 
-def test_supporting_modules_are_saved_and_told(store, tmp_path, capsys):
+def test_auxiliary_modules_are_saved_and_told(store, tmp_path, capsys):
     path, out = tmp_path / "task.yaml", tmp_path / "model"
     path.write_text(
         "version: 1\n"
@@ -50,7 +53,7 @@ def test_supporting_modules_are_saved_and_told(store, tmp_path, capsys):
         "scores:\n"
         "  calibration: joint\n"
         "  data: {name: digits, split: validation}\n"
-        "  support: [{store: s, class: 8}]\n"
+        "  auxiliary: [{store: s, class: 8}]\n"
     )
     assert main(["compose", str(path), "--out", str(out)]) == 0
     capsys.readouterr()
@@ -62,6 +65,13 @@ def test_supporting_modules_are_saved_and_told(store, tmp_path, capsys):
     argv = ["evaluate", str(out), "--data", "digits:test", "--json"]
     assert main(argv) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] > 0.8
+
+
+def test_auxiliary_modules_can_be_left_out(store, tmp_path, capsys):
+    argv = choose_argv(store, tmp_path / "t.yaml", "--no-auxiliary", "--json")
+    assert main(argv) == 0
+    assert json.loads(capsys.readouterr().out)["auxiliary"] == []
+    assert load_spec(tmp_path / "t.yaml").scores.auxiliary == ()
 
 
 @pytest.mark.parametrize(

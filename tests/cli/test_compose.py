@@ -1,15 +1,18 @@
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
 
+import kmod
 from kmod.cli import compose
 from kmod.cli.main import main
+from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import DEFAULT_FORMATS
-from kmod.composition.saving import load_composition
+from kmod.composition.saving import load
 from kmod.export.write import FORMS
-from kmod.spec.loader import load_spec
+from kmod.spec.spec_file import load_spec
 
 SPEC = """\
 version: 1
@@ -44,7 +47,7 @@ def test_compose(spec_path, tmp_path, capsys):
         "digits",
     ]
     assert messages == f"Saved to '{out}'.\n"
-    assert load_composition(out).class_names == ("one", "eight")
+    assert load(out).class_names == ("one", "eight")
     assert load_spec(out / "spec.yaml").class_names == ("one", "eight")
 
 
@@ -192,3 +195,17 @@ def test_saved_spec_is_locked(spec_path, tmp_path, capsys):
     argv = ["compose", str(spec_path), "--out", str(out), "--format", "keras"]
     assert main(argv) == 0
     assert main(["lock", "--check", str(out / "spec.yaml")]) == 0
+
+
+def test_save_writes_what_the_command_writes(spec_path, tmp_path, capsys):
+    assert main(["compose", str(spec_path), "--out", str(tmp_path / "a")]) == 0
+    kmod.save(kmod.compose(spec_path), tmp_path / "b")
+    one, other = map(
+        read_composition_manifest, (tmp_path / "a", tmp_path / "b")
+    )
+    assert one.files.keys() == other.files.keys()
+    assert dataclasses.replace(one, files={}) == dataclasses.replace(
+        other, files={}
+    )
+    for name in ("spec.yaml", "spec.lock.yaml", "README.md"):
+        assert one.files[name] == other.files[name]

@@ -27,9 +27,9 @@ def served(path, images):
     return {k: v.numpy() for k, v in loaded.serve(images).items()}
 
 
-def test_composed_model_as_a_savedmodel(composed_path, digits, export):
+def test_composed_model_as_a_savedmodel(composed_path, ten_digits, export):
     path = export(composed_path, "savedmodel")
-    images = digits.test.images[:9].astype("float32")
+    images = ten_digits.test.images[:9].astype("float32")
     answers = served(path, images)
     expected = load_exportable(composed_path).model.predict(images, verbose=0)
     np.testing.assert_allclose(
@@ -44,9 +44,9 @@ def test_composed_model_as_a_savedmodel(composed_path, digits, export):
     assert "saved_model.pb" in manifest["files"]
 
 
-def test_module_of_a_store(store, digits, export):
+def test_module_of_a_store(store, ten_digits, export):
     path = export(store.path / "8", "savedmodel")
-    images = digits.test.images[:9].astype("float32")
+    images = ten_digits.test.images[:9].astype("float32")
     expected = store["8"].model.predict(images, verbose=0)
     np.testing.assert_allclose(
         served(path, images)["score"], expected, rtol=0, atol=1e-5

@@ -2,7 +2,7 @@ import pytest
 
 from kmod.cli import console
 from kmod.cli.faults import print_faults
-from kmod.spec.faults import Fault
+from kmod.files.plain_yaml import Fault
 from kmod.spec.faults import InvalidSpecError
 
 

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from kmod.cli.main import main
-from kmod.composition.saving import load_composition
+from kmod.composition.saving import load
 
 
 def inspect_json(path, capsys):
@@ -101,7 +101,7 @@ def test_composed_model(composed_path, capsys):
     figures = inspect_json(composed_path, capsys)
     assert figures["kind"] == "composed model"
     assert figures["class_names"] == ["7", "1", "8"]
-    model = load_composition(composed_path)
+    model = load(composed_path)
     assert figures["parameters"] == model.count_params()
     assert [row["module"] for row in figures["sources"]] == ["7", "1", "8"]
     assert main(["inspect", str(composed_path)]) == 0

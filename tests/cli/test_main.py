@@ -10,7 +10,7 @@ import kmod
 from kmod import errors
 from kmod.cli import main as main_module
 from kmod.cli.main import main
-from kmod.spec.faults import Fault
+from kmod.files.plain_yaml import Fault
 from kmod.spec.faults import InvalidSpecError
 
 SLOW_PACKAGES = ("tensorflow", "keras", "numpy", "jax", "sklearn")

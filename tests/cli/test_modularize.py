@@ -5,7 +5,7 @@ import keras
 import pytest
 
 from kmod.cli.main import main
-from kmod.modular import run_directory
+from kmod.files import run_directory
 from kmod.modules.module_store import load_store
 
 
@@ -43,12 +43,12 @@ def test_store_is_written_and_the_run_directory_goes(
     [
         pytest.param(
             ["--recipe", "paper", "--retention-target", "0.5"],
-            "belongs to the default recipe",
+            "`retention_target` belongs to recipes",
             id="target-of-paper-recipe",
         ),
         pytest.param(
             ["--recipe", "paper", "--macs-target", "2"],
-            "`--macs-target` belongs to the default recipe",
+            "`macs_target` belongs to recipes",
             id="macs-target-of-paper-recipe",
         ),
         pytest.param(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kmod.cli.main import main
+from kmod.demo import pipeline
 from kmod.demo import settings
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 
 QUICK_DEMO = {
     "width": 0.5,
@@ -85,7 +86,7 @@ NAMES = "demo modularize refine choose compose patch export".split()
 
 
 @pytest.fixture(scope="module")
-def results(commands, tmp_path_factory):
+def results(commands, digits, tmp_path_factory):
     """Makes a command's genuine result once, and says where it lies."""
     folder = tmp_path_factory.mktemp("results")
     known = {}
@@ -97,6 +98,7 @@ def results(commands, tmp_path_factory):
             quick = dataclasses.replace(demo, **QUICK_DEMO)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(settings.SETTINGS, "digits", quick)
+                patch.setattr(pipeline, "load_data", lambda *_, **__: digits)
                 run(commands, name, known[name], 0)
         return known[name]
 

@@ -5,12 +5,12 @@ import pytest
 from sklearn import metrics
 
 from kmod.cli.main import main
-from kmod.composition.manifest import read_composition_manifest
-from kmod.composition.saving import load_composition
+from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.saving import load
 from kmod.metrics.evaluate import evaluate
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
-from kmod.spec.loader import load_spec
+from kmod.spec.spec_file import load_spec
 
 
 def patch_argv(weak, store, out, *more, data="digits:validation"):
@@ -18,21 +18,23 @@ def patch_argv(weak, store, out, *more, data="digits:validation"):
     return ["patch", str(weak), *paths, "--data", data, *more]
 
 
-def test_patch_finds_the_weak_class(weak_path, store, digits, tmp_path, capsys):
+def test_patch_finds_the_weak_class(
+    weak_path, store, ten_digits, tmp_path, capsys
+):
     out = tmp_path / "patched"
     assert main(patch_argv(weak_path, store, out, "--json")) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["target_class"] == "8"
     assert figures["before"]["f1"] == 0
     assert figures["after"]["f1"] > 0.5
-    patched = load_composition(out)
-    after = evaluate(patched, digits.test, patched.class_names)
+    patched = load(out)
+    after = evaluate(patched, ten_digits.test, patched.class_names)
     assert figures["after"]["f1"] == pytest.approx(after.f1[8])
     others = figures["other_classes_accuracy"]["after"]
-    assert others == pytest.approx(after.accuracy_on_others(8))
+    assert others == pytest.approx(after.other_classes_accuracy[8])
     tried = figures.pop("tried")
     assert [each["class"] for each in tried] == ["8", "8"]
-    assert sorted(len(each["support"]) for each in tried) == [0, 9]
+    assert sorted(len(each["auxiliary"]) for each in tried) == [0, 9]
     assert read_composition_manifest(out).metrics == {"test": figures}
 
 
@@ -52,17 +54,19 @@ def test_directory_composes_again(weak_path, store, tmp_path, capsys):
 
 
 def test_printed_table_is_right(
-    weak_path, store, source, digits, tmp_path, capsys
+    weak_path, store, source, ten_digits, tmp_path, capsys
 ):
     out = tmp_path / "patched"
     assert main(patch_argv(weak_path, store, out)) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.strip().rsplit(maxsplit=6) for line in lines[2:6]]
     printed = {name: figures[:2] for name, *figures in rows}
-    labels = digits.test.labels
+    labels = ten_digits.test.labels
     for column, path in enumerate((weak_path, out / "model.keras")):
         model = keras.models.load_model(path)
-        answers = model.predict(digits.test.images, verbose=0).argmax(axis=1)
+        answers = model.predict(ten_digits.test.images, verbose=0).argmax(
+            axis=1
+        )
         own, taken = labels == 8, answers == 8
         expected = {
             "precision": metrics.precision_score(own, taken, zero_division=0),
@@ -80,13 +84,15 @@ def test_best_of_two_donors_is_taken(
     weak_path, store, poor_store, tmp_path, capsys
 ):
     out = tmp_path / "patched"
-    more = ["--donor", str(poor_store.path), "--alone", "--json"]
+    more = ["--donor", str(poor_store.path), "--no-auxiliary", "--json"]
     assert main(patch_argv(weak_path, store, out, *more)) == 0
     tried = json.loads(capsys.readouterr().out)["tried"]
-    merits = [
-        each["after"]["f1"] + each["after"]["other_accuracy"] for each in tried
+    assert [each["auxiliary"] for each in tried] == [[], []]
+    sums = [
+        each["after"]["f1"] + each["after"]["other_classes_accuracy"]
+        for each in tried
     ]
-    assert merits == sorted(merits, reverse=True)
+    assert sums == sorted(sums, reverse=True)
     assert {each["store"] for each in tried} == {
         str(store.path),
         str(poor_store.path),
@@ -95,30 +101,41 @@ def test_best_of_two_donors_is_taken(
     assert str(used.path) == tried[0]["store"]
 
 
-def test_class_of_another_name(weak_path, store, tmp_path, capsys):
-    argv = ["patch", str(weak_path), "--donor", f"{store.path}:3"]
+def test_class_of_another_name(weak_path, named_store, tmp_path, capsys):
+    argv = ["patch", str(weak_path), "--donor", f"{named_store.path}:eight"]
     argv += ["--data", "digits:validation", "--out", str(tmp_path / "x")]
     assert main(argv) == 2
     assert "names the module for one target" in capsys.readouterr().err
-    assert main([*argv, "--target-class", "8", "--json"]) in (0, 5)
+    assert main([*argv, "--target-class", "8", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {each["class"] for each in figures["tried"]} == {"eight"}
+    assert figures["target_class"] == "8"
+    assert figures["after"]["f1"] > 0.5 > figures["before"]["f1"] == 0
+    (patch,) = load_spec(tmp_path / "x" / "spec.yaml").patches
+    assert (patch.class_name, patch.module.class_name) == ("8", "eight")
 
 
 @pytest.fixture(scope="module")
-def poor_store(source, digits, tmp_path_factory):
+def poor_store(source, ten_digits, store_of):
     """A store of a model that knows nothing."""
     keras.utils.set_random_seed(1)
     blind = keras.models.clone_model(source)
-    modular = ModularModel(blind, digits.class_names)
-    path = tmp_path_factory.mktemp("poor") / "store"
-    return decompose(modular, path, value_range=(0, 255))
+    return store_of(blind, ten_digits.class_names)
 
 
 @pytest.fixture(scope="module")
-def other_store(source, digits, tmp_path_factory):
+def named_store(source, store_of):
+    """A store of the same modules by other names."""
+    names = "zero one two three four five six seven eight nine".split()
+    return store_of(source, names)
+
+
+@pytest.fixture(scope="module")
+def other_store(source, ten_digits, tmp_path_factory):
     """A store of the same modules for images from 0 to 1."""
     image = keras.Input((8, 8, 1))
     model = keras.Model(image, source(keras.layers.Rescaling(255.0)(image)))
-    modular = ModularModel(model, digits.class_names)
+    modular = ModularModel(model, ten_digits.class_names)
     path = tmp_path_factory.mktemp("other") / "store"
     return decompose(modular, path, value_range=(0.0, 1.0))
 
@@ -144,7 +161,7 @@ def test_rule_is_in_the_spec(weak_path, store, tmp_path):
     argv = patch_argv(weak_path, store, out, "--combine", "minmax")
     assert main(argv) == 0
     (patch,) = load_spec(out / "spec.yaml").patches
-    assert (patch.combine, patch.coefficients) == ("minmax", None)
+    assert (patch.combine, patch.layer) == ("minmax", None)
     assert patch.range[0] < patch.range[1]
 
 
@@ -178,3 +195,11 @@ def test_wrong_usage(
 def test_existing_output_is_refused_first(weak_path, store, tmp_path, capsys):
     assert main(patch_argv(weak_path, store, tmp_path)) == 2
     assert "`--out` must be a new directory" in capsys.readouterr().err
+
+
+def test_published_rules_are_not_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["patch", "--help"])
+    text = capsys.readouterr().out
+    assert "--no-auxiliary" in text
+    assert "--combine" not in text and "minmax" not in text

@@ -9,11 +9,11 @@ import pytest
 import kmod
 from kmod.cli.main import main
 from kmod.files import file_digest
+from kmod.modules.manifest import read_module_manifest
 from kmod.modules.manifest import read_store_manifest
+from kmod.modules.manifest import write_module_manifest
 from kmod.modules.manifest import write_store_manifest
-from kmod.modules.module_manifest import read_module_manifest
-from kmod.modules.module_manifest import write_module_manifest
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 
 MODULE = "assets.extra/module.keras"
 

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 
+import kmod
 from kmod.cli.main import main
-from kmod.composition import acceptance
-from kmod.composition.manifest import read_composition_manifest
-from kmod.composition.manifest import write_composition_manifest
+from kmod.composition import checks
+from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.composition_manifest import write_composition_manifest
 from kmod.export import savedmodel
 from kmod.export.write import FORMS
 from kmod.modular.modular_model import ModularModel
@@ -20,48 +21,48 @@ def run(path, capsys, *options):
 
 
 @pytest.fixture(scope="module")
-def measured_store(source, digits, tmp_path_factory):
+def measured_store(source, ten_digits, tmp_path_factory):
     """A store that says which images its figures are of."""
-    modular = ModularModel(source, digits.class_names)
+    modular = ModularModel(source, ten_digits.class_names)
     return decompose(
         modular,
         tmp_path_factory.mktemp("measured") / "store",
-        data=digits.validation,
-        facts={"name": "digits", "split": "validation"},
+        data=ten_digits.validation,
+        data_source={"name": "digits", "split": "validation"},
     )
 
 
 def test_store_reproduces_its_metrics(measured_store, capsys):
-    code, findings = run(measured_store.path, capsys)
+    code, results = run(measured_store.path, capsys)
     assert code == 0
-    assert [f["outcome"] for f in findings] == ["passed"] * 21
-    names = [f["test"] for f in findings]
+    assert [f["outcome"] for f in results] == ["passed"] * 21
+    names = [f["test"] for f in results]
     assert names[0] == "digests"
     assert "answers of '8'" in names and "metrics of '8'" in names
 
 
 def test_other_metrics_fail(measured_store, capsys, monkeypatch):
     monkeypatch.setattr(
-        acceptance,
+        checks,
         "module_metrics",
         lambda *_: {"precision": 0.0, "recall": 0.0, "f1": 0.0},
     )
-    code, findings = run(measured_store.path, capsys)
+    code, results = run(measured_store.path, capsys)
     assert code == 5
-    assert sum(f["outcome"] == "failed" for f in findings) == 10
+    assert sum(f["outcome"] == "failed" for f in results) == 10
 
 
 def test_store_without_data_is_not_measured(store, capsys):
-    code, findings = run(store.path, capsys)
+    code, results = run(store.path, capsys)
     assert code == 0
-    assert findings[-1]["outcome"] == "skipped"
-    assert "names no data set" in findings[-1]["detail"]
+    assert results[-1]["outcome"] == "skipped"
+    assert "names no data set" in results[-1]["detail"]
 
 
 def test_composed_model(composed_path, capsys):
-    code, findings = run(composed_path, capsys)
+    code, results = run(composed_path, capsys)
     assert code == 0
-    assert [f["test"] for f in findings] == [
+    assert [f["test"] for f in results] == [
         "digests",
         "answers of savedmodel",
         "answers of keras",
@@ -71,11 +72,11 @@ def test_composed_model(composed_path, capsys):
 
 
 def test_other_answers_fail(composed_path, capsys, monkeypatch):
-    def ask(path, images):
-        answers = savedmodel.ask(path, images)
+    def predict(path, images):
+        answers = savedmodel.predict(path, images)
         return {**answers, "probabilities": answers["probabilities"] + 0.1}
 
-    form = dataclasses.replace(FORMS["savedmodel"], ask=ask)
+    form = dataclasses.replace(FORMS["savedmodel"], predict=predict)
     monkeypatch.setitem(FORMS, "savedmodel", form)
     assert main(["test", str(composed_path)]) == 5
     assert "failed 1 of 3 tests: answers of sav" in capsys.readouterr().err
@@ -105,9 +106,9 @@ def checked_path(store, tmp_path_factory):
 
 def test_checks_are_measured_again(checked_path, capsys):
     capsys.readouterr()
-    code, findings = run(checked_path, capsys)
+    code, results = run(checked_path, capsys)
     assert code == 0
-    last = findings[-1]
+    last = results[-1]
     assert last["test"] == "f1 of '7' on digits:test"
     assert "at least 0.5 wanted" in last["detail"]
 
@@ -131,10 +132,10 @@ def test_check_that_can_not_be_reproduced(
     manifest = dataclasses.replace(manifest, metrics=metrics)
     write_composition_manifest(copy, manifest)
     data_dir = ["--data-dir", str(tmp_path)]
-    found_code, findings = run(copy, capsys, *data_dir)
+    found_code, results = run(copy, capsys, *data_dir)
     assert found_code == code
-    assert findings[-1]["outcome"] == outcome
-    assert detail in findings[-1]["detail"]
+    assert results[-1]["outcome"] == outcome
+    assert detail in results[-1]["detail"]
 
 
 def test_damaged_file(composed_path, tmp_path, capsys):
@@ -148,3 +149,15 @@ def test_damaged_file(composed_path, tmp_path, capsys):
 def test_missing(tmp_path, capsys):
     assert main(["test", str(tmp_path)]) == 3
     assert "A module store is a directory" in capsys.readouterr().err
+
+
+def test_patch_that_no_spec_made(weak, donor, digits, tmp_path, capsys):
+    patched = kmod.patch(
+        weak, "8", donor["8"], digits.validation, class_names=digits.class_names
+    )
+    kmod.save(patched, tmp_path / "out")
+    code, results = run(tmp_path / "out", capsys)
+    assert code == 0
+    assert [each["outcome"] for each in results] == ["passed"] * 3
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    assert "given in memory" in capsys.readouterr().out

@@ -8,14 +8,14 @@ from kmod.composition.checks import CheckResult
 from kmod.composition.checks import run_checks
 from kmod.composition.composer import compose_plan
 from kmod.composition.plan import plan
-from kmod.data.digits import load_digits
+from kmod.data.load import load_data
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.metrics.evaluate import evaluate
-from kmod.spec.loader import load_spec
 from kmod.spec.model import Check
 from kmod.spec.model import DataRef
+from kmod.spec.spec_file import load_spec
 
 TEST = DataRef("digits", "test")
 
@@ -57,7 +57,7 @@ def test_figures_are_those_of_evaluate(planned, model):
         Check("f1", 0, TEST, "none"),
     ]
     results = run_checks(model, with_checks(planned, *checks))
-    data = load_digits()
+    data = load_data("digits")
     labels = np.array([2, 2, 2, 2, 2, 2, 2, 2, 1, 0])[data.test.labels]
     images = dataclasses.replace(data.test, labels=labels)
     expected = evaluate(model, images)
@@ -79,7 +79,7 @@ def test_without_other_class_only_known_images_count(planned, model):
     (result,) = run_checks(
         model, with_checks(planned, Check("accuracy", 0, TEST))
     )
-    assert result.num_images == len(class_subset(load_digits().test, [9, 8]))
+    assert result.num_images == len(class_subset(load_data().test, [9, 8]))
 
 
 def test_every_figure_is_in_the_message(planned, model):
@@ -94,16 +94,21 @@ def test_every_figure_is_in_the_message(planned, model):
 
 def test_class_without_images(planned, model):
     check = Check("f1", 0, DataRef("digits", "test"), "9")
+    spec_classes, classes = (
+        tuple(
+            dataclasses.replace(entry, name=name)
+            for entry, name in zip(entries, ("x", "8"))
+        )
+        for entries in (planned.spec.classes, planned.classes)
+    )
     spec = dataclasses.replace(
         planned.spec,
-        classes=tuple(
-            dataclasses.replace(entry, name=name)
-            for entry, name in zip(planned.spec.classes, ("x", "8"))
-        ),
+        classes=spec_classes,
         checks=(dataclasses.replace(check, class_name="x"),),
     )
+    renamed = dataclasses.replace(planned, spec=spec, classes=classes)
     with pytest.raises(ArtifactError, match="no image of 'x' in data set"):
-        run_checks(model, dataclasses.replace(planned, spec=spec))
+        run_checks(model, renamed)
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,21 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.composition.composer import build_parts
 from kmod.composition.composer import compose
 from kmod.composition.composer import compose_plan
-from kmod.composition.parts import build_parts
-from kmod.composition.patched_model import MODULE_ALONE
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.composition.plan import plan
-from kmod.data.digits import load_digits
+from kmod.data.load import load_data
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.graph.sharing import merge_models
 from kmod.modules.cut import log_odds_model
-from kmod.spec.loader import load_spec
+from kmod.spec.spec_file import load_spec
 
 ALL = tuple((name, "a", name) for name in ("cat", "dog", "T-shirt/top", "no"))
 MIXED = (("dog", "b", "cat"), ("cat", "a", "cat"), ("bag", "a", "no"))
@@ -135,7 +136,7 @@ def test_base_must_have_the_classes_of_the_spec(write_spec, weak):
         compose(path)
 
 
-def test_patch_without_coefficients_asks_the_module_alone(
+def test_patch_without_layer_asks_the_module_alone(
     weak, donor, digits, tmp_path
 ):
     weak.save(tmp_path / "weak.keras")
@@ -149,8 +150,8 @@ def test_patch_without_coefficients_asks_the_module_alone(
     )
     model = compose(path)
     images = digits.test.images[:20].astype("float32")
-    alone = Patch(1, donor["8"], coefficients=MODULE_ALONE)
-    expected = build_patched(weak, [alone])
+    logits = rebuild(channel_graph(weak))
+    expected = build_patched(logits, [Patch(1, donor["8"])])
     np.testing.assert_allclose(
         model.predict(images, verbose=0),
         expected.predict(images, verbose=0),
@@ -290,7 +291,7 @@ def test_fit_calibrates_on_images_by_name(digit_spec, donor):
         "  images_per_class: 10\n"
     )
     model = compose(path)
-    data = load_digits().validation
+    data = load_data("digits").validation
     images, labels = data.images, data.labels
     inner = keras.Model(model.input, model.get_layer("log_odds").output)
     log_odds = inner.predict(images, verbose=0)
@@ -312,7 +313,7 @@ def test_fit_calibrates_on_images_by_name(digit_spec, donor):
 
 
 def test_joint_scores_are_one_layer_over_the_modules(digit_spec, donor):
-    data = load_digits().validation
+    data = load_data("digits").validation
     part = "data: {name: digits, split: validation}}\n"
     model = compose(digit_spec("scores: {calibration: joint, " + part))
     own = np.isin(data.labels, (3, 8))
@@ -336,11 +337,11 @@ def test_joint_scores_are_one_layer_over_the_modules(digit_spec, donor):
 
 
 def test_supporting_scores_count_in_the_layer(digit_spec, donor):
-    data = load_digits().validation
+    data = load_data("digits").validation
     part = "data: {name: digits, split: validation}"
-    support = ", support: [{store: d, class: 9}]"
+    auxiliary = ", auxiliary: [{store: d, class: 9}]"
     found = {}
-    for more in ("", support):
+    for more in ("", auxiliary):
         path = digit_spec("scores: {calibration: joint, " + part + more + "}\n")
         model = compose(path)
         inner = keras.Model(model.input, model.get_layer("log_odds").output)
@@ -353,12 +354,12 @@ def test_supporting_scores_count_in_the_layer(digit_spec, donor):
         axis=1,
     )
     inputs = np.column_stack([evidence, np.ones(len(data.images))])
-    weights, *_ = np.linalg.lstsq(inputs, found[support], rcond=None)
+    weights, *_ = np.linalg.lstsq(inputs, found[auxiliary], rcond=None)
     np.testing.assert_allclose(
-        inputs @ weights, found[support], rtol=0, atol=1e-4
+        inputs @ weights, found[auxiliary], rtol=0, atol=1e-4
     )
     assert np.abs(weights[2]).max() > 0.01
-    assert np.abs(found[support] - found[""]).max() > 0.01
+    assert np.abs(found[auxiliary] - found[""]).max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ def test_fit_on_several_data_sets(digit_spec, donor):
         text = f"scores: {{calibration: fit, data: {data}}}\n"
         model = compose(digit_spec(text))
         inner = keras.Model(model.input, model.get_layer("log_odds").output)
-        return inner.predict(load_digits().test.images[:20], verbose=0)
+        return inner.predict(load_data("digits").test.images[:20], verbose=0)
 
     one, other = "{name: digits, split: test}", "{name: digits, split: train}"
     apart = log_odds(one), log_odds(other)

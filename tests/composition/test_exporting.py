@@ -11,8 +11,8 @@ from kmod.composition.exporting import load_exportable
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
 from kmod.export.write import FORMS
+from kmod.files.plain_yaml import read_yaml
 from kmod.modules.manifest import InputContract
-from kmod.modules.plain_yaml import read_yaml
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def test_nothing_is_left_of_an_export_that_answers_otherwise(
     exportable, tmp_path, monkeypatch, serving
 ):
     wrong = dataclasses.replace(
-        FORMS["savedmodel"], ask=lambda *_: {"probabilities": np.ones((8, 3))}
+        FORMS["savedmodel"],
+        predict=lambda *_: {"probabilities": np.ones((8, 3))},
     )
     monkeypatch.setitem(FORMS, "savedmodel", wrong)
     with pytest.raises(CheckError, match="must answer as the one in memory"):

@@ -3,15 +3,20 @@ import dataclasses
 import numpy as np
 import pytest
 
+from kmod.composition.composition_manifest import manifest_of
 from kmod.composition.labelled_images import ImageReader
-from kmod.composition.labelled_images import reader_of_plan
+from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.plan import plan
 from kmod.errors import ArtifactError
 from kmod.modules.manifest import InputContract
-from kmod.spec.loader import load_spec
 from kmod.spec.model import DataRef
+from kmod.spec.spec_file import load_spec
 
 OWN = InputContract((8, 8, 1), "float32", (0.0, 255.0))
+
+
+def reader_of_spec(path):
+    return reader_of_manifest(manifest_of(plan(load_spec(path))))
 
 
 def test_labels_follow_the_names(digits):
@@ -42,7 +47,7 @@ def test_bytes_of_the_right_range_stay_as_they_are(digits):
 @pytest.mark.parametrize("size", ["resize", "pad"])
 def test_images_are_adapted_as_the_spec_says(write_spec, size):
     contract = {"shape": [16, 16, 3], "range": [-1, 1], "size": size}
-    reader = reader_of_plan(plan(load_spec(write_spec(input=contract))))
+    reader = reader_of_spec(write_spec(input=contract))
     assert reader.class_names == ("cat", "dog")
     reader = dataclasses.replace(reader, class_names=tuple("0123456789"))
     images = reader.load(DataRef("digits", "validation"))
@@ -65,7 +70,7 @@ def test_a_few_images_of_each_class_of_the_data():
 
 def test_other_class_of_a_plan(write_spec):
     scores = {"other": {"name": "none", "threshold": 0.5}}
-    reader = reader_of_plan(plan(load_spec(write_spec(scores=scores))))
+    reader = reader_of_spec(write_spec(scores=scores))
     assert reader.class_names == ("cat", "dog", "none")
     assert reader.other == 2
 
@@ -82,8 +87,8 @@ def test_names_of_joined_modules_are_their_class(write_spec, digits):
             {"name": "top", "module": ref("T-shirt/top")},
         ],
     )
-    reader = reader_of_plan(plan(load_spec(path)))
-    assert reader.parts == {"dog": 0, "no": 1}  # There are two of "cat".
+    reader = reader_of_spec(path)
+    assert reader.aliases == {"dog": 0, "no": 1}  # There are two of "cat".
     data = dataclasses.replace(digits, class_names=("dog", "top", "cat"))
     labels = reader.read(data, "test").labels
     before = digits.test.labels

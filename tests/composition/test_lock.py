@@ -12,9 +12,9 @@ from kmod.composition.plan import plan
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
 from kmod.files import file_digest
-from kmod.modules.manifest import installed_versions
-from kmod.spec.loader import load_spec
+from kmod.files.manifest import installed_versions
 from kmod.spec.model import ModuleRef
+from kmod.spec.spec_file import load_spec
 
 
 @pytest.fixture

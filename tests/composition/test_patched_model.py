@@ -7,13 +7,13 @@ import pytest
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.errors import ArtifactError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.modules.adaptation import plan_adaptation
 from kmod.modules.cut import log_odds_model
 from kmod.modules.manifest import InputContract
-from kmod.spec.model import Coefficients
 from kmod.spec.model import PatchLayer
 
-GIVEN = Coefficients(module=0.7, weak=0.4, bias=-0.3)
 LAYER = PatchLayer((0.1, 0.9, 0.0), (0.5, 0.6, 0.7), (0.2, -0.3, 0.0))
 
 
@@ -22,8 +22,8 @@ def test_images(digits):
     return digits.test.images[:50].astype("float32")
 
 
-def given_patch(donor, target=1, name="8", **changes):
-    return Patch(target, donor[name], coefficients=GIVEN, **changes)
+def patched_model(weak, patches):
+    return build_patched(rebuild(channel_graph(weak)), patches)
 
 
 def scores_of(module, images, layer):
@@ -43,24 +43,20 @@ def log_softmax(values):
 
 
 @pytest.mark.parametrize("target", [0, 1, 2])
-def test_scores_are_those_of_the_formula(weak, donor, test_images, target):
+def test_module_answers_alone_without_a_layer(weak, donor, test_images, target):
     module = donor["8"]
-    patched = build_patched(weak, [Patch(target, module, coefficients=GIVEN)])
+    patched = patched_model(weak, [Patch(target, module)])
     p = weak.predict(test_images, verbose=0).astype("float64")
     s = log_odds_model(module.model).predict(test_images, verbose=0)[:, 0]
     scores = np.log(p) - np.log1p(-p[:, [target]])
-    scores[:, target] = (
-        GIVEN.module * s
-        + GIVEN.weak * np.log(p[:, target] / (1 - p[:, target]))
-        + GIVEN.bias
-    )
+    scores[:, target] = s
     expected = np.exp(log_softmax(scores))
     answers = patched.predict(test_images, verbose=0)
     np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-4)
 
 
 def test_ranking_of_the_other_classes_stays(weak, donor, test_images):
-    patched = build_patched(weak, [given_patch(donor)])
+    patched = patched_model(weak, [Patch(1, donor["8"])])
     before, after = (
         np.delete(model.predict(test_images, verbose=0), 1, axis=1)
         for model in (weak, patched)
@@ -71,20 +67,16 @@ def test_ranking_of_the_other_classes_stays(weak, donor, test_images):
 @pytest.mark.parametrize("targets", [(0, 1), (2, 0), (0, 1, 2)])
 def test_several_patches_at_once(weak, donor, test_images, targets):
     patches = [
-        Patch(target, donor[name], coefficients=Coefficients(0.7, w, -0.3))
-        for target, name, w in zip(targets, ("8", "3", "9"), (0.4, 0.0, 0.2))
+        Patch(target, donor[name])
+        for target, name in zip(targets, ("8", "3", "9"))
     ]
     p = weak.predict(test_images, verbose=0).astype("float64")
     rest = [index for index in range(3) if index not in targets]
     scores = np.log(p) - (np.log(p[:, rest].sum(1))[:, None] if rest else 0)
     for patch in patches:
-        own = p[:, patch.target]
-        scores[:, patch.target] = (
-            0.7 * scores_of(patch.module, test_images, "log_odds")
-            + patch.coefficients.weak * np.log(own / (1 - own))
-            - 0.3
-        )
-    answers = build_patched(weak, patches).predict(test_images, verbose=0)
+        own = scores_of(patch.module, test_images, "log_odds")
+        scores[:, patch.target] = own
+    answers = patched_model(weak, patches).predict(test_images, verbose=0)
     np.testing.assert_allclose(
         answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4
     )
@@ -99,7 +91,7 @@ def layer_formula(layer, scores, log_odds):
 
 
 def test_layer_scores_are_those_of_the_formula(weak, donor, test_images):
-    patched = build_patched(weak, [Patch(1, donor["8"], layer=LAYER)])
+    patched = patched_model(weak, [Patch(1, donor["8"], layer=LAYER)])
     p = weak.predict(test_images, verbose=0).astype("float64")
     s = scores_of(donor["8"], test_images, "log_odds")
     scores = layer_formula(LAYER, np.log(p), s)
@@ -125,24 +117,24 @@ def test_layers_follow_each_other(weak, donor, test_images):
     for patch in patches:
         s = scores_of(patch.module, test_images, "log_odds")
         scores = layer_formula(patch.layer, scores, s)
-    answers = build_patched(weak, patches).predict(test_images, verbose=0)
+    answers = patched_model(weak, patches).predict(test_images, verbose=0)
     np.testing.assert_allclose(
         answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4
     )
 
 
-def test_supporting_modules_add_to_the_scores(weak, donor, test_images):
+def test_auxiliary_modules_add_to_the_scores(weak, donor, test_images):
     factors = ((0.3, -0.2, 0.1), (0.0, 0.4, -0.5))
-    layer = dataclasses.replace(LAYER, support=factors)
-    support = donor["3"], donor["9"]
-    patch = Patch(1, donor["8"], support=support, layer=layer)
+    layer = dataclasses.replace(LAYER, auxiliary=factors)
+    auxiliary = donor["3"], donor["9"]
+    patch = Patch(1, donor["8"], auxiliary=auxiliary, layer=layer)
     p = weak.predict(test_images, verbose=0).astype("float64")
     s = scores_of(donor["8"], test_images, "log_odds")
     scores = layer_formula(LAYER, np.log(p), s)
-    for module, own in zip(support, factors):
+    for module, own in zip(auxiliary, factors):
         log_odds = scores_of(module, test_images, "log_odds")
         scores += log_odds[:, None] * own
-    answers = build_patched(weak, [patch]).predict(test_images, verbose=0)
+    answers = patched_model(weak, [patch]).predict(test_images, verbose=0)
     np.testing.assert_allclose(
         answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4
     )
@@ -157,19 +149,19 @@ def test_published_rules_replace_the_probability(weak, donor, test_images):
     raw = scores_of(donor["8"], test_images, "raw")
     expected[:, 1] = (raw + 1) / 3
     expected[:, 2] = scores_of(donor["9"], test_images, "probability")
-    answers = build_patched(weak, patches).predict(test_images, verbose=0)
+    answers = patched_model(weak, patches).predict(test_images, verbose=0)
     np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-5)
     assert raw.max() > 2 or raw.min() < -1  # It is not cut off.
 
 
 def test_rules_mix(weak, donor, test_images):
-    calibrated = given_patch(donor)
+    calibrated = Patch(1, donor["8"])
     replaced = Patch(0, donor["3"], "raw")
-    alone, both = (
-        build_patched(weak, patches).predict(test_images, verbose=0)
+    one, both = (
+        patched_model(weak, patches).predict(test_images, verbose=0)
         for patches in ([calibrated], [replaced, calibrated])
     )
-    np.testing.assert_allclose(both[:, 1:], alone[:, 1:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(both[:, 1:], one[:, 1:], rtol=0, atol=1e-5)
     probability = scores_of(donor["3"], test_images, "probability")
     np.testing.assert_allclose(both[:, 0], probability, rtol=0, atol=1e-5)
 
@@ -180,8 +172,10 @@ def test_module_gets_an_adapter(weak, donor, test_images):
     image = keras.Input((8, 8, 1))
     small = keras.Model(image, weak(keras.layers.Rescaling(255.0)(image)))
     adaptation = plan_adaptation(ours, theirs)
-    patched = build_patched(small, [given_patch(donor, adaptation=adaptation)])
-    expected = build_patched(weak, [given_patch(donor)])
+    patched = patched_model(
+        small, [Patch(1, donor["8"], adaptation=adaptation)]
+    )
+    expected = patched_model(weak, [Patch(1, donor["8"])])
     np.testing.assert_allclose(
         patched.predict(test_images / 255, verbose=0),
         expected.predict(test_images, verbose=0),
@@ -193,13 +187,13 @@ def test_module_gets_an_adapter(weak, donor, test_images):
 def test_two_classes(strong, donor, test_images):
     logits = strong.get_layer("logits").output[:, :2]
     weak = keras.Model(strong.input, keras.layers.Softmax()(logits))
-    patched = build_patched(weak, [given_patch(donor)])
+    patched = patched_model(weak, [Patch(1, donor["8"])])
     answers = patched.predict(test_images, verbose=0)
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-6)
 
 
 def test_file_needs_no_custom_object(weak, donor, test_images, tmp_path):
-    patched = build_patched(weak, [given_patch(donor)])
+    patched = patched_model(weak, [Patch(1, donor["8"])])
     patched.save(tmp_path / "p.keras")
     loaded = keras.models.load_model(tmp_path / "p.keras", safe_mode=True)
     np.testing.assert_allclose(
@@ -214,7 +208,7 @@ def test_file_needs_no_custom_object(weak, donor, test_images, tmp_path):
 
 def test_weak_model_is_not_changed(weak, donor):
     before = weak.to_json(), weak.get_weights()
-    build_patched(weak, [given_patch(donor)])
+    patched_model(weak, [Patch(1, donor["8"])])
     assert weak.to_json() == before[0]
     for new, old in zip(weak.get_weights(), before[1], strict=True):
         np.testing.assert_array_equal(new, old)
@@ -225,4 +219,4 @@ def test_images_must_fit(donor):
     flat = keras.layers.Flatten()(image)
     weak = keras.Model(image, keras.layers.Dense(3)(flat))
     with pytest.raises(ArtifactError, match=r"shape \(9, 9, 1\). Received"):
-        build_patched(weak, [given_patch(donor)])
+        patched_model(weak, [Patch(1, donor["8"])])

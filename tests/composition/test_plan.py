@@ -2,10 +2,12 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from kmod.composition.composer import compose_plan
+from kmod.composition.plan import Faults
 from kmod.composition.plan import plan
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
@@ -13,11 +15,13 @@ from kmod.graph.sizes import model_sizes
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import read_store_manifest
 from kmod.modules.manifest import write_store_manifest
-from kmod.spec.loader import load_spec
+from kmod.spec.faults import UnfitSourcesError
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import InputSpec
 from kmod.spec.model import ModuleRef
+from kmod.spec.model import Spec
 from kmod.spec.model import StoreRef
+from kmod.spec.spec_file import load_spec
 
 
 def plan_of(path):
@@ -51,7 +55,7 @@ def test_figures_come_from_the_manifests(stores, write_spec):
 def test_a_module_counts_once_in_the_estimate(stores, write_spec):
     path = write_spec([("x", "a", "cat"), ("y", "a", "cat"), ("z", "b", "no")])
     planned = plan_of(path).as_dict()
-    cat, no = stores["a"].facts("cat"), stores["b"].facts("no")
+    cat, no = stores["a"].sizes("cat"), stores["b"].sizes("no")
     assert planned["total"]["macs"] == 2 * cat.macs + no.macs
     assert planned["estimate"]["macs"] == cat.macs + no.macs
 
@@ -82,7 +86,7 @@ def test_figures_of_older_stores_come_from_their_modules(
 ):
     old = shutil.copytree(stores["a"].path, tmp_path / "old")
     manifest = read_store_manifest(old)
-    records = [dataclasses.replace(r, facts=None) for r in manifest.modules]
+    records = [dataclasses.replace(r, sizes=None) for r in manifest.modules]
     write_store_manifest(
         old, dataclasses.replace(manifest, modules=tuple(records))
     )
@@ -108,8 +112,8 @@ JOINT = {
 
 
 def test_supporting_modules_count(stores, write_spec):
-    support = [{"store": "b", "class": "no"}]
-    planned = plan_of(write_spec(scores={**JOINT, "support": support}))
+    auxiliary = [{"store": "b", "class": "no"}]
+    planned = plan_of(write_spec(scores={**JOINT, "auxiliary": auxiliary}))
     assert list(planned.stores) == ["a", "b"]
     rows = planned.as_dict()["classes"]
     assert [row["class"] for row in rows] == ["cat", "dog", "*"]
@@ -119,8 +123,8 @@ def test_supporting_modules_count(stores, write_spec):
 
 
 def test_missing_supporting_class(write_spec):
-    support = [{"store": "b", "class": "on"}]
-    path = write_spec(scores={**JOINT, "support": support})
+    auxiliary = [{"store": "b", "class": "on"}]
+    path = write_spec(scores={**JOINT, "auxiliary": auxiliary})
     with pytest.raises(
         ArtifactError, match=r"spec.yaml:\d+:\d+: store 'b' has"
     ):
@@ -219,7 +223,7 @@ def test_licences_of_the_stores_must_permit_the_result(
         ({"a": None}, "MIT", "store 'a' names no licence"),
         ({"a": "MIT"}, None, "names no `license`. Its modules have MIT."),
         ({"a": "Mine"}, "MIT", "whether store 'a' of Mine permits MIT is not"),
-        ({"a": "GPL 3"}, "MIT", "is no SPDX expression: unexpected '3'"),
+        ({"a": "GPL 3"}, "MIT", "is no SPDX expression: Invalid symbols"),
     ],
 )
 def test_licences_that_are_not_known_are_warned_of(
@@ -294,7 +298,7 @@ def test_planning_imports_no_framework(write_spec):
     code = (
         "import sys\n"
         "from kmod.composition.plan import plan\n"
-        "from kmod.spec.loader import load_spec\n"
+        "from kmod.spec.spec_file import load_spec\n"
         f"plan(load_spec({str(write_spec())!r}))\n"
         "sys.exit(str({'keras', 'tensorflow', 'jax'} & sys.modules.keys()))"
     )
@@ -302,3 +306,59 @@ def test_planning_imports_no_framework(write_spec):
         [sys.executable, "-c", code], capture_output=True, text=True
     )
     assert done.stderr == "set()\n"
+
+
+PLACES = {(): (1, 1), ("stores", "a"): (4, 3), ("stores", "a", "path"): (4, 12)}
+
+
+def faults_of(path="/specs/pets.yaml", places=PLACES):
+    return Faults(Spec("pets", Path(path), {}, places=places))
+
+
+def test_nothing_found_raises_nothing():
+    faults = faults_of()
+    faults.warn(("stores", "a"), "it looks odd.")
+    faults.check()
+    assert faults.warnings == ("/specs/pets.yaml:4:3: warning: it looks odd.",)
+
+
+def test_faults_come_in_file_order_on_a_line_each():
+    faults = faults_of()
+    faults.add(("stores", "a", "path"), ArtifactError("it is\nnot there."))
+    faults.add((), "it is odd.")
+    with pytest.raises(UnfitSourcesError) as caught:
+        faults.check()
+    assert caught.value.exit_code == 3
+    assert str(caught.value).splitlines() == [
+        "/specs/pets.yaml:1:1: it is odd.",
+        "/specs/pets.yaml:4:12: it is not there.",
+    ]
+
+
+def test_one_broken_source_makes_it_an_integrity_error():
+    faults = faults_of()
+    faults.add((), IntegrityError("changed."))
+    faults.add((), "missing.")
+    with pytest.raises(IntegrityError) as caught:
+        faults.check()
+    assert caught.value.exit_code == 4
+    assert len(caught.value.faults) == 2
+
+
+def test_key_that_is_not_written_stands_in_its_parent():
+    faults = faults_of()
+    faults.warn(("stores", "a", "digest"), "x")
+    assert faults.warnings[0].startswith("/specs/pets.yaml:4:3:")
+
+
+def test_spec_of_no_file_has_its_faults_in_the_first_line():
+    faults = faults_of(places={})
+    faults.warn(("stores", "a"), "x")
+    assert faults.warnings == ("/specs/pets.yaml:1:1: warning: x",)
+
+
+def test_path_is_shown_as_seen_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    faults = faults_of(tmp_path / "specs" / "pets.yaml")
+    faults.warn((), "x")
+    assert faults.warnings == ("specs/pets.yaml:1:1: warning: x",)

@@ -9,19 +9,25 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.composition import composer
+from kmod.composition.checks import run_tests
 from kmod.composition.composer import compose
-from kmod.composition.composer import compose_plan
+from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.lock import check_lock
-from kmod.composition.manifest import read_composition_manifest
 from kmod.composition.plan import plan
-from kmod.composition.saving import load_composition
-from kmod.composition.saving import save_composition
+from kmod.composition.saving import load
+from kmod.composition.saving import save
+from kmod.data.load import load_data
+from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.export.write import FORMS
-from kmod.spec.loader import load_spec
+from kmod.metrics.evaluate import evaluate
+from kmod.modules.adaptation import adapt_model
+from kmod.patching.patcher import patch
+from kmod.spec.spec_file import load_spec
 
 FOREIGN = """
 import sys
@@ -64,10 +70,9 @@ def saved(stores, tmp_path_factory):
         "  - {name: no, module: {store: x, class: cat}}\n"
         "  - {name: é, module: {store: y, class: no}}\n"
     )
-    planned = plan(load_spec(path))
-    model = compose_plan(planned)
+    model = compose(path)
     directory = tmp_path_factory.mktemp("composed") / "pets"
-    save_composition(model, planned, directory, metrics={"test": {"x": 0.5}})
+    save(model, directory, metrics={"test": {"x": 0.5}})
     return model, directory
 
 
@@ -82,11 +87,95 @@ def answers(model, images):
 
 
 def test_round_trip(saved, directory, images):
-    loaded = load_composition(directory)
+    loaded = load(directory)
     assert loaded.class_names == ("no", "é")
-    np.testing.assert_allclose(
-        answers(loaded, images), answers(saved[0], images), rtol=0, atol=1e-6
+    np.testing.assert_array_equal(
+        answers(loaded, images), answers(saved[0], images)
     )
+
+
+@pytest.fixture(scope="module")
+def patched(weak, donor, digits):
+    """A model that was patched without a spec."""
+    return patch(
+        weak, "8", donor["8"], digits.validation, class_names=digits.class_names
+    )
+
+
+def test_round_trip_of_a_patch_without_spec(patched, donor, digits, tmp_path):
+    save(patched, tmp_path / "out")
+    loaded = load(tmp_path / "out")
+    assert loaded.class_names == digits.class_names
+    images = digits.test.images[:20]
+    np.testing.assert_array_equal(
+        answers(loaded, images), answers(patched, images)
+    )
+    manifest = read_composition_manifest(tmp_path / "out")
+    assert manifest.input.range == (0, 255)
+    assert manifest.sizes["parameters"] == patched.count_params()
+    (source,) = manifest.sources
+    assert (source["class"], source["module"]) == ("8", "8")
+    assert source["source"] == donor.info("8").source_digest
+    assert source["store"] is None
+    assert not {"spec.yaml", "spec.lock.yaml"} & manifest.files.keys()
+    results = list(run_tests(tmp_path / "out"))
+    assert [each.outcome for each in results] == ["passed"] * 3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| given in memory |" in card
+
+
+def test_patch_without_spec_is_refused_when_damaged(patched, tmp_path):
+    save(patched, tmp_path / "out", formats=["keras"])
+    (tmp_path / "out" / "README.md").write_text("better")
+    with pytest.raises(IntegrityError, match="'README.md'"):
+        load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("made", ["loaded", "copied", "plain"])
+def test_other_models_are_refused(saved, weak, tmp_path, made):
+    model = {
+        "loaded": lambda: load(saved[1]),
+        "copied": lambda: keras.models.clone_model(saved[0]),
+        "plain": lambda: weak,
+    }[made]()
+    with pytest.raises(UsageError, match="must be what `kmod.compose` or"):
+        save(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checks_go_into_the_manifest(donor, tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: d\n"
+        f"stores: {{d: {{path: {os.path.relpath(donor.path, tmp_path)}}}}}\n"
+        "classes:\n"
+        "  - {name: 9, module: {store: d, class: 9}}\n"
+        "  - {name: 8, module: {store: d, class: 8}}\n"
+        "checks:\n"
+        "  - {metric: accuracy, min: 0, data: {name: digits, split: test}}\n"
+    )
+    model = compose(path)
+    save(model, tmp_path / "out", formats=["keras"], metrics={"x": 1})
+    metrics = read_composition_manifest(tmp_path / "out").metrics
+    assert metrics["x"] == 1
+    (check,) = metrics["checks"]
+    value = evaluate(
+        model, class_subset(load_data("digits").test, [9, 8])
+    ).accuracy
+    assert (check["metric"], check["value"]) == ("accuracy", value)
+
+
+def test_every_part_is_built_once(write_spec, tmp_path, monkeypatch):
+    built = []
+
+    def adapt_and_note(model, *args):
+        built.append(model)
+        return adapt_model(model, *args)
+
+    monkeypatch.setattr(composer, "adapt_model", adapt_and_note)
+    save(compose(write_spec()), tmp_path / "out", formats=["keras"])
+    assert len(built) == 2
 
 
 def test_manifest(saved, stores):
@@ -111,9 +200,8 @@ def test_manifest(saved, stores):
 
 
 def test_manifest_tells_what_sharing_saves(write_spec, stores, tmp_path):
-    planned = plan(load_spec(write_spec()))
-    model = compose_plan(planned)
-    save_composition(model, planned, tmp_path / "out", formats=["keras"])
+    model = compose(write_spec())
+    save(model, tmp_path / "out", formats=["keras"])
     manifest = read_composition_manifest(tmp_path / "out")
     shared = sum(
         layer.count_params()
@@ -174,12 +262,19 @@ def test_patch_takes_its_weak_model_along(
         "patches:\n"
         "  - class: b\n"
         '    module: {store: d, class: "8"}\n'
-        "    coefficients: {module: 1, weak: 0.5, bias: -1}\n"
+        "    layer:\n"
+        "      module: [0, 1, 0]\n"
+        "      weak: [1, 0.5, 1]\n"
+        "      bias: [0, -1, 0]\n"
     )
-    planned = plan(load_spec(path))
-    model = compose_plan(planned)
-    save_composition(model, planned, tmp_path / "out", formats=["keras"])
+    model = compose(path)
+    save(model, tmp_path / "out", formats=["keras"])
+    (tmp_path / "elsewhere.keras").write_text("another")
+    with pytest.raises(ArtifactError, match="which is gone or another one"):
+        save(model, tmp_path / "other", formats=["keras"])
     (tmp_path / "elsewhere.keras").unlink()
+    with pytest.raises(ArtifactError, match="which is gone or another one"):
+        save(model, tmp_path / "other", formats=["keras"])
     again = compose(tmp_path / "out" / "spec.yaml")
     images = digits.test.images[:9]
     np.testing.assert_allclose(
@@ -195,48 +290,40 @@ def test_changed_file(directory, name):
     content[len(content) // 2] ^= 1
     (directory / name).write_bytes(content)
     with pytest.raises(IntegrityError, match=f"'{name}' has other bytes"):
-        load_composition(directory)
+        load(directory)
 
 
 def test_only_a_savedmodel(saved, stores, tmp_path):
-    planned = plan(load_spec(saved[1] / "spec.yaml"))
     out = tmp_path / "out"
-    save_composition(saved[0], planned, out, formats=["savedmodel"])
+    save(saved[0], out, formats=["savedmodel"])
     assert not (out / "model.keras").exists()
     with pytest.raises(ArtifactError, match="was written without one"):
-        load_composition(out)
+        load(out)
 
 
 def test_nothing_is_left_of_a_model_that_answers_otherwise(
     saved, tmp_path, monkeypatch
 ):
-    planned = plan(load_spec(saved[1] / "spec.yaml"))
     form = dataclasses.replace(
-        FORMS["keras"], ask=lambda *_: {"probabilities": np.ones(2)}
+        FORMS["keras"], predict=lambda *_: {"probabilities": np.ones(2)}
     )
     monkeypatch.setitem(FORMS, "keras", form)
     with pytest.raises(CheckError, match="must answer as the one in memory"):
-        save_composition(saved[0], planned, tmp_path / "out")
+        save(saved[0], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_directory(saved, directory):
-    planned = plan(load_spec(saved[1] / "spec.yaml"))
     with pytest.raises(UsageError, match="must be new or empty"):
-        save_composition(saved[0], planned, directory)
-    save_composition(
-        saved[0], planned, directory, formats=["keras"], overwrite=True
-    )
+        save(saved[0], directory)
+    save(saved[0], directory, formats=["keras"], overwrite=True)
     assert not (directory / "saved_model").exists()
 
 
 def test_savedmodel_needs_tensorflow(saved, tmp_path, monkeypatch):
-    planned = plan(load_spec(saved[1] / "spec.yaml"))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UsageError, match=r"\(`--format keras`\)"):
-        save_composition(
-            saved[0], planned, tmp_path / "out", formats=["savedmodel"]
-        )
+        save(saved[0], tmp_path / "out", formats=["savedmodel"])
 
 
 @pytest.fixture(scope="module")
@@ -267,14 +354,13 @@ def everything(stores, tmp_path_factory):
 def test_every_form_of_every_layer(everything, tmp_path, size):
     path = everything.with_name(f"{size}.yaml")
     path.write_text(everything.read_text() % size)
-    planned = plan(load_spec(path))
-    model = compose_plan(planned)
-    save_composition(model, planned, tmp_path / "out", formats=tuple(FORMS))
+    model = compose(path)
+    save(model, tmp_path / "out", formats=tuple(FORMS))
     draw = np.random.default_rng(0)
     images = draw.uniform(-1, 1, (5, 12, 10, 3)).astype("float32")
     expected = answers(model, images)
     for form in FORMS.values():
-        found = form.ask(tmp_path / "out" / form.path, images)["logits"]
+        found = form.predict(tmp_path / "out" / form.path, images)["logits"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     labels = (tmp_path / "out" / "labels.txt").read_text()
     assert labels.split() == ["3", "8", "none"]
@@ -292,20 +378,40 @@ def test_every_form_of_patches(weak, donor, digits, tmp_path):
         "patches:\n"
         "  - class: b\n"
         "    module: {store: d, class: 8}\n"
-        "    coefficients: {module: 1, weak: 0.5, bias: -1}\n"
+        "    layer:\n"
+        "      module: [0, 1, 0]\n"
+        "      weak: [1, 0.5, 1]\n"
+        "      bias: [0, -1, 0]\n"
         "  - class: a\n"
         "    module: {store: d, class: 3}\n"
         "    combine: minmax\n"
         "    range: [-2, 4]\n"
         "  - {class: c, module: {store: d, class: 9}, combine: raw}\n"
     )
-    planned = plan(load_spec(path))
-    model = compose_plan(planned)
-    save_composition(model, planned, tmp_path / "out", formats=tuple(FORMS))
+    model = compose(path)
+    save(model, tmp_path / "out", formats=tuple(FORMS))
     images = digits.test.images[:9].astype("float32")
     expected = answers(model, images)
     for form in FORMS.values():
-        found = form.ask(tmp_path / "out" / form.path, images)
+        found = form.predict(tmp_path / "out" / form.path, images)
         np.testing.assert_allclose(
             found["probabilities"], expected, rtol=0, atol=1e-4
         )
+
+
+def test_store_that_changed_since_is_refused(stores, tmp_path):
+    copy = shutil.copytree(stores["a"].path, tmp_path / "store")
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: pets\n"
+        "stores: {x: {path: store}}\n"
+        "classes:\n"
+        "  - {name: cat, module: {store: x, class: cat}}\n"
+        "  - {name: no, module: {store: x, class: no}}\n"
+    )
+    model = compose(path)
+    (copy / "cat" / "saved_model.pb").write_bytes(b"another")
+    with pytest.raises(IntegrityError, match="has other bytes"):
+        save(model, tmp_path / "out", formats=["keras"])
+    assert not (tmp_path / "out").exists()

@@ -1,10 +1,82 @@
+import dataclasses
 import json
 
 import pytest
 
+from kmod.demo import pipeline
+from kmod.demo import settings
 from kmod.demo.pipeline import run_demo
 from kmod.demo.settings import settings_for
 from kmod.errors import UsageError
+
+FILES = (
+    "all-classes.yaml composed.keras demo.yaml modules patched.keras "
+    "report.html results.json source.keras weak.keras"
+)
+RESULTS = (
+    "class_names composed composed_accuracy composed_macs_ratio data "
+    "kernels_by_layer macs_ratio max_output_gap modules overlap patch "
+    "retention_rate seconds seed settings sizes source source_accuracy"
+)
+
+
+@pytest.fixture(scope="module")
+def demo(digits, tmp_path_factory):
+    """The whole way on three digits, as short as it still means something."""
+    quick = dataclasses.replace(
+        settings.DIGITS,
+        width=0.25,
+        source_epochs=8,
+        search_epochs=2,
+        weak_epochs=3,
+    )
+    path = tmp_path_factory.mktemp("demo") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(settings.SETTINGS, "digits", quick)
+        patch.setattr(pipeline, "load_data", lambda *_, **__: digits)
+        run_demo("digits", path, verbose=0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(demo):
+    return json.loads((demo / "results.json").read_text(encoding="utf-8"))
+
+
+def test_demo_leaves_its_models_store_spec_and_report(demo, digits):
+    assert sorted(path.name for path in demo.iterdir()) == FILES.split()
+    modules = {path.name for path in (demo / "modules").iterdir()}
+    assert {"store.yaml", *digits.class_names} <= modules
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    assert all(f"<td>{name}</td>" in page for name in digits.class_names)
+
+
+def test_results_hold_what_is_promised(results):
+    assert sorted(results) == RESULTS.split()
+    figures = {"precision", "recall", "f1"}
+    patch = results["patch"]
+    assert figures == set(patch["before"]) == set(patch["after"])
+    for key in ("accuracy", "other_classes_accuracy"):
+        assert set(patch[key]) == {"before", "after"}
+    assert patch["target_class"] in results["class_names"]
+
+
+def test_modules_composed_know_the_digits(results):
+    chance = 1 / 3
+    assert results["source_accuracy"] > chance + 0.4
+    assert results["composed_accuracy"] > chance + 0.4
+    assert results["retention_rate"] < 0.5
+    assert results["composed_macs_ratio"] < results["macs_ratio"]
+
+
+def test_modules_are_exact(results):
+    assert results["max_output_gap"] < 1e-4
+
+
+def test_patch_mends_the_weak_model(results):
+    patch = results["patch"]
+    assert patch["after"]["f1"] > patch["before"]["f1"] + 0.1
+    assert patch["accuracy"]["after"] > patch["accuracy"]["before"]
 
 
 def test_unknown_data_set_is_refused():

@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from kmod.composition.classifier import LOG_ODDS_LAYER
-from kmod.composition.classifier import build_classifier
+from kmod.composition.scoring import LOG_ODDS_LAYER
+from kmod.composition.scoring import build_classifier
 
 CLASS_NAMES = ("no", "é", "a\nb")
 

@@ -1,8 +1,10 @@
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from kmod.export import savedmodel
+from kmod.export.savedmodel import predict_by_name
 
 
 def test_signatures_name_everything(tmp_path, model, images, class_names):
@@ -26,5 +28,51 @@ def test_first_of_equal_answers_is_the_class(tmp_path, images, class_names):
     zero = keras.layers.Rescaling(0.0)(keras.layers.Flatten()(image))
     model = keras.Model(image, keras.layers.Softmax()(zero[:, :3]))
     savedmodel.write(model, class_names, tmp_path)
-    answers = savedmodel.ask(tmp_path, images)
+    answers = savedmodel.predict(tmp_path, images)
     assert answers["class_id"].tolist() == [0] * len(images)
+
+
+def test_module_answers_with_its_score(tmp_path, capsys):
+    image = keras.Input((2, 2, 1), name="any", dtype="uint8")
+    scaled = keras.layers.Rescaling(0.5)(image)
+    total = keras.layers.Dense(1, kernel_initializer="ones")
+    model = keras.Model(image, total(keras.layers.Flatten()(scaled)))
+    savedmodel.write(model, ("cat",), tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    expected = {"serve", "serving_default", "class_names"}
+    assert set(loaded.signatures) == expected
+    image = np.full((3, 2, 2, 1), 4, "uint8")
+    answer = loaded.signatures["serving_default"](image=tf.constant(image))
+    assert list(answer) == ["score"]
+    np.testing.assert_array_equal(answer["score"], np.full((3, 1), 8.0))
+    np.testing.assert_array_equal(loaded.serve(image)["score"], answer["score"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_fused_activations_are_probabilities(images, activation):
+    layers = [
+        keras.Input((6, 6, 1)),
+        keras.layers.Flatten(),
+        keras.layers.Dense(3, activation=activation),
+    ]
+    assert list(predict_by_name(keras.Sequential(layers), images)) == [
+        "probabilities"
+    ]
+
+
+def test_nested_models_count(images, build):
+    image = keras.Input((6, 6, 1))
+    model = keras.Model(image, build()(image))
+    assert list(predict_by_name(model, images)) == ["probabilities"]
+
+
+def test_logits_get_probabilities(images, build):
+    answers = predict_by_name(build(output="logits"), images)
+    assert list(answers) == ["probabilities", "logits"]
+    expected = keras.ops.softmax(answers["logits"])
+    np.testing.assert_array_equal(answers["probabilities"], expected)
+
+
+def test_one_score(images, build):
+    assert list(predict_by_name(build(num_classes=1), images)) == ["score"]

@@ -8,7 +8,7 @@ import pytest
 
 from kmod.errors import CheckError
 from kmod.errors import UsageError
-from kmod.export.answers import ask
+from kmod.export.savedmodel import predict_by_name
 from kmod.export.write import FORMS
 from kmod.export.write import write_form
 
@@ -40,7 +40,9 @@ def test_every_form_answers_alike(
     path = tmp_path / FORMS[form].path
     classes = class_names[: model.output_shape[-1]]
     write_form(model, classes, form, path, images)
-    answers, expected = FORMS[form].ask(path, images), ask(model, images)
+    answers, expected = FORMS[form].predict(path, images), predict_by_name(
+        model, images
+    )
     assert expected.keys() == names
     assert names <= answers.keys()
     for name in names:
@@ -55,7 +57,7 @@ def test_other_batch_sizes_are_answered(
 ):
     path = tmp_path / FORMS[form].path
     write_form(model, class_names, form, path, images)
-    (answer,) = FORMS[form].ask(path, images[:1])["probabilities"]
+    (answer,) = FORMS[form].predict(path, images[:1])["probabilities"]
     np.testing.assert_allclose(answer.sum(), 1, atol=1e-6)
 
 
@@ -71,8 +73,9 @@ def test_classes_lie_beside_a_form_without_names(
 def test_form_that_answers_otherwise_is_refused(
     tmp_path, model, images, monkeypatch, wrong, class_names
 ):
-    answers = {"probabilities": ask(model, images)["probabilities"] + wrong}
-    form = dataclasses.replace(FORMS["keras"], ask=lambda *_: answers)
+    answers = predict_by_name(model, images)
+    answers = {name: each + wrong for name, each in answers.items()}
+    form = dataclasses.replace(FORMS["keras"], predict=lambda *_: answers)
     monkeypatch.setitem(FORMS, "keras", form)
     with pytest.raises(CheckError, match="answers that differ by"):
         write_form(

@@ -4,8 +4,8 @@ import pytest
 
 from kmod.errors import IntegrityError
 from kmod.files import data_digest
-from kmod.files import directory_digests
 from kmod.files import file_digest
+from kmod.files import read_files
 
 ABC = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
@@ -23,10 +23,10 @@ def test_file_digest(directory):
     assert file_digest(directory / "a") == ABC
 
 
-def test_directory_digests_are_in_order_without_directories(directory):
-    assert list(directory_digests(directory).items()) == [
-        ("a", ABC),
-        ("b/inner", ABC),
+def test_files_are_in_order_without_directories(directory):
+    assert list(read_files(directory).items()) == [
+        ("a", {"size": 3, "digest": ABC}),
+        ("b/inner", {"size": 3, "digest": ABC}),
     ]
 
 
@@ -43,7 +43,7 @@ def test_directory_digests_are_in_order_without_directories(directory):
 def test_only_files_and_directories_are_read(directory, make):
     make(directory / "b" / "odd")
     with pytest.raises(IntegrityError, match="odd', a link or special file"):
-        directory_digests(directory)
+        read_files(directory)
 
 
 def test_data_digest_ignores_the_order_of_keys_only():

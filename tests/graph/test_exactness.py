@@ -40,7 +40,7 @@ def measured(model, change=None, value_range=None, **options):
     if change is not None:
         change(copy)
     flat = channel_graph(copy)
-    return measure_exactness(model, graph, flat, copy, value_range)
+    return measure_exactness(model, graph, value_range, flat, copy)
 
 
 def scale_kernel(name, factor):
@@ -133,7 +133,7 @@ def test_images_come_from_the_value_range(value_range, is_exact):
     other.set_weights(model.get_weights())
     graph = channel_graph(model)
     found = measure_exactness(
-        model, graph, channel_graph(other), other, value_range
+        model, graph, value_range, channel_graph(other), other
     )
     assert found.is_exact == is_exact
     assert found.layer == (None if is_exact else "cap")
@@ -180,7 +180,7 @@ def test_no_number_is_as_good_as_no_number():
     model, other = network(factor=np.inf), network()
     assert measured(model).is_exact
     graph, flat = channel_graph(model), channel_graph(other)
-    found = measure_exactness(model, graph, flat, other)
+    found = measure_exactness(model, graph, flat=flat, logits=other)
     assert found.gap == np.inf
     assert found.layer == "rescaling"
 
@@ -192,7 +192,7 @@ def test_random_state_stays_as_it_is():
     keras.utils.set_random_seed(3)
     drawn = random.random(), np.random.random(), keras.random.uniform((2,))
     keras.utils.set_random_seed(3)
-    measure_exactness(model, graph, channel_graph(copy), copy)
+    measure_exactness(model, graph, flat=channel_graph(copy), logits=copy)
     again = random.random(), np.random.random(), keras.random.uniform((2,))
     np.testing.assert_array_equal(again[2], drawn[2])
     assert again[:2] == drawn[:2]
@@ -207,7 +207,7 @@ def test_difference_is_refused_with_gap_and_layer():
         UnsupportedModelError,
         match="within 1e-05 .* gap of .*, first at layer 'conv'. All that",
     ):
-        check_exactness(model, graph, channel_graph(copy), copy)
+        check_exactness(model, graph, flat=channel_graph(copy), logits=copy)
 
 
 def test_model_that_does_not_run_on_the_images_is_refused():

@@ -9,6 +9,7 @@ from tensorflow.python.profiler import option_builder
 from kmod.errors import UnsupportedModelError
 from kmod.graph.sizes import layer_macs
 from kmod.graph.sizes import model_sizes
+from kmod.graph.trace import trace
 from kmod.zoo.build import build
 
 MULTIPLYING_OPS = {
@@ -138,11 +139,15 @@ def test_layers_by_name_and_shared_ones_by_call():
     assert layer_macs(shared()) == {"shared": 3 * 64 * 9 * 3 * 3}
 
 
-def test_nested_layers_carry_the_name_of_their_model():
+def test_nested_layers_have_the_names_of_the_trace():
     image = keras.Input((4, 4, 1))
     inner = keras.Sequential([layers.Dense(2, name="dense")], name="inner")
-    model = keras.Model(image, inner(layers.Flatten()(image)))
-    assert layer_macs(model) == {"inner/dense": 16 * 2}
+    x = layers.Dense(3, name="dense")(layers.Flatten()(image))
+    model = keras.Model(image, inner(x))
+    assert layer_macs(model) == {"dense": 16 * 3, "inner_dense": 3 * 2}
+    assert [call.name for call in trace(model).calls[1:]] == [
+        *layer_macs(model)
+    ]
 
 
 def test_parameters_and_kernels_count_once():
@@ -167,11 +172,13 @@ class Subclassed(keras.Model):
     ("model", "message"),
     [
         pytest.param(
-            Subclassed(name="own"), "Received: 'own' of type Sub", id="subclass"
+            Subclassed(name="own"),
+            "model 'own' of type Subclassed. Write",
+            id="subclass",
         ),
         pytest.param(
             keras.Sequential([layers.Dense(2)], name="open"),
-            "Received: 'open' of type Sequential",
+            "Received: 'open', not built yet. Give",
             id="not-built",
         ),
         pytest.param(

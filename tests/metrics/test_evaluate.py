@@ -1,11 +1,17 @@
+import dataclasses
 import json
 
 import keras
 import numpy as np
 import pytest
+from sklearn import metrics
 
+from kmod.metrics.evaluate import Evaluation
+from kmod.metrics.evaluate import confusions
 from kmod.metrics.evaluate import evaluate
-from kmod.metrics.evaluate import predict_scores
+from kmod.metrics.evaluate import evaluate_answers
+from kmod.metrics.evaluate import weak_classes
+from kmod.metrics.evaluate import worst_confusion
 
 # Scores are the three pixels themselves.
 MODEL = keras.Sequential([keras.Input((1, 1, 3)), keras.layers.Flatten()])
@@ -28,14 +34,26 @@ def test_figures_by_class(evaluation):
     assert evaluation.confusion.tolist() == [[2, 1, 0], [0, 2, 0], [0, 1, 0]]
 
 
+def test_figures_are_those_of_scikit_learn():
+    random = np.random.default_rng(0)
+    labels, answers = random.integers(0, [[4], [5]], (2, 300))
+    found = evaluate_answers(labels, answers, tuple("abcdef"))
+    expected = metrics.precision_recall_fscore_support(
+        labels, answers, labels=range(6), zero_division=0
+    )
+    figures = found.precision, found.recall, found.f1, found.support
+    np.testing.assert_allclose(figures, expected)
+
+
 def test_accuracy_on_others_leaves_the_class_out(evaluation):
-    assert evaluation.accuracy_on_others(0) == pytest.approx(2 / 3)
-    assert evaluation.accuracy_on_others(2) == pytest.approx(4 / 5)
+    np.testing.assert_allclose(
+        evaluation.other_classes_accuracy, [2 / 3, 2 / 4, 4 / 5]
+    )
 
 
 def test_accuracy_on_others_without_others():
     alone = evaluate(MODEL, (IMAGES[:2], TRUE[:2]))
-    assert alone.accuracy_on_others(0) == 0
+    assert alone.other_classes_accuracy[0] == 0
 
 
 def test_as_dict_is_json(evaluation):
@@ -66,7 +84,72 @@ def test_labels_and_names_must_fit_the_model(labels, names, message):
         evaluate(MODEL, (IMAGES, labels), names)
 
 
-def test_predict_scores_in_batches():
-    scores = predict_scores(MODEL, IMAGES, batch_size=4)
-    np.testing.assert_array_equal(scores, IMAGES.reshape(-1, 3))
-    assert scores.dtype == np.float32
+NAMES = ("cat", "dog", "ship")
+
+
+@pytest.fixture
+def confused():
+    # Cats: 1 of 4 right, 2 taken for dogs, 1 for a ship. Ships: 1 of 10 is
+    # taken for a dog. Dogs are all right.
+    labels = np.repeat([0, 1, 2], [4, 2, 10])
+    answers = np.array([0, 1, 1, 2, 1, 1, *[2] * 9, 1])
+    return evaluate_answers(labels, answers, NAMES)
+
+
+def test_confusions_come_worst_first(confused):
+    found = json.loads(json.dumps(confusions(confused)))
+    assert found == [
+        {"class": "cat", "taken_for": "dog", "images": 2, "share": 0.5},
+        {"class": "cat", "taken_for": "ship", "images": 1, "share": 0.25},
+        {"class": "ship", "taken_for": "dog", "images": 1, "share": 0.1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("class_name", "words"),
+    [
+        ("cat", "taken for 'dog' 50 %"),
+        ("dog", "'cat' taken for it 50 %"),
+        ("ship", "'cat' taken for it 25 %"),
+    ],
+)
+def test_worst_confusion_in_words(confused, class_name, words):
+    assert worst_confusion(confused, class_name) == words
+
+
+def test_nothing_confused():
+    labels = np.array([0, 1, 2])
+    right = evaluate_answers(labels, labels, NAMES)
+    assert confusions(right) == []
+    assert worst_confusion(right, "cat") == ""
+
+
+@pytest.fixture
+def four_classes():
+    figures = np.array([0.9, 0.3, 0.0, 0.5])
+    return Evaluation(
+        class_names=tuple("abcd"),
+        accuracy=0.5,
+        precision=figures,
+        recall=figures,
+        f1=figures,
+        other_classes_accuracy=figures,
+        support=np.array([5, 5, 5, 5]),
+        confusion=np.zeros((4, 4), int),
+    )
+
+
+def test_weak_classes_are_below_the_mean(four_classes):
+    assert four_classes.f1.mean() == pytest.approx(0.425)
+    assert weak_classes(four_classes) == [2, 1]
+    assert weak_classes(four_classes, gap=0.2) == [2]
+
+
+def test_weakest_class_is_weak_in_any_case(four_classes):
+    assert weak_classes(four_classes, gap=0.9) == [2]
+
+
+def test_weak_classes_have_images(four_classes):
+    support = np.array([5, 5, 0, 5])
+    without = dataclasses.replace(four_classes, support=support)
+    assert weak_classes(without) == [1]

@@ -33,22 +33,14 @@ def modular(small_cnn):
     model = ModularModel(small_cnn)
     model.kernel_masks = masks_at_random(model)
     generator = np.random.default_rng(1)
-    for weight in (model.scale, model.shift, model.gain):
-        weight.assign(generator.uniform(0.5, 1.5, weight.shape))
+    for weight in model.trainable_weights:
+        if weight.name in ("scale", "shift", "gain"):
+            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
     return model
 
 
 def run(modular, images, classes=None):
-    return np.array(
-        modular.network(
-            images,
-            modular.masks(),
-            modular.scale.value,
-            modular.shift.value,
-            modular.gain.value,
-            classes,
-        )
-    )
+    return np.array(modular.network(images, modular.masks(), classes))
 
 
 def test_rows_equal_a_run_of_each_module_by_itself(modular, data):
@@ -81,20 +73,6 @@ def test_masked_rows_equal_models_without_the_kernels(small_cnn, data):
         np.testing.assert_allclose(
             rows[:, index], cut(data[0][:4]), rtol=1e-4, atol=1e-5
         )
-
-
-def test_masked_values_are_what_masks_multiply(small_cnn, data):
-    modular = ModularModel(small_cnn, mask_from="second")
-    (groups, axis, second), (_, _, hidden) = modular.network.masked_values(
-        data[0][:4]
-    )
-    # `second` is flattened before `hidden` reads it.
-    assert (axis, second.shape, hidden.shape) == (1, (4, 16), (4, 4))
-    np.testing.assert_array_equal(groups, np.tile([4, 5, 6, 7], 4))
-    parts = [small_cnn.get_layer(n).output for n in ("flatten", "hidden")]
-    expected = keras.Model(small_cnn.inputs, parts)(data[0][:4])
-    for value, part in zip((second, hidden), expected, strict=True):
-        np.testing.assert_allclose(value, part, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,16 @@ def test_modules_learn_the_classes(modular, data):
 def test_source_weights_stay(modular, small_cnn, data):
     modular.compile()
     frozen = modular.flat_source.get_weights()
-    heads, scale = modular.heads.get_weights(), np.array(modular.scale.value)
+    heads, scale = modular.heads.get_weights(), np.array(
+        modular.network.adapters["norm"].scale.value
+    )
     fit(modular, data)
     assert all(map(np.array_equal, frozen, modular.flat_source.get_weights()))
     assert all(map(np.array_equal, frozen, small_cnn.get_weights()))
     assert not np.array_equal(heads[0], modular.heads.get_weights()[0])
-    assert not np.array_equal(scale, modular.scale.value)
+    assert not np.array_equal(
+        scale, modular.network.adapters["norm"].scale.value
+    )
     assert {weight.name for weight in modular.trainable_weights} == {
         "mask_scores",
         "kernel",

@@ -3,7 +3,7 @@ import pytest
 
 from kmod.errors import UsageError
 from kmod.modular.gradsplitter import modularize
-from kmod.modular.kernel_masks import round_up
+from kmod.modular.mask_schedule import round_up
 from kmod.modular.modular_model import ModularModel
 
 

@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from kmod.modular.kernel_masks import retention_at
+from kmod.modular.mask_schedule import retention_at
 
 
 @pytest.mark.parametrize(

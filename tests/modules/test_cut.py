@@ -73,13 +73,7 @@ def test_module_answers_a_probability(exactness, modular, images):
 
 def test_unmasked_network_gives_the_sources_own_logits(modular, source, images):
     logits = rebuild(modular.graph).predict(images, verbose=0)
-    own = modular.network(
-        images,
-        modular.masks(),
-        modular.scale.value,
-        modular.shift.value,
-        modular.gain.value,
-    )
+    own = modular.network(images, modular.masks())
     for row in range(modular.num_classes):
         np.testing.assert_allclose(own[:, row], logits, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(
@@ -129,20 +123,15 @@ def test_kept_weights_are_the_sources(modular, source):
     np.testing.assert_array_equal(bias, old_bias[[0, 1, 3]])
 
 
-def columns_of(modular, layer):
-    first = modular.placement.adapted[layer]
-    return slice(first, first + 4)
-
-
 @pytest.fixture
 def scaled(modular):
     """Class 0 scales every channel by 2, 3, 4, 5 and shifts by 1, 2, 3, 4."""
     modular.kernel_masks = masks_without(modular, 0, 5)
-    for weight, values in ((modular.scale, 2), (modular.shift, 1)):
-        table = keras.ops.convert_to_numpy(weight).copy()
-        for layer in modular.placement.adapted:
-            table[0, columns_of(modular, layer)] = values + np.arange(4)
-        weight.assign(table)
+    for adapter in modular.network.adapters.values():
+        for weight, values in ((adapter.scale, 2), (adapter.shift, 1)):
+            table = keras.ops.convert_to_numpy(weight).copy()
+            table[0] = values + np.arange(4)
+            weight.assign(table)
     return modular
 
 
@@ -171,9 +160,10 @@ def test_scale_and_shift_go_into_a_convolution_with_bias(scaled, source):
 def test_gains_go_into_what_reads_the_channels(modular, source):
     modular.kernel_masks = masks_without(modular, 1)
     assert list(modular.placement.gained) == ["second", "hidden", "out"]
-    table = keras.ops.convert_to_numpy(modular.gain).copy()
-    table[0, :4] = [2, 3, 4, 5]
-    modular.gain.assign(table)
+    gain = modular.get_layer("second").gain
+    table = keras.ops.convert_to_numpy(gain).copy()
+    table[0] = [2, 3, 4, 5]
+    gain.assign(table)
     kernel = source.get_layer("second").get_weights()[0][:, :, [0, 2, 3]]
     factor = np.array([2, 4, 5])[:, None]
     for index, expected in ((0, kernel * factor), (1, kernel)):

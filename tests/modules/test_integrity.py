@@ -1,10 +1,17 @@
 import dataclasses
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from kmod.cli.main import main
 from kmod.errors import IntegrityError
-from kmod.modules.module_directory import read_module
+from kmod.modules.manifest import read_module_manifest
+from kmod.modules.manifest import read_store_manifest
+from kmod.modules.manifest import write_module_manifest
+from kmod.modules.manifest import write_store_manifest
 from kmod.modules.module_store import load_store
+from kmod.modules.module_store import read_module
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,50 @@ def test_file_changed_after_opening_is_found(store_copy):
         store["cat"]
 
 
+def test_module_by_itself_is_held_against_its_own_manifest(store_copy):
+    assert read_module(store_copy / "cat").info.class_name == "cat"
+    change_size(store_copy / "cat" / "assets.extra" / "module.keras")
+    with pytest.raises(IntegrityError, match="module.keras' has other bytes"):
+        read_module(store_copy / "cat")
+
+
 def test_model_must_be_the_recorded_one(saved):
     record = dataclasses.replace(saved.manifest.modules[1], content="sha256:0")
     with pytest.raises(IntegrityError, match="must be the model sha256:0"):
         read_module(saved.path / "cat", record)
+
+
+def reseal(store, name):
+    """Writes the manifests anew, so that all digests fit what is there."""
+    manifest = read_store_manifest(store)
+    (record,) = (r for r in manifest.modules if r.directory == name)
+    directory = store / name
+    old = read_module_manifest(directory, record)
+    (directory / "assets.extra/module.yaml").unlink()
+    digest = write_module_manifest(directory, old.info, old.content)
+    new = dataclasses.replace(record, manifest=digest)
+    modules = tuple(new if r is record else r for r in manifest.modules)
+    write_store_manifest(store, dataclasses.replace(manifest, modules=modules))
+
+
+def test_strangers_graph_does_not_run(store_copy, tmp_path, capsys):
+    target, module = tmp_path / "written", tf.Module()
+
+    def answer(image):
+        tf.io.write_file(str(target), "evil")
+        return {"score": tf.reduce_mean(image, axis=(1, 2, 3))[:, None]}
+
+    image = tf.TensorSpec((None, 8, 8, 3), "float32", "image")
+    module.serve = tf.function(answer, input_signature=[image])
+    signatures = {"serve": module.serve}
+    tf.saved_model.save(module, str(store_copy / "cat"), signatures)
+    reseal(store_copy, "cat")
+    load_store(store_copy)  # All digests fit.
+    assert main(["test", str(store_copy)]) == 3
+    assert not target.exists()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "with operation 'WriteFile'. It was not loaded" in said
+    # Elsewhere, the same graph does its work.
+    loaded = tf.saved_model.load(str(store_copy / "cat"))
+    loaded.serve(np.zeros((1, 8, 8, 3), "float32"))
+    assert target.read_text() == "evil"

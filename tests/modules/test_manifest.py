@@ -7,10 +7,10 @@ from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.files import data_digest
+from kmod.files.manifest import to_plain
 from kmod.modules.manifest import ModuleRecord
 from kmod.modules.manifest import read_store_manifest
 from kmod.modules.manifest import write_store_manifest
-from kmod.modules.plain_yaml import to_plain
 
 DIGEST = "sha256:" + "0" * 64
 CAT = ModuleRecord("cat", 1, "cat", DIGEST, DIGEST)

@@ -3,17 +3,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from kmod.errors import ArtifactError
+from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.export.write import FORMS
 from kmod.files import atomic
 from kmod.graph.content import content_digest
-from kmod.modules import module_directory
 from kmod.modules.module_store import load_store
 from kmod.modules.module_store import save_store
-from kmod.modules.savedmodel import export_saved_model
 
 WITHOUT_KMOD = """
 import sys
@@ -146,15 +147,16 @@ def test_what_is_no_store_is_named(saved, path):
 
 
 def test_failed_save_leaves_nothing(modules, manifest, tmp_path, monkeypatch):
-    calls = []
+    form, calls = FORMS["savedmodel"], []
 
-    def fail_at_second(model, directory):
-        calls.append(directory)
+    def fail_at_second(model, class_names, path):
+        calls.append(path)
         if len(calls) == 2:
             raise OSError("disk full")
-        export_saved_model(model, directory)
+        form.write(model, class_names, path)
 
-    monkeypatch.setattr(module_directory, "export_saved_model", fail_at_second)
+    failing = dataclasses.replace(form, write=fail_at_second)
+    monkeypatch.setitem(FORMS, "savedmodel", failing)
     with pytest.raises(OSError, match="disk full"):
         save_store(tmp_path / "store", modules, manifest)
     assert len(calls) == 2
@@ -186,4 +188,80 @@ def test_class_is_not_saved_twice(modules, manifest, tmp_path):
         UsageError, match=r"one for each class .*\['cat', 'cat'\]"
     ):
         save_store(tmp_path / "store", [modules[1]] * 2, manifest)
+    assert not list(tmp_path.iterdir())
+
+
+def with_model(module, change):
+    model = keras.models.clone_model(module.model)
+    return dataclasses.replace(module, model=change(model) or model)
+
+
+def with_info(module, **changes):
+    info = dataclasses.replace(module.info, **changes)
+    return dataclasses.replace(module, info=info)
+
+
+def add_lambda(model):
+    score = keras.layers.Lambda(lambda x: x, output_shape=(1,))(model.output)
+    return keras.Model(model.input, score)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        pytest.param(
+            lambda module: with_info(module, class_name="zebra"),
+            UsageError,
+            "manifest's classes .* Received: a module of class 'zebra'",
+            id="class",
+        ),
+        pytest.param(
+            lambda module: with_info(module, class_index=2),
+            UsageError,
+            "class 'cat' has index 2, but the classes are",
+            id="index",
+        ),
+        pytest.param(
+            lambda module: with_info(module, source_digest="sha256:1"),
+            UsageError,
+            "manifest's source model .* 'cat' from sha256:1",
+            id="source",
+        ),
+        pytest.param(
+            lambda module: with_info(module, retention_rate=1.5),
+            UsageError,
+            r"retention_rate: 1.5 is greater than the maximum of 1",
+            id="info",
+        ),
+        pytest.param(
+            lambda module: with_model(
+                module,
+                lambda m: keras.Model(m.input, m.get_layer("pool").output),
+            ),
+            UsageError,
+            r"answers with one score: .* Received: .* 'cat' with .*\(None, 3\)",
+            id="shape",
+        ),
+        pytest.param(
+            lambda module: with_model(module, add_lambda),
+            ArtifactError,
+            "built-in Keras layers .* Received: .*keras.layers.Lambda",
+            id="lambda",
+        ),
+        pytest.param(
+            lambda module: with_model(
+                module,
+                lambda m: m.set_weights([w * np.nan for w in m.get_weights()]),
+            ),
+            CheckError,
+            "saved model must answer as .* 'cat' .* weights that are not",
+            id="not-finite",
+        ),
+    ],
+)
+def test_unfit_module_is_not_saved(
+    modules, manifest, tmp_path, change, error, message
+):
+    with pytest.raises(error, match=message):
+        save_store(tmp_path / "store", [change(modules[1])], manifest)
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@ import keras
 import numpy as np
 import pytest
 
-from kmod.data.digits import load_digits
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
@@ -36,25 +35,20 @@ def network(seed):
 
 
 @pytest.fixture(scope="module")
-def digits():
-    """Training and validation images of the digits 0, 1 and 2."""
-    data = load_digits(0.25)
-    parts = (data.train, data.validation)
-    return [(p.images[p.labels < 3], p.labels[p.labels < 3]) for p in parts]
+def arrays(digits):
+    """Training and validation images and labels."""
+    parts = (digits.train, digits.validation)
+    return [(part.images, part.labels) for part in parts]
 
 
 @pytest.fixture(scope="module")
-def source(digits):
-    model = network(0)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(*digits[0], epochs=4, verbose=0)
-    return model
+def source(train, digits):
+    return train(network(0), digits, epochs=4, from_logits=True)
 
 
 @pytest.fixture(scope="module")
-def store(source, digits, tmp_path_factory):
-    modular = ModularModel(source, ["0", "1", "2"], mask_from="late")
+def store(source, arrays, digits, tmp_path_factory):
+    modular = ModularModel(source, digits.class_names, mask_from="late")
     masks = modular.kernel_masks
     late = modular.kernels.ids_of("late")
     masks[:, late] = 0
@@ -62,17 +56,17 @@ def store(source, digits, tmp_path_factory):
         masks[index, late[index * KEPT : (index + 1) * KEPT]] = 1
     modular.kernel_masks = masks
     folder = tmp_path_factory.mktemp("stores")
-    return decompose(modular, folder / "cut", data=digits[1])
+    return decompose(modular, folder / "cut", data=arrays[1])
 
 
 @pytest.fixture(scope="module")
-def refined(store, source, digits):
+def refined(store, source, arrays):
     path = store.path.with_name("refined")
-    return refine(store, path, source, *digits, epochs=4, verbose=0)
+    return refine(store, path, source, *arrays, epochs=4, verbose=0)
 
 
-def accuracy(store, digits):
-    images, labels = digits[1]
+def accuracy(store, arrays):
+    images, labels = arrays[1]
     scores = [store[c].model.predict(images, verbose=0) for c in store]
     return float(np.mean(np.concatenate(scores, 1).argmax(1) == labels))
 
@@ -81,12 +75,12 @@ def weights(store, name, layer):
     return store[name].model.get_layer(layer).get_weights()
 
 
-def test_refined_modules_know_more(store, refined, digits):
-    before, after = (accuracy(s, digits) for s in (store, refined))
+def test_refined_modules_know_more(store, refined, arrays):
+    before, after = (accuracy(s, arrays) for s in (store, refined))
     assert after > before
     assert after > 0.9
     assert refined.manifest.metrics["after"]["accuracy"] == after
-    assert refined["1"].info.metrics["f1"] > store["1"].info.metrics["f1"]
+    assert refined["8"].info.metrics["f1"] > store["8"].info.metrics["f1"]
 
 
 def test_stem_stays_and_is_still_shared(store, refined):
@@ -122,63 +116,63 @@ def test_kernels_and_source_stay(store, refined, source):
 
 
 def test_calibration_is_fitted_anew(store, refined):
-    scale, _ = weights(refined, "2", CALIBRATION_LAYER)
+    scale, _ = weights(refined, "9", CALIBRATION_LAYER)
     assert scale.item() == pytest.approx(
-        refined["2"].info.calibration["scale"], rel=1e-6
+        refined["9"].info.calibration["scale"], rel=1e-6
     )
-    assert scale.item() != weights(store, "2", CALIBRATION_LAYER)[0].item()
+    assert scale.item() != weights(store, "9", CALIBRATION_LAYER)[0].item()
 
 
-def test_other_source_is_refused(store, digits, tmp_path):
+def test_other_source_is_refused(store, arrays, tmp_path):
     with pytest.raises(ArtifactError, match="cut from.*Give that source"):
-        refine(store, tmp_path / "new", network(1), *digits)
+        refine(store, tmp_path / "new", network(1), *arrays)
     assert not (tmp_path / "new").exists()
 
 
-def test_store_without_all_classes_is_refused(store, source, digits, tmp_path):
+def test_store_without_all_classes_is_refused(store, source, arrays, tmp_path):
     part = save_store(
-        tmp_path / "part", [store["0"], store["2"]], store.manifest
+        tmp_path / "part", [store["3"], store["9"]], store.manifest
     )
-    with pytest.raises(UsageError, match=r"without \['1'\]"):
-        refine(part, tmp_path / "new", source, *digits)
+    with pytest.raises(UsageError, match=r"without \['8'\]"):
+        refine(part, tmp_path / "new", source, *arrays)
 
 
 @pytest.mark.parametrize(
     "numbers", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}]
 )
 def test_numbers_out_of_range_are_refused(
-    store, source, digits, tmp_path, numbers
+    store, source, arrays, tmp_path, numbers
 ):
     (name,) = numbers
     with pytest.raises(UsageError, match=f"must be at least 1.*{name}=0"):
-        refine(store, tmp_path / "new", source, *digits, **numbers)
+        refine(store, tmp_path / "new", source, *arrays, **numbers)
 
 
-def test_what_the_stem_made_takes_the_place_of_images(store, source, digits):
+def test_what_the_stem_made_takes_the_place_of_images(store, source, arrays):
     """Batches of a data set run the stem in every step; arrays only once."""
     teacher = rebuild(channel_graph(source))
     modules = [store[name].model for name in store]
     joint = JointModel(modules, teacher, 3.0)
-    images = digits[1][0]
+    images = arrays[1][0]
     made = joint.stem.predict(images, verbose=0)
     answers = joint.predict(images, verbose=0)
     kept = joint.predict(made, verbose=0)
     np.testing.assert_allclose(kept, answers, atol=1e-5)
-    assert set(made) == {"teacher", "border_0"}
-    made["border_0"] = made["border_0"] + 1
+    assert set(made) == {"teacher", "tensor_0"}
+    made["tensor_0"] = made["tensor_0"] + 1
     assert np.abs(joint.predict(made, verbose=0) - answers).max() > 0.01
 
 
-def test_source_at_chance_level_is_refused(store, source, digits, tmp_path):
-    train, (images, labels) = digits
+def test_source_at_chance_level_is_refused(store, source, arrays, tmp_path):
+    train, (images, labels) = arrays
     wrong = images, (labels + 1) % 3
     with pytest.raises(ArtifactError, match="must be better than guesses"):
         refine(store, tmp_path / "new", source, train, wrong)
     assert not (tmp_path / "new").exists()
 
 
-def test_other_value_range_is_refused(store, source, digits, tmp_path):
-    train, (images, labels) = digits
+def test_other_value_range_is_refused(store, source, arrays, tmp_path):
+    train, (images, labels) = arrays
     scaled = images / 255.0, labels
     with pytest.raises(UsageError, match=r"value_range=\(0, 255\) and float"):
         refine(store, tmp_path / "new", source, train, scaled)

@@ -23,7 +23,7 @@ from kmod.modules.decompose import as_float32
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store
 from kmod.modules.refine import JointModel
-from kmod.spec.writer import write_spec
+from kmod.spec.spec_file import write_spec
 
 TOLERANCE = 1e-5
 COLOURS = np.array([1.0, 0.5, 0.2]), np.array([0.0, 60.0, 120.0])

@@ -25,10 +25,9 @@ def test_unknown_donors(donor, tmp_path):
 
 
 def test_answers_are_those_of_each_module(donor, images):
-    answers = module_answers(donor, ["3", "9"], images)
-    assert list(answers) == ["3", "9"]
-    for name, found in answers.items():
-        module = donor[name]
+    modules = [donor["3"], donor["9"]]
+    answers = module_answers(modules, images)
+    for module, found in zip(modules, answers, strict=True):
         log_odds = log_odds_model(module.model).predict(images, verbose=0)
         np.testing.assert_allclose(
             found.log_odds, log_odds[:, 0], rtol=1e-4, atol=1e-4
@@ -42,10 +41,10 @@ def test_answers_are_those_of_each_module(donor, images):
 def test_images_are_adapted(donor, images):
     ours = InputContract((8, 8, 1), "float32", (0.0, 1.0))
     adaptation = Donor(donor).adaptation(ours)
-    adapted = module_answers(donor, ["3"], images / 255, adaptation)["3"]
-    plain = module_answers(donor, ["3"], images)["3"]
+    (adapted,) = module_answers([donor["3"]], images / 255, adaptation)
+    (plain,) = module_answers([donor["3"]], images)
     np.testing.assert_allclose(adapted.raw, plain.raw, rtol=1e-3, atol=1e-3)
 
 
-def test_no_module_asked(donor, images):
-    assert module_answers(donor, [], images) == {}
+def test_no_module_no_answers(images):
+    assert module_answers([], images) == []

@@ -5,16 +5,21 @@ import pytest
 from kmod.composition.composer import compose
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
+from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.metrics.comparison import compare_evaluations
 from kmod.metrics.evaluate import evaluate
-from kmod.patching.patcher import compare_patch
-from kmod.patching.patcher import fit_patch
+from kmod.modules.manifest import InputContract
+from kmod.patching.donors import Donor
 from kmod.patching.patcher import patch
 from kmod.patching.patcher import patch_spec
-from kmod.spec.loader import load_spec
-from kmod.spec.writer import spec_data
-from kmod.spec.writer import write_spec
+from kmod.patching.search import choose_patches
+from kmod.spec.model import spec_data
+from kmod.spec.spec_file import load_spec
+from kmod.spec.spec_file import write_spec
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +33,20 @@ def test_patch_helps_on_test_images(weak, patched, digits):
     names = digits.class_names
     before = evaluate(weak, digits.test, names)
     after = evaluate(patched, digits.test, names)
-    report = compare_patch(before, after, "8")
+    report = compare_evaluations(before, after, "8")
     assert report["target_class"] == "8"
     assert report["before"]["f1"] == before.f1[1] == 0
     assert report["after"]["f1"] == after.f1[1] > 0.5
     others = report["other_classes_accuracy"]
-    assert others["before"] == before.accuracy_on_others(1)
-    assert others["after"] == after.accuracy_on_others(1)
+    assert others["before"] == before.other_classes_accuracy[1]
+    assert others["after"] == after.other_classes_accuracy[1]
     # Of few images, and training differs from processor to processor.
     assert others["after"] > others["before"] - 0.2
 
 
 def test_others_keep_their_accuracy_on_validation_data(weak, patched, digits):
     before, after = (
-        evaluate(model, digits.validation).accuracy_on_others(1)
+        evaluate(model, digits.validation).other_classes_accuracy[1]
         for model in (weak, patched)
     )
     assert after >= before
@@ -61,28 +66,30 @@ def test_index_and_arrays_do_as_well(weak, donor, digits, patched):
 
 
 @pytest.mark.parametrize(
-    ("combine", "support"),
+    ("combine", "auxiliary"),
     [
         ("calibrated", ()),
-        ("calibrated", ("9", "3")),
+        ("calibrated", ("3", "9")),
         ("minmax", ()),
         ("raw", ()),
     ],
 )
 def test_spec_composes_to_the_same_model(
-    weak, donor, digits, tmp_path, combine, support
+    weak, donor, digits, tmp_path, combine, auxiliary
 ):
     weak.save(tmp_path / "weak.keras")
     fitted = Patch(1, donor["8"], "raw")
     if combine != "raw":
-        fitted = fit_patch(
+        tried = choose_patches(
             weak,
-            1,
-            donor["8"],
+            [Donor(donor)],
             digits.validation,
+            target_classes=["8"],
+            class_names=digits.class_names,
             combine=combine,
-            support=[donor[name] for name in support],
-        ).patch
+        ).tried
+        patches = [each.fit.patch for each in tried]
+        (fitted,) = (p for p in patches if len(p.auxiliary) == len(auxiliary))
     spec = patch_spec(
         tmp_path / "weak.keras",
         digits.class_names,
@@ -91,9 +98,9 @@ def test_spec_composes_to_the_same_model(
         tmp_path / "spec.yaml",
     )
     write_spec(spec_data(spec), tmp_path / "spec.yaml")
-    assert load_spec(tmp_path / "spec.yaml").patches[0].support == support
+    assert load_spec(tmp_path / "spec.yaml").patches[0].auxiliary == auxiliary
     composed = compose(tmp_path / "spec.yaml")
-    patched = build_patched(weak, [fitted])
+    patched = build_patched(rebuild(channel_graph(weak)), [fitted])
     assert composed.class_names == digits.class_names
     images = digits.test.images[:50]
     np.testing.assert_allclose(
@@ -108,7 +115,7 @@ def test_patch_without_gain_is_refused(strong, donor, digits):
     images = digits.validation
     answers = strong.predict(images.images, verbose=0).argmax(axis=1)
     right = images.take(np.flatnonzero(answers == images.labels))
-    message = r"F1 of class 0 1\.0000 before and \d\.\d+ after, the others"
+    message = r"Received: 0: F1 1\.0000 before and \d\.\d+ after, the others"
     with pytest.raises(CheckError, match=message):
         patch(strong, 0, donor["3"], right)
 
@@ -150,3 +157,30 @@ def test_logits_model_can_be_patched(weak, donor, digits, patched):
         rtol=0,
         atol=1e-6,
     )
+
+
+def test_modules_of_other_images_take_an_adaptation(
+    weak, donor, digits, patched
+):
+    image = keras.Input((8, 8, 1))
+    small = keras.Model(image, weak(keras.layers.Rescaling(255.0)(image)))
+    ours = InputContract((8, 8, 1), "float32", (0.0, 1.0))
+    data = digits.validation.images / 255, digits.validation.labels
+    adaptation = Donor(donor).adaptation(ours)
+    other = patch(small, 1, donor["8"], data, adaptation=adaptation)
+    images = digits.test.images[:20]
+    np.testing.assert_allclose(
+        other.predict(images / 255, verbose=0),
+        patched.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-2,
+    )
+
+
+def test_modules_of_other_images_are_refused(donor):
+    image = keras.Input((9, 9, 1))
+    flat = keras.layers.Flatten()(image)
+    weak = keras.Model(image, keras.layers.Dense(3)(flat))
+    data = np.zeros((4, 9, 9, 1)), np.array([0, 1, 2, 1])
+    with pytest.raises(ArtifactError, match=r"shape \(9, 9, 1\). Received"):
+        patch(weak, 1, donor["8"], data)

@@ -1,6 +1,7 @@
 from html.parser import HTMLParser
 
-from kmod.report.page import heat_table
+from kmod.report.page import bar
+from kmod.report.page import heat
 from kmod.report.page import table
 
 
@@ -26,9 +27,11 @@ def test_text_of_users_can_not_become_markup():
 
 def test_tables_are_well_formed():
     parser = Balance()
-    parser.feed(table(["a"], [["1"]]) + heat_table(["x"], {"<row>": [0.5]}))
+    parser.feed(table(["", "x", "y"], [["<row>", heat(0.5), bar(0.5)]]))
     assert parser.open == []
 
 
-def test_heat_is_percent():
-    assert ">25</td>" in heat_table(["x"], {"row": [0.254]})
+def test_shares_are_percent():
+    page = table(["x", "y"], [[heat(0.254), bar(0.254)]])
+    assert ">25</td>" in page
+    assert "width:25%" in page and "25 %</td>" in page

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from kmod.errors import SpecError
-from kmod.spec.loader import load_spec
+from kmod.spec.spec_file import load_spec
 
 SERVER = os.environ.get("KMOD_YAML_LANGUAGE_SERVER") or shutil.which(
     "yaml-language-server"

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from kmod.errors import SpecError
-from kmod.spec.loader import parse_spec
+from kmod.spec.spec_file import parse_spec
 
 CLASSES = """\
 version: 1
@@ -49,7 +49,7 @@ JOINT = CLASSES + """\
 scores:
   calibration: joint
   data: {name: digits, split: validation}
-  support:
+  auxiliary:
     - {store: stl, class: cat}
     - {store: cifar, class: dog}
 """
@@ -66,7 +66,7 @@ patches:
     range: [-1, 2]
   - class: dog
     module: {store: cifar, class: dog}
-    coefficients: {module: 1, weak: 2, bias: 3}
+    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}
 """
 
 
@@ -243,36 +243,36 @@ def parse(text):
         pytest.param(
             FULL,
             "  images_per_class: 7\n",
-            "  images_per_class: 7\n  support: [{store: cifar, class: y}]\n",
-            "spec.yaml:16:12: `support` belongs to the calibration joint, "
+            "  images_per_class: 7\n  auxiliary: [{store: cifar, class: y}]\n",
+            "spec.yaml:16:14: `auxiliary` belongs to the calibration joint, "
             "whose layer weighs further scores as well. Received: calibration "
             "fit. Remove it, or write joint.",
-            id="support-without-joint",
+            id="auxiliary-without-joint",
         ),
         pytest.param(
             JOINT,
             "- {store: cifar, class: dog}",
             "- {store: stl, class: cat}",
-            "spec.yaml:14:7: the modules of `scores.support` must differ from "
-            "each other and from those of the classes, whose scores count "
+            "spec.yaml:14:7: the modules of `scores.auxiliary` must differ "
+            "from each other and from those of the classes, whose scores count "
             "anyway. Received: the same again. Remove it.",
-            id="support-twice",
+            id="auxiliary-twice",
         ),
         pytest.param(
             JOINT,
             "- {store: cifar, class: dog}",
             "- {store: cifar, class: cat}",
-            "spec.yaml:14:7: the modules of `scores.support` must differ from "
-            "each other and from those of the classes, whose scores count "
+            "spec.yaml:14:7: the modules of `scores.auxiliary` must differ "
+            "from each other and from those of the classes, whose scores count "
             "anyway. Received: the same again. Remove it.",
-            id="support-of-a-class",
+            id="auxiliary-of-a-class",
         ),
         pytest.param(
             JOINT,
             "- {store: cifar, class: dog}",
             "- {store: cifra, class: dog}",
             "spec.yaml:14:15: unknown store 'cifra'. Did you mean 'cifar'?",
-            id="support-of-unknown-store",
+            id="auxiliary-of-unknown-store",
         ),
         pytest.param(
             FULL,
@@ -298,45 +298,36 @@ def parse(text):
         ),
         pytest.param(
             MINMAX,
-            "    coefficients",
-            "    combine: raw\n    coefficients",
-            "spec.yaml:13:19: `coefficients` belongs to `combine: calibrated`.",
-            id="coefficients-of-raw",
+            "    layer",
+            "    combine: raw\n    layer",
+            "spec.yaml:13:12: `layer` belongs to `combine: calibrated`.",
+            id="layer-of-raw",
         ),
         pytest.param(
             MINMAX,
-            "coefficients: {module: 1, weak: 2, bias: 3}",
-            "layer: {module: [1, 0], weak: [2, 0], bias: [0, 0, 0]}",
+            "bias: [0, 0]",
+            "bias: [0, 0, 0]",
             "spec.yaml:12:49: `patches[1].layer.bias` must have one number for "
             "each of the base's 2 classes. Received: 3.",
             id="layer-of-other-length",
         ),
         pytest.param(
             MINMAX,
-            "    coefficients: {module: 1, weak: 2, bias: 3}",
-            "    support: [cat]\n"
-            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}",
-            "spec.yaml:12:14: a patch has one list in `layer.support` for each "
-            "class of `support`. Received: 0 lists for 1 classes.",
-            id="support-without-factors",
+            "    layer",
+            "    auxiliary: [cat]\n    layer",
+            "spec.yaml:12:16: a patch has one list in `layer.auxiliary` for "
+            "each class of `auxiliary`. Received: 0 lists for 1 classes.",
+            id="auxiliary-without-factors",
         ),
         pytest.param(
             MINMAX,
-            "    coefficients: {module: 1, weak: 2, bias: 3}",
-            "    support: [cat]\n"
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]",
+            "    auxiliary: [cat]\n"
             "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0], "
-            "support: [[1, 2, 3]]}",
-            "spec.yaml:13:67: `patches[1].layer.support[0]` must have one "
+            "auxiliary: [[1, 2, 3]]",
+            "spec.yaml:13:69: `patches[1].layer.auxiliary[0]` must have one "
             "number for each of the base's 2 classes. Received: 3.",
-            id="support-of-other-length",
-        ),
-        pytest.param(
-            MINMAX,
-            "    coefficients",
-            "    layer: {module: [1, 0], weak: [1, 1], bias: [0, 0]}\n"
-            "    coefficients",
-            "spec.yaml:13:19: a patch has `layer` or `coefficients`. ",
-            id="layer-and-coefficients",
+            id="auxiliary-of-other-length",
         ),
         pytest.param(
             FULL,
@@ -390,7 +381,8 @@ def parse(text):
             "license: Apache 2.0",
             "spec.yaml:3:10: `license` must be an SPDX expression, such as "
             "Apache-2.0 or MIT OR GPL-3.0-only. Received: 'Apache 2.0', "
-            "unexpected '2.0'. Did you mean 'Apache-2.0'?",
+            "Invalid symbols sequence such as (A B) for token: '2.0' at "
+            "position: 7. Did you mean 'Apache-2.0'?",
             id="license",
         ),
     ],
@@ -416,7 +408,7 @@ def test_unused_store_is_a_warning():
     )
 
 
-def test_store_that_only_supports_is_used():
+def test_store_of_auxiliary_modules_is_used():
     text = JOINT.replace("{store: stl, class: dog}", "{store: cifar, class: x}")
     assert parse(text).warnings == ()
 

@@ -72,7 +72,7 @@ class PinningRule(LayerRule):
     def flow(self, call, space):
         for ref in call.inputs:
             space.pin(space.map_of(ref), call.name, self.reason)
-        return [None for _ in call.outputs]
+        return [None] * len(call.outputs)
 
 
 class LookupRule(PinningRule):

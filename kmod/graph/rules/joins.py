@@ -3,6 +3,7 @@
 import numpy as np
 from keras import tree
 
+from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
 from kmod.graph.channels import PINNED
 from kmod.graph.channels import ChannelMap
@@ -10,6 +11,7 @@ from kmod.graph.rules.base import LayerRule
 from kmod.graph.rules.base import copy_of
 
 JOINS_ARRAY = "it joins them with a constant array"
+DIFFERENT_AXES = "its inputs differ in channel axis"
 
 
 class ElementwiseRule(LayerRule):
@@ -22,10 +24,8 @@ class ElementwiseRule(LayerRule):
     def flow(self, call, space):
         (output,) = call.outputs
         maps = [space.map_of(ref) for ref in call.inputs]
-        if _has_array(call):
-            for m in maps:
-                space.pin(m, call.name, JOINS_ARRAY)
-            return [None]
+        if has_array(call):
+            return _pin_all(maps, call, space, JOINS_ARRAY)
         axes = {
             m.axis - ref.rank
             for m, ref in zip(maps, call.inputs)
@@ -35,9 +35,7 @@ class ElementwiseRule(LayerRule):
             return [None]
         axis = axes.pop() + output.rank
         if axes:
-            for m in maps:
-                space.pin(m, call.name, "its inputs differ in channel axis")
-            return [None]
+            return _pin_all(maps, call, space, DIFFERENT_AXES)
         wide = []
         for ref, channel_map in zip(call.inputs, maps):
             if _width(ref, axis - output.rank) == output.shape[axis] != 1:
@@ -58,15 +56,11 @@ class ConcatenateRule(LayerRule):
         known = [m for m in maps if m is not None]
         if not known:
             return [None]
-        if _has_array(call):
-            for m in known:
-                space.pin(m, call.name, JOINS_ARRAY)
-            return [None]
+        if has_array(call):
+            return _pin_all(known, call, space, JOINS_ARRAY)
         axis = known[0].axis
         if any(m.axis != axis for m in known):
-            for m in known:
-                space.pin(m, call.name, "its inputs differ in channel axis")
-            return [None]
+            return _pin_all(known, call, space, DIFFERENT_AXES)
         if call.operation.axis % output.rank != axis:
             space.tie(maps, call.name, "it stacks them on a fixed tensor")
             return [maps[0] if len(known) == len(maps) else None]
@@ -83,10 +77,10 @@ class SplitRule(LayerRule):
     def flow(self, call, space):
         read = space.map_of(call.inputs[0])
         if read is None:
-            return [None for _ in call.outputs]
+            return [None] * len(call.outputs)
         rank = call.inputs[0].rank
         if call.operation.axis % rank != read.axis:
-            return [read for _ in call.outputs]
+            return [read] * len(call.outputs)
         stops = np.cumsum([ref.shape[read.axis] for ref in call.outputs])[:-1]
         return [ChannelMap(read.axis, ids) for ids in np.split(read.ids, stops)]
 
@@ -106,6 +100,13 @@ def _width(ref, axis_from_end):
     return ref.shape[axis_from_end] if ref.rank >= -axis_from_end else None
 
 
-def _has_array(call):
+def _pin_all(maps, call, space, reason):
+    for channel_map in maps:
+        space.pin(channel_map, call.name, reason)
+    return [None]
+
+
+def has_array(call: Call) -> bool:
+    """Tells whether an array is among the arguments, beside the tensors."""
     leaves = tree.flatten((call.args, call.kwargs))
     return any(np.ndim(x) for x in leaves if not isinstance(x, TensorRef))

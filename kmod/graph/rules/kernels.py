@@ -1,6 +1,7 @@
 """Rules of the layers that own kernels: convolutions and Dense."""
 
 import numpy as np
+from keras import layers
 from keras import ops
 
 from kmod.graph.channels import ChannelMap
@@ -11,6 +12,15 @@ from kmod.graph.rules.base import copy_of
 from kmod.graph.rules.base import take
 from kmod.graph.rules.per_channel import MIXES_CHANNELS
 from kmod.graph.rules.per_channel import is_elementwise
+
+CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+TRANSPOSED = (
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+)
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 
 
 class KernelRule(LayerRule):

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import layers
 
 from kmod.graph.calls import Call
 from kmod.graph.channels import ChannelMap
@@ -17,6 +18,17 @@ ELEMENTWISE_ACTIVATIONS = frozenset(
     "swish tanh tanh_shrink threshold".split()
 )
 MIXES_CHANNELS = "its activation mixes channels"
+# Layers that do nothing in use.
+TRAINING_ONLY = (
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.AlphaDropout,
+    layers.ActivityRegularization,
+)
 
 
 class PassThrough(LayerRule):
@@ -43,10 +55,10 @@ class PassThrough(LayerRule):
         obstacle = read is not None and self.obstacle(call, read)
         if obstacle:
             space.pin(read, call.name, obstacle)
-            return [None for _ in call.outputs]
+            return [None] * len(call.outputs)
         if self.weights:
             space.tie_calls(call, read)
-        return [read for _ in call.outputs]
+        return [read] * len(call.outputs)
 
     def obstacle(self, call: Call, channels: ChannelMap) -> str | None:
         """Returns why channels can not pass through, `None` if they can."""

@@ -11,9 +11,14 @@ from kmod.graph.rules.base import PinningRule
 from kmod.graph.rules.joins import ConcatenateRule
 from kmod.graph.rules.joins import ElementwiseRule
 from kmod.graph.rules.joins import SplitRule
+from kmod.graph.rules.kernels import CONVOLUTIONS
+from kmod.graph.rules.kernels import DEPTHWISE
+from kmod.graph.rules.kernels import SEPARABLE
+from kmod.graph.rules.kernels import TRANSPOSED
 from kmod.graph.rules.kernels import DepthwiseRule
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.kernels import SeparableRule
+from kmod.graph.rules.per_channel import TRAINING_ONLY
 from kmod.graph.rules.per_channel import ActivationRule
 from kmod.graph.rules.per_channel import BatchNormRule
 from kmod.graph.rules.per_channel import PassThrough
@@ -28,99 +33,56 @@ from kmod.graph.rules.reshaping import repeat_vector
 from kmod.graph.rules.reshaping import reshape
 
 
-def _named(rule, *names):
-    """Maps the layer classes of these names, where Keras has them."""
-    return {
-        getattr(layers, name): rule for name in names if hasattr(layers, name)
-    }
-
-
-def _per_dimension(rule, *names):
-    """Maps the 1D, 2D and 3D variants of layer classes."""
-    return _named(rule, *(f"{name}{d}D" for name in names for d in (1, 2, 3)))
+def _all(rule, names):
+    """Maps layer classes to one rule; `*` stands for 1D, 2D and 3D."""
+    sizes = ("1D", "2D", "3D")
+    full = [name.replace("*", d) for name in names.split() for d in sizes]
+    return {getattr(layers, name): rule for name in full}
 
 
 LAYER_RULES: dict[type, LayerRule] = {
-    **_per_dimension(KernelRule("filters"), "Conv"),
-    **_named(
-        KernelRule("filters", in_axis=-1, out_axis=-2),
-        "Conv1DTranspose",
-        "Conv2DTranspose",
-        "Conv3DTranspose",
-    ),
+    **dict.fromkeys(CONVOLUTIONS, KernelRule("filters")),
+    **dict.fromkeys(TRANSPOSED, KernelRule("filters", in_axis=-1, out_axis=-2)),
     layers.Dense: KernelRule("units"),
-    **_per_dimension(SeparableRule(), "SeparableConv"),
-    **_per_dimension(DepthwiseRule(), "DepthwiseConv"),
+    **dict.fromkeys(SEPARABLE, SeparableRule()),
+    **dict.fromkeys(DEPTHWISE, DepthwiseRule()),
     layers.BatchNormalization: BatchNormRule(),
     layers.PReLU: PReluRule(),
     layers.Activation: ActivationRule(),
     layers.Rescaling: ScaleRule(),
-    **_named(
-        PassThrough(),
-        "ReLU",
-        "LeakyReLU",
-        "ELU",
-        "Dropout",
-        "SpatialDropout1D",
-        "SpatialDropout2D",
-        "SpatialDropout3D",
-        "GaussianNoise",
-        "GaussianDropout",
-        "AlphaDropout",
-        "ActivityRegularization",
-        "Identity",
-    ),
-    **_per_dimension(
+    **_all(PassThrough(), "ReLU LeakyReLU ELU Identity"),
+    **dict.fromkeys(TRAINING_ONLY, PassThrough()),
+    **_all(
         SpatialRule(),
-        "MaxPooling",
-        "AveragePooling",
-        "AdaptiveMaxPooling",
-        "AdaptiveAveragePooling",
-        "ZeroPadding",
-        "Cropping",
-        "UpSampling",
+        "MaxPooling* AveragePooling* AdaptiveMaxPooling* "
+        "AdaptiveAveragePooling* ZeroPadding* Cropping* UpSampling* "
+        "Resizing CenterCrop",
     ),
-    layers.Resizing: SpatialRule(),
-    layers.CenterCrop: SpatialRule(),
-    **_per_dimension(
-        GlobalPoolingRule(), "GlobalAveragePooling", "GlobalMaxPooling"
-    ),
+    **_all(GlobalPoolingRule(), "GlobalAveragePooling* GlobalMaxPooling*"),
     layers.Flatten: ReshapeRule(flatten),
     layers.Reshape: ReshapeRule(reshape),
     layers.Permute: ReshapeRule(permute),
     layers.RepeatVector: ReshapeRule(repeat_vector),
-    **_named(
-        ElementwiseRule(),
-        "Add",
-        "Subtract",
-        "Multiply",
-        "Average",
-        "Maximum",
-        "Minimum",
-    ),
+    **_all(ElementwiseRule(), "Add Subtract Multiply Average Maximum Minimum"),
     layers.Concatenate: ConcatenateRule(),
     layers.IntegerLookup: LookupRule("it looks values up"),
-    **_named(
+    **_all(
         PinningRule("it normalises over channels"),
-        "LayerNormalization",
-        "GroupNormalization",
-        "RMSNormalization",
-        "UnitNormalization",
-        "Softmax",
+        "LayerNormalization GroupNormalization RMSNormalization "
+        "UnitNormalization Softmax",
     ),
 }
 
 # Keras operations called on symbolic tensors, such as `a + b`, by class name.
 OPERATION_RULES: dict[str, LayerRule] = {
     **dict.fromkeys(
-        ["Add", "Subtract", "Multiply", "Divide", "TrueDivide"]
-        + ["Maximum", "Minimum"],
+        "Add Subtract Multiply Divide TrueDivide Maximum Minimum".split(),
         ElementwiseRule(),
     ),
     **dict.fromkeys(
-        ["Relu", "Relu6", "Sigmoid", "Silu", "Tanh", "Gelu", "Elu", "Selu"]
-        + ["LeakyRelu", "HardSigmoid", "HardSilu", "Softplus", "Softsign"]
-        + ["Abs", "Absolute", "Negative", "Square", "Sqrt", "Exp", "Cast"],
+        "Relu Relu6 Sigmoid Silu Tanh Gelu Elu Selu LeakyRelu HardSigmoid "
+        "HardSilu Softplus Softsign Abs Absolute Negative Square Sqrt Exp "
+        "Cast".split(),
         PassThrough(),
     ),
     "Concatenate": ConcatenateRule(),

@@ -1,9 +1,11 @@
-"""Chromosomes: which kernels a candidate keeps, a bit for a few of them."""
+"""Chromosomes: which kernels an individual keeps, a bit for a few of them."""
 
 import dataclasses
 
+import keras
 import numpy as np
 
+from kmod.modular.mask_schedule import keep_best
 from kmod.modular.placement import Placement
 
 WIDE_LAYER = 256
@@ -21,6 +23,8 @@ class Encoding:
     layer is the first of those they stand in.
 
     Attributes:
+        placement: What masks may remove.
+        importance: Array `(num_classes, num_groups)`.
         gene_of: int64 array `(num_classes, num_groups)`, each group's gene,
             -1 for groups that always stay.
         layers: int64 array `(num_genes,)`, the layer of each gene, counted
@@ -28,18 +32,23 @@ class Encoding:
         ranks: int64 array `(num_genes,)`, place within the layer, 0 for the
             most important kernels.
         sizes: Float array `(num_classes, num_genes)`, kernels of each gene.
-        num_fixed: Float, kernels that always stay.
     """
 
+    placement: Placement
+    importance: np.ndarray
     gene_of: np.ndarray
     layers: np.ndarray
     ranks: np.ndarray
     sizes: np.ndarray
-    num_fixed: float
 
     @property
     def num_genes(self) -> int:
         return len(self.layers)
+
+    @property
+    def num_fixed(self) -> float:
+        """Number of kernels that always stay."""
+        return float(self.placement.sizes[~self.placement.may_go].sum())
 
     @property
     def genes_by_layer(self) -> np.ndarray:
@@ -47,7 +56,7 @@ class Encoding:
         return np.bincount(self.layers)
 
     def masks(self, class_index: int, chromosomes: np.ndarray) -> np.ndarray:
-        """Returns masks by kernel group, `(rows, num_groups)` of 0 and 1.
+        """Returns float32 masks `(rows, num_groups)`, no layer of them empty.
 
         Args:
             class_index: Integer, the class the chromosomes are of.
@@ -55,7 +64,10 @@ class Encoding:
         """
         stays = np.ones((len(chromosomes), 1), chromosomes.dtype)
         bits = np.concatenate([chromosomes, stays], axis=1)
-        return bits[:, self.gene_of[class_index]].astype("float32")
+        masks = bits[:, self.gene_of[class_index]].astype("float32")
+        scores = np.tile(self.importance[class_index], (len(masks), 1))
+        kept = keep_best(masks, scores, self.placement.families)
+        return keras.ops.convert_to_numpy(kept)
 
     def retention(self, class_index: int, chromosomes: np.ndarray):
         """Returns the share of kernels that each chromosome keeps."""
@@ -102,28 +114,22 @@ def encode(importance: np.ndarray, placement: Placement) -> Encoding:
 
     - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), section 3.2.2
     """
-    num_classes = len(importance)
     gene_of = np.full(importance.shape, -1)
     layers, ranks, sizes = [], [], []
     for index, groups in enumerate(gene_layers(placement)):
         order = groups[np.argsort(-importance[:, groups], kind="stable")]
-        runs = np.array_split(np.arange(len(groups)), _num_genes(len(groups)))
-        for rank, run in enumerate(runs):
-            members = order[:, run]
+        is_wide = len(groups) >= WIDE_LAYER
+        count = min(len(groups), GENES_OF_WIDE if is_wide else GENES_OF_NARROW)
+        for rank, members in enumerate(np.array_split(order, count, axis=1)):
             np.put_along_axis(gene_of, members, len(layers), axis=1)
             layers.append(index)
             ranks.append(rank)
             sizes.append(placement.sizes[members].sum(axis=1))
-    fixed = float(placement.sizes[~placement.may_go].sum())
     return Encoding(
+        placement,
+        importance,
         gene_of,
         np.array(layers),
         np.array(ranks),
-        np.transpose(sizes).reshape(num_classes, -1),
-        fixed,
+        np.transpose(sizes).reshape(len(importance), -1),
     )
-
-
-def _num_genes(num_groups):
-    is_wide = num_groups >= WIDE_LAYER
-    return min(num_groups, GENES_OF_WIDE if is_wide else GENES_OF_NARROW)

@@ -1,54 +1,34 @@
-"""The search: generations of candidates, joint over all classes."""
+"""The search: generations of individuals, joint over all classes."""
 
 import dataclasses
+import json
 from typing import Any
 
 import keras
 import numpy as np
 
-from kmod.modular.cnnsplitter.encoding import Encoding
-from kmod.modular.cnnsplitter.evolution import first_population
-from kmod.modular.cnnsplitter.evolution import next_population
-from kmod.modular.cnnsplitter.evolution import within_target
-from kmod.modular.cnnsplitter.fitness import Weights
-from kmod.modular.cnnsplitter.fitness import expected_accuracy
-from kmod.modular.cnnsplitter.grading import Grades
-from kmod.modular.cnnsplitter.grading import grade
-from kmod.modular.cnnsplitter.judges import Judges
+from kmod.files import atomic_write
+from kmod.files.run_directory import SENSITIVITY_FILE
+from kmod.files.run_directory import RunDirectory
+from kmod.modular.cnnsplitter.collaborations import FitnessWeights
+from kmod.modular.cnnsplitter.collaborations import ScoredPopulation
+from kmod.modular.cnnsplitter.collaborations import assign_fitness
+from kmod.modular.cnnsplitter.collaborations import build_collaborations
+from kmod.modular.cnnsplitter.collaborations import collaboration_fitness
+from kmod.modular.cnnsplitter.collaborations import jaccard_distances
+from kmod.modular.cnnsplitter.encoding import encode
+from kmod.modular.cnnsplitter.encoding import gene_layers
+from kmod.modular.cnnsplitter.evaluator import Evaluator
 from kmod.modular.cnnsplitter.options import SearchOptions
-from kmod.modular.cnnsplitter.teams import Pool
-from kmod.modular.cnnsplitter.teams import build_teams
-from kmod.modular.cnnsplitter.teams import pair_distances
-from kmod.modular.placement import Placement
-from kmod.modular.run_directory import RunDirectory
-from kmod.modular.selection import keep_best
+from kmod.modular.cnnsplitter.population import first_population
+from kmod.modular.cnnsplitter.population import next_population
+from kmod.modular.cnnsplitter.sensitivity import Sensitivity
+from kmod.modular.cnnsplitter.sensitivity import activation_norms
+from kmod.modular.cnnsplitter.sensitivity import genes_to_keep
+from kmod.modular.cnnsplitter.sensitivity import measure_sensitivity
+from kmod.modular.modular_model import ModularModel
 
-STAGE = "generation"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Genes:
-    """What chromosomes of this source model mean.
-
-    Attributes:
-        encoding: The genes.
-        importance: Array `(num_classes, num_groups)`.
-        placement: What masks may remove.
-        keep: Integer array `(num_layers,)`: genes that each layer keeps to
-            begin with.
-    """
-
-    encoding: Encoding
-    importance: np.ndarray
-    placement: Placement
-    keep: np.ndarray
-
-    def masks(self, class_index: int, chromosomes: np.ndarray) -> np.ndarray:
-        """Returns masks by kernel group, no layer of them empty."""
-        masks = self.encoding.masks(class_index, chromosomes)
-        scores = np.tile(self.importance[class_index], (len(masks), 1))
-        kept = keep_best(masks, scores, self.placement.families)
-        return keras.ops.convert_to_numpy(kept)
+PREPARATION, GENERATION = "preparation", "generation"
 
 
 @dataclasses.dataclass
@@ -61,12 +41,13 @@ class SearchState:
     Attributes:
         generation: Number of the next generation, from 0.
         population: uint8 array `(num_classes, size, num_genes)`, its
-            candidates; the first of each class is of the fittest team.
-        known: uint8 array of that shape: candidates scored last.
+            chromosomes; the first of each class is of the fittest
+            collaboration.
+        known: uint8 array of that shape: chromosomes scored last.
         scores: float32 array `(num_classes, size, num_images)`: their scores.
-        chosen: uint8 array `(num_classes, num_genes)`: best team so far.
-        chosen_fitness: Its fitness on the images that choose.
-        accuracy: Accuracy of the last generation's fittest team.
+        chosen: uint8 array `(num_classes, num_genes)`: best collaboration so
+            far on images that fitness is not measured on.
+        chosen_fitness: Its fitness on those.
         stale: Generations since the choice last changed.
         history: What each generation reached, plain JSON data.
     """
@@ -77,7 +58,6 @@ class SearchState:
     scores: np.ndarray
     chosen: np.ndarray
     chosen_fitness: float
-    accuracy: float
     stale: int
     history: list[dict[str, Any]]
 
@@ -88,28 +68,38 @@ class SearchState:
             value = getattr(self, field.name)
             is_array = isinstance(value, np.ndarray)
             (arrays if is_array else data)[field.name] = value
-        run.save(STAGE, self.generation, data, arrays)
+        run.save(GENERATION, self.generation, data, arrays)
 
     @classmethod
     def load(cls, run: RunDirectory) -> "SearchState | None":
         """Reads the state that was written last, if there is one."""
-        last = run.latest(STAGE)
+        last = run.latest(GENERATION)
         return last and cls(**last.data, **last.arrays)
 
 
 class GeneticSearch:
     """Searches for the kernels of every class at once.
 
-    Each class has a population of its own; a candidate's fitness is that of
-    the best team of candidates, one for each class, that it is in.
+    Each class has a population of its own; an individual's fitness is that of
+    the best collaboration of individuals, one of each class, that it is in.
+    What the search must know first is measured here, or read from a run.
 
     Args:
-        genes: What chromosomes mean.
-        fitness: Images that measure fitness.
-        choice: Images that choose among the generations.
+        modular: Modular model of the source, which is left as it is; a search
+            is the same for the same seed of it.
+        images: Validation images `(n, ...)`; some measure fitness, as many
+            others choose among the generations.
+        labels: Integer class indices `(n,)`.
         options: How to search.
-        seed: Integer; a search is the same for the same seed.
-        run: Run that keeps the state. Defaults to none.
+        run: Run that keeps what was reached. Defaults to none.
+
+    Attributes:
+        sensitivity: What removing kernels of each layer costs.
+        encoding: What chromosomes mean.
+        keep: Integer array `(num_layers,)`: genes that each layer keeps to
+            begin with.
+        evaluator: Images that measure fitness.
+        holdout: Images that choose among the generations.
 
     Reference:
 
@@ -118,19 +108,77 @@ class GeneticSearch:
 
     def __init__(
         self,
-        genes: Genes,
-        fitness: Judges,
-        choice: Judges,
+        modular: ModularModel,
+        images: np.ndarray,
+        labels: np.ndarray,
         options: SearchOptions,
-        seed: int,
         run: RunDirectory | None = None,
     ):
-        self.genes = genes
-        self.fitness, self.choice = fitness, choice
-        self.options = options
-        self.seed = seed
+        self.options, self.seed = options, modular.seed
         self.run_directory = run
-        self.num_classes = len(genes.importance)
+        self.num_classes = modular.num_classes
+        order = self._rng(3).permutation(len(labels))
+        half = min(options.images, (len(labels) + 1) // 2)
+        self.evaluator, self.holdout = (
+            Evaluator(modular, images[some], labels[some], num_rows)
+            for some, num_rows in (
+                (order[:half], 64),
+                (order[half : 2 * half], self.num_classes),
+            )
+        )
+        importance, accuracy = self._measure(modular, images, labels)
+        layers = gene_layers(modular.placement)
+        homes = (modular.placement.home[groups[0]] for groups in layers)
+        names = tuple(modular.kernels.layers[home] for home in homes)
+        self.sensitivity = Sensitivity(names, accuracy)
+        self.encoding = encode(importance, modular.placement)
+        self.keep = genes_to_keep(
+            self.sensitivity, self.encoding, options.retention_target
+        )
+        if run:
+            measured = {
+                "layers": names,
+                "fractions": self.sensitivity.fractions,
+                "accuracy": accuracy.tolist(),
+                "keep": self.layer_table(),
+            }
+            text = json.dumps(measured, indent=1)
+            atomic_write(run.path / SENSITIVITY_FILE, text)
+
+    def _measure(self, modular, images, labels):
+        """Returns importance and the accuracy of `Sensitivity`."""
+        run = self.run_directory
+        last = run and run.latest(PREPARATION)
+        if last:
+            return last.arrays["importance"], last.arrays["accuracy"]
+        importance = activation_norms(
+            modular, images, labels, self.options.confidence
+        )
+        accuracy = measure_sensitivity(
+            self.evaluator, importance, modular.placement
+        )
+        if run:
+            arrays = {"importance": importance, "accuracy": accuracy}
+            run.save(PREPARATION, 0, {}, arrays)
+        return importance, accuracy
+
+    def layer_table(self) -> list[dict]:
+        """Lists what each layer keeps to begin with, plain JSON data.
+
+        A layer is sensitive if it keeps more than its share of the genes.
+        """
+        totals = self.encoding.genes_by_layer
+        common = self.keep.sum() / totals.sum()
+        return [
+            {
+                "layer": name,
+                "keep_ratio": float(count / total),
+                "sensitive": bool(count / total > common),
+            }
+            for name, count, total in zip(
+                self.sensitivity.layers, self.keep, totals, strict=True
+            )
+        ]
 
     def run(self, verbose: int = 1) -> SearchState:
         """Runs generations until the last or none is better for long.
@@ -139,7 +187,7 @@ class GeneticSearch:
             verbose: 1 for a progress bar, 2 for its last line, 0 for none.
 
         Returns:
-            The state at the end; `chosen` is the best team.
+            The state at the end; `chosen` is the best collaboration.
         """
         state = self.run_directory and SearchState.load(self.run_directory)
         state = state or self._first_state()
@@ -163,31 +211,33 @@ class GeneticSearch:
         bar.update(state.generation, finalize=True)
         return state
 
-    def masks(self, team: np.ndarray) -> np.ndarray:
-        """Returns a team's masks by kernel group.
+    def masks(self, chromosomes: np.ndarray) -> np.ndarray:
+        """Returns a collaboration's masks by kernel group.
 
         Args:
-            team: Array `(num_classes, num_genes)`.
+            chromosomes: Array `(num_classes, num_genes)`.
         """
         return np.concatenate(
-            [self.genes.masks(i, row[None]) for i, row in enumerate(team)]
+            [
+                self.encoding.masks(index, row[None])
+                for index, row in enumerate(chromosomes)
+            ]
         )
 
     def _first_state(self):
         population = np.stack(
             [
                 first_population(
-                    self.genes.encoding,
+                    self.encoding,
                     index,
-                    self.genes.keep,
-                    self.options.population,
-                    self.options.retention_target,
+                    self.keep,
+                    self.options,
                     self._rng(0, index),
                 )
                 for index in range(self.num_classes)
             ]
         )
-        num_images = len(self.fitness.labels)
+        num_images = len(self.evaluator.labels)
         return SearchState(
             generation=0,
             population=population,
@@ -195,125 +245,109 @@ class GeneticSearch:
             scores=np.zeros((self.num_classes, 0, num_images), "float32"),
             chosen=population[:, 0],
             chosen_fitness=-np.inf,
-            accuracy=0.0,
             stale=0,
             history=[],
         )
 
     def _step(self, state):
-        """Scores and grades a generation and draws the next."""
-        masks = self._score(state)
-        pool = Pool(
-            state.scores,
-            pair_distances(masks, self.genes.placement.sizes),
-            self.fitness.labels,
-        )
-        grades = self._grade(pool, state)
-        team = state.population[np.arange(self.num_classes), grades.team]
-        state.accuracy = _accuracy(pool, grades.team)
-        self._choose(state, team)
+        """Measures a generation's fitness and draws the next."""
+        population = self._scored(state)
+        fitness = self._fitness(population, state)
+        classes = np.arange(self.num_classes)
+        best = state.population[classes, fitness.best]
+        answers = population.scores[classes, fitness.best].argmax(axis=0)
+        masks, sizes = self.masks(best), self.encoding.placement.sizes
+        self._choose(state, best, masks)
         state.history.append(
             {
                 "generation": state.generation,
-                "fitness": grades.fitness,
-                "accuracy": state.accuracy,
+                "fitness": fitness.of_best,
+                "accuracy": float(np.mean(answers == population.labels)),
                 "chosen_fitness": state.chosen_fitness,
-                "retention": self._retention(team),
+                "retention": float((masks @ sizes).mean() / sizes.sum()),
             }
         )
-        state.generation += 1
-        state.population = self._next(state, grades.of_candidates, team)
-
-    def _score(self, state):
-        """Scores the candidates that are not known; returns all masks."""
-        masks = np.stack(
-            [self.genes.masks(i, p) for i, p in enumerate(state.population)]
+        state.population = np.stack(
+            [
+                next_population(
+                    self.encoding,
+                    index,
+                    state.population[index],
+                    fitness.of_individuals[index],
+                    self.options,
+                    self._rng(2, state.generation + 1, index),
+                )
+                for index in range(self.num_classes)
+            ]
         )
-        known = {
-            (index, row.tobytes()): scores
-            for index in range(self.num_classes)
-            for row, scores in zip(state.known[index], state.scores[index])
+        state.population[:, 0] = best
+        state.generation += 1
+
+    def _scored(self, state):
+        """Scores the individuals that are not known."""
+        masks = np.stack(
+            [self.encoding.masks(i, p) for i, p in enumerate(state.population)]
+        )
+        keys = _keys(state.population)
+        known = dict(zip(_keys(state.known), np.concatenate(state.scores)))
+        new = {
+            key: mask
+            for key, mask in zip(keys, np.concatenate(masks))
+            if key not in known
         }
-        new = {}
-        for index, population in enumerate(state.population):
-            for row, mask in zip(population, masks[index]):
-                key = (index, row.tobytes())
-                if key not in known:
-                    new[key] = mask
         if new:
-            scores = self.fitness.score(
+            scores = self.evaluator.scores(
                 np.stack(list(new.values())), np.array([key[0] for key in new])
             )
             known |= dict(zip(new, scores))
+        scores = np.stack([known[key] for key in keys])
         state.known = state.population
-        state.scores = np.stack(
-            [
-                np.stack([known[index, row.tobytes()] for row in population])
-                for index, population in enumerate(state.population)
-            ]
-        )
-        return masks
+        state.scores = scores.reshape(*masks.shape[:2], -1)
+        return self._of(masks, state.scores, self.evaluator)
 
-    def _grade(self, pool, state) -> Grades:
-        options, source = self.options, self.fitness.source_accuracy
-        everything = np.arange(self.num_classes)
-        short = max(0.0, source(everything) - state.accuracy)
-        weights = Weights(
-            options.accuracy_weight + (short if state.generation else 0.0),
-            1 - options.accuracy_weight,
-        )
-        teams = build_teams(
-            pool,
+    def _of(self, masks, scores, evaluator):
+        distances = jaccard_distances(masks, self.encoding.placement.sizes)
+        return ScoredPopulation(scores, distances, evaluator.labels)
+
+    def _fitness(self, population, state):
+        options, source = self.options, self.evaluator.source_accuracy
+        short = 0.0  # Of the source's accuracy, in the generation before.
+        if state.history:
+            whole = source(np.arange(self.num_classes))
+            short = max(0.0, whole - state.history[-1]["accuracy"])
+        weights = self._weights(short)
+        built = build_collaborations(
+            population,
             weights,
             lambda classes: source(classes) - options.accuracy_margin,
-            (options.spare_teams, options.teams),
+            (options.min_collaborations, options.max_collaborations),
             self._rng(1, state.generation),
         )
-        return grade(pool, teams, weights)
+        return assign_fitness(population, built, weights)
 
-    def _choose(self, state, team):
-        """Keeps the team if it is the best so far on other images."""
-        state.stale += 1
-        masks = self.masks(team)
-        scores = self.choice.score(masks, np.arange(self.num_classes))
-        accuracy = expected_accuracy(scores, self.choice.labels)
-        distances = pair_distances(masks[:, None], self.genes.placement.sizes)
-        pairs = np.triu_indices(self.num_classes, 1)
+    def _weights(self, short=0.0):
         weight = self.options.accuracy_weight
-        fitness = weight * accuracy
-        fitness += (1 - weight) * distances[:, 0, :, 0][pairs].mean()
+        return FitnessWeights(weight + short, 1 - weight)
+
+    def _choose(self, state, chromosomes, masks):
+        """Keeps a collaboration if it is the best so far on other images."""
+        state.stale += 1
+        classes = np.arange(self.num_classes)
+        scores = self.holdout.scores(masks, classes)
+        alone = self._of(masks[:, None], scores[:, None], self.holdout)
+        fitness = collaboration_fitness(alone, 0 * classes, self._weights())
         if fitness > state.chosen_fitness:
-            state.chosen, state.chosen_fitness = team, float(fitness)
+            state.chosen, state.chosen_fitness = chromosomes, float(fitness)
             state.stale = 0
-
-    def _next(self, state, fitness, team):
-        population = np.empty_like(state.population)
-        for index in range(self.num_classes):
-            rng = self._rng(2, state.generation, index)
-            drawn = next_population(
-                state.population[index],
-                fitness[index],
-                self.options,
-                int(rng.integers(2**31)),
-            )
-            population[index] = within_target(
-                self.genes.encoding,
-                index,
-                drawn,
-                self.options.retention_target,
-                rng,
-            )
-        population[:, 0] = team
-        return population
-
-    def _retention(self, team):
-        kept = self.masks(team) @ self.genes.placement.sizes
-        return float(kept.mean() / self.genes.placement.sizes.sum())
 
     def _rng(self, *purpose):
         return np.random.default_rng([self.seed, *purpose])
 
 
-def _accuracy(pool, team):
-    scores = pool.scores[np.arange(len(team)), team]
-    return float(np.mean(scores.argmax(axis=0) == pool.labels))
+def _keys(population):
+    """Lists class and chromosome of every individual."""
+    return [
+        (index, row.tobytes())
+        for index, rows in enumerate(population)
+        for row in rows
+    ]

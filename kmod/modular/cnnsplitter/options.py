@@ -1,4 +1,4 @@
-"""What a search for kernels can be told."""
+"""What a genetic search for kernels can be told."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from kmod.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """Everything that says how kernels are searched for.
+    """Settings of a genetic search for kernels.
 
     Attributes:
         retention_target: Share of all kernels that a module may keep, above 0
@@ -15,19 +15,19 @@ class SearchOptions:
         images: Validation images that fitness is measured on; as many others
             choose the generation, if there are so many.
         confidence: Probability from which the source model counts as sure of
-            an image; importance is measured on those.
-        population: Candidates for each class, at least 4.
+            an image; activation norms are measured on those.
+        population: Individuals of each class, at least 4.
         generations: Generations at most.
         patience: Generations without a better choice before the search stops.
-        parents: Share of a population that has offspring.
-        elites: Share of a population that goes on as it is.
-        mutation: Share of an offspring's genes that are drawn anew.
+        parent_rate: Share of a population that has offspring.
+        elite_rate: Share of a population that goes on as it is.
+        mutation_rate: Share of an offspring's genes that are drawn anew.
         accuracy_weight: Weight of accuracy in the fitness; the rest weighs
             the distance between modules.
-        accuracy_margin: Accuracy below the source model's at which a team of
-            a few classes is given up.
-        teams: Teams kept at most at each level of team building.
-        spare_teams: Teams kept at least, however bad.
+        accuracy_margin: Accuracy below the source model's at which a
+            collaboration for a few classes is given up.
+        max_collaborations: Collaborations kept at most at each level.
+        min_collaborations: Collaborations kept at least, however bad.
 
     Reference:
 
@@ -40,13 +40,13 @@ class SearchOptions:
     population: int = 40
     generations: int = 50
     patience: int = 20
-    parents: float = 0.5
-    elites: float = 0.2
-    mutation: float = 0.05
+    parent_rate: float = 0.5
+    elite_rate: float = 0.2
+    mutation_rate: float = 0.05
     accuracy_weight: float = 0.9
     accuracy_margin: float = 0.1
-    teams: int = 200
-    spare_teams: int = 50
+    max_collaborations: int = 200
+    min_collaborations: int = 50
 
     def __post_init__(self):
         for name in ("population", "generations", "patience", "images"):
@@ -56,33 +56,32 @@ class SearchOptions:
                     f"`{name}` must be at least {least}. Received: "
                     f"{name}={getattr(self, name)}"
                 )
-        for name in ("retention_target", "parents", "accuracy_weight"):
-            _check_share(name, getattr(self, name), 0 < getattr(self, name))
-        for name in ("elites", "mutation", "confidence", "accuracy_margin"):
-            _check_share(name, getattr(self, name), 0 <= getattr(self, name))
-        if not 1 <= self.spare_teams <= self.teams:
+        above_zero = "retention_target", "parent_rate", "accuracy_weight"
+        from_zero = "elite_rate", "mutation_rate", "confidence"
+        for name in (*above_zero, *from_zero, "accuracy_margin"):
+            value = getattr(self, name)
+            bound = "above 0" if name in above_zero else "at least 0"
+            if not 0 <= value <= 1 or (value == 0 and name in above_zero):
+                raise UsageError(
+                    f"`{name}` is a share and must be {bound} and at most 1. "
+                    f"Received: {name}={value}"
+                )
+        if not 1 <= self.min_collaborations <= self.max_collaborations:
             raise UsageError(
-                "`spare_teams` must be at least 1 and at most `teams`. "
-                f"Received: spare_teams={self.spare_teams}, "
-                f"teams={self.teams}"
+                "`min_collaborations` must be at least 1 and at most "
+                "`max_collaborations`. Received: "
+                f"min_collaborations={self.min_collaborations}, "
+                f"max_collaborations={self.max_collaborations}"
             )
 
     @property
     def num_parents(self) -> int:
-        return max(2, round(self.population * self.parents))
+        return max(2, round(self.population * self.parent_rate))
 
     @property
     def num_elites(self) -> int:
-        return max(1, round(self.population * self.elites))
+        return max(1, round(self.population * self.elite_rate))
 
     def as_dict(self) -> dict:
         """Returns the options as plain JSON data."""
         return dataclasses.asdict(self)
-
-
-def _check_share(name, value, is_above):
-    if not (is_above and value <= 1):
-        raise UsageError(
-            f"`{name}` is a share and must be at most 1. Received: "
-            f"{name}={value}"
-        )

@@ -8,17 +8,17 @@ import numpy as np
 from kmod.errors import UsageError
 from kmod.files import atomic_write
 from kmod.modular.cnnsplitter.encoding import gene_layers
-from kmod.modular.cnnsplitter.preparation import Preparation
+from kmod.modular.cnnsplitter.genetic_search import GeneticSearch
 
 FIGURES = ("sensitivity.png", "importance.png", "search.png")
 
 
-def check_figures(directory: Path, mark: str) -> None:
+def check_figures(directory: Path, digest: str) -> None:
     """Refuses figures that could not be drawn or would replace other files.
 
     Args:
         directory: Directory for the figures.
-        mark: Digest of what decides how they look; figures with the same one
+        digest: Digest of what decides how they look; figures with the same one
             may be replaced.
 
     Raises:
@@ -32,7 +32,7 @@ def check_figures(directory: Path, mark: str) -> None:
             f"'{directory}'. Choose another name."
         )
     for path in (directory / name for name in FIGURES):
-        if path.exists() and mark.encode() not in path.read_bytes():
+        if path.exists() and digest.encode() not in path.read_bytes():
             raise UsageError(
                 "`figures` must be a directory without figures of another "
                 f"origin. Received: '{directory}', which holds "
@@ -41,30 +41,31 @@ def check_figures(directory: Path, mark: str) -> None:
 
 
 def save_figures(
-    directory: Path, prepared: Preparation, history: list[dict], mark: str
+    directory: Path, search: GeneticSearch, history: list[dict], digest: str
 ) -> None:
     """Draws `sensitivity.png`, `importance.png` and `search.png`.
 
     Args:
         directory: Directory for the files; made if it is not there.
-        prepared: What was measured.
-        history: What each generation reached; without any there is no
-            `search.png`.
-        mark: As `check_figures` takes it; every figure holds it.
+        search: The search, which holds what was measured before.
+        history: What each generation reached.
+        digest: As `check_figures` takes it; every figure holds it.
     """
-    figures = [_draw_sensitivity(prepared), _draw_importance(prepared)]
-    if history:
-        figures.append(_draw_history(history))
-    for name, figure in zip(FIGURES, figures):
+    figures = (
+        _draw_sensitivity(search),
+        _draw_importance(search),
+        _draw_history(history),
+    )
+    for name, figure in zip(FIGURES, figures, strict=True):
         image = io.BytesIO()
-        figure.savefig(image, format="png", metadata={"Source": mark})
+        figure.savefig(image, format="png", metadata={"Source": digest})
         atomic_write(directory / name, image.getvalue())
 
 
-def _draw_sensitivity(prepared):
+def _draw_sensitivity(search):
     figure, axes = _axes()
-    sensitivity = prepared.sensitivity
-    for row, curve in zip(prepared.layer_table(), sensitivity.accuracy):
+    sensitivity = search.sensitivity
+    for row, curve in zip(search.layer_table(), sensitivity.accuracy):
         axes.plot(
             sensitivity.fractions,
             curve,
@@ -78,12 +79,12 @@ def _draw_sensitivity(prepared):
     return figure
 
 
-def _draw_importance(prepared):
+def _draw_importance(search):
     """Draws each layer's kernels in order, averaged over classes."""
     figure, axes = _axes()
-    layers = gene_layers(prepared.genes.placement)
-    for name, groups in zip(prepared.sensitivity.layers, layers):
-        ranked = -np.sort(-prepared.genes.importance[:, groups], axis=1)
+    layers = gene_layers(search.encoding.placement)
+    for name, groups in zip(search.sensitivity.layers, layers):
+        ranked = -np.sort(-search.encoding.importance[:, groups], axis=1)
         share = ranked / np.maximum(ranked.sum(axis=1, keepdims=True), 1e-12)
         places = np.arange(1, len(groups) + 1) / len(groups)
         axes.plot(places, np.cumsum(share.mean(axis=0)), label=name)

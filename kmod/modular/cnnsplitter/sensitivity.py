@@ -1,17 +1,88 @@
-"""Which layers need their kernels most, and how many each may keep."""
+"""Which kernels and layers matter most, and how many each layer may keep."""
 
 import dataclasses
 
+import keras
 import numpy as np
+from keras import ops
 
 from kmod.errors import UsageError
+from kmod.graph.calls import run_trace
 from kmod.modular.cnnsplitter.encoding import Encoding
 from kmod.modular.cnnsplitter.encoding import gene_layers
-from kmod.modular.cnnsplitter.judges import Judges
+from kmod.modular.cnnsplitter.evaluator import Evaluator
+from kmod.modular.modular_model import ModularModel
 from kmod.modular.placement import Placement
 
-FRACTIONS = (0.1, 0.25, 0.5, 0.75)
+FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 LEAST_SHARE = 0.25
+
+
+class ActivationNorms(keras.Model):
+    """Measures how strongly each kernel group answers an image.
+
+    That is the L1 norm of the group's channels in all tensors that the masks
+    of a modular model multiply, `(batch, num_groups)`, 0 where there is none.
+    """
+
+    def __init__(self, modular: ModularModel):
+        super().__init__()
+        self.traced = modular.graph.trace
+        self.wrapped = modular.network.wrapped
+        self.num_groups = len(modular.placement.sizes)
+
+    def call(self, images):
+        values = run_trace(self.traced, images)
+        read = {call.inputs[0].index: layer for call, layer in self.wrapped}
+        norms = 0
+        for index, layer in read.items():
+            value = values[index]
+            axes = [i for i in range(1, len(value.shape)) if i != layer.axis]
+            of_channels = ops.sum(ops.abs(value), axis=axes)
+            columns = layer.kernels[:, None] == np.arange(self.num_groups)
+            norms += ops.matmul(of_channels, columns.astype("float32"))
+        return norms
+
+
+def activation_norms(
+    modular: ModularModel,
+    images: np.ndarray,
+    labels: np.ndarray,
+    confidence: float = 0.9,
+) -> np.ndarray:
+    """Measures how strongly each kernel group answers each class.
+
+    It is the mean L1 norm of the group's feature maps over the images of the
+    class that the source model is sure of, measured behind normalisation,
+    activation and pooling, on the very tensors that masks multiply. Kernels
+    that a residual connection ties are one group and have one norm.
+
+    Args:
+        modular: Modular model of the source.
+        images: Images `(n, ...)`.
+        labels: Integer class indices `(n,)`.
+        confidence: Probability of its class from which an image counts. A
+            class without any such image counts the surest of its images.
+
+    Returns:
+        float64 array `(num_classes, num_groups)`, comparable within a layer:
+        the importance of the group to the class.
+
+    Reference:
+
+    - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), section 3.2.1
+    """
+    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    own = probabilities[np.arange(len(labels)), labels]
+    norms = ActivationNorms(modular).predict(images, batch_size=256, verbose=0)
+    means = np.zeros((modular.num_classes, norms.shape[1]))
+    for index in np.unique(labels):
+        of_class = labels == index
+        sure = min(confidence, own[of_class].max())
+        means[index] = norms[of_class & (own >= sure)].mean(axis=0)
+    return means
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,15 +91,14 @@ class Sensitivity:
 
     Attributes:
         layers: Name of each layer with kernels that may go.
-        fractions: Shares of a layer's kernels that were kept, rising; the
-            last is 1.
         accuracy: Array `(num_layers, num_fractions)`: accuracy of all
-            modules together, 0 to 1.
+            modules together, 0 to 1, as the layer keeps each of `fractions`.
+        fractions: Shares of a layer's kernels, rising; the last is 1.
     """
 
     layers: tuple[str, ...]
-    fractions: tuple[float, ...]
     accuracy: np.ndarray
+    fractions: tuple[float, ...] = FRACTIONS
 
     def loss(self, layer: int, fraction: float) -> float:
         """Returns the accuracy lost if a layer keeps that share."""
@@ -36,64 +106,40 @@ class Sensitivity:
         fractions = (0.0, *self.fractions)
         return float(curve[-1] - np.interp(fraction, fractions, [0.0, *curve]))
 
-    def as_dict(self) -> dict:
-        """Returns the curves as plain JSON data."""
-        return {
-            "layers": list(self.layers),
-            "fractions": list(self.fractions),
-            "accuracy": self.accuracy.tolist(),
-        }
-
 
 def measure_sensitivity(
-    judges: Judges,
-    importance: np.ndarray,
-    placement: Placement,
-    layer_names: tuple[str, ...],
-) -> Sensitivity:
+    evaluator: Evaluator, importance: np.ndarray, placement: Placement
+) -> np.ndarray:
     """Measures accuracy as one layer keeps its top kernels only.
 
     Args:
-        judges: Validation images.
+        evaluator: Validation images.
         importance: Array `(num_classes, num_groups)`.
         placement: What masks may remove.
-        layer_names: Names of the layers with kernels, in order.
+
+    Returns:
+        `Sensitivity.accuracy`.
 
     Reference:
 
     - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), section 3.2.1
     """
     layers = gene_layers(placement)
-    parts = [(g, f) for g in layers for f in FRACTIONS]
-    masks = [top_groups(importance, *part) for part in parts]
+    fractions = FRACTIONS[:-1]
+    masks = [top_groups(importance, g, f) for g in layers for f in fractions]
     masks.append(np.ones_like(masks[0]))
-    scores = judges.score(
+    scores = evaluator.scores(
         np.concatenate(masks), np.tile(np.arange(len(importance)), len(masks))
     )
-    teams = scores.reshape(len(masks), len(importance), -1)
-    accuracy = np.mean(teams.argmax(axis=1) == judges.labels, axis=1)
-    curves = accuracy[:-1].reshape(len(layers), len(FRACTIONS))
+    answers = scores.reshape(len(masks), len(importance), -1).argmax(axis=1)
+    accuracy = np.mean(answers == evaluator.labels, axis=1)
+    curves = accuracy[:-1].reshape(len(layers), len(fractions))
     whole = np.full((len(layers), 1), accuracy[-1])
-    return Sensitivity(
-        tuple(layer_names[placement.home[groups[0]]] for groups in layers),
-        (*FRACTIONS, 1.0),
-        np.concatenate([curves, whole], axis=1),
-    )
+    return np.concatenate([curves, whole], axis=1)
 
 
-def top_groups(
-    importance: np.ndarray, groups: np.ndarray, fraction: float
-) -> np.ndarray:
-    """Returns masks that keep a layer's most important groups.
-
-    Args:
-        importance: Array `(num_classes, num_groups)`.
-        groups: The layer's groups; all others are kept.
-        fraction: Share of the groups to keep, at least one.
-
-    Returns:
-        float32 array `(num_classes, num_groups)` of 0 and 1.
-    """
+def top_groups(importance, groups, fraction):
+    """Returns masks of all groups but the least important of a layer's."""
     masks = np.ones(importance.shape, "float32")
     order = np.argsort(-importance[:, groups], axis=1, kind="stable")
     removed = groups[order[:, max(1, round(fraction * len(groups))) :]]

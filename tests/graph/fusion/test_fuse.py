@@ -4,8 +4,18 @@ import pytest
 from keras import layers
 
 from kmod.graph.content import content_digest
+from kmod.graph.fusion.fuse import added_zeros
+from kmod.graph.fusion.fuse import block_diagonal
+from kmod.graph.fusion.fuse import category_of
+from kmod.graph.fusion.fuse import common_name
 from kmod.graph.fusion.fuse import fuse
+from kmod.graph.fusion.fuse import is_pooling
+from kmod.graph.fusion.fuse import side_by_side
+from kmod.graph.fusion.fuse import signature
+from kmod.graph.fusion.slices import Slice
+from kmod.graph.fusion.slices import slices_of
 from kmod.graph.sizes import model_sizes
+from kmod.graph.trace import trace
 
 BRANCHES = "abcd"
 
@@ -176,8 +186,10 @@ def test_work_stays_but_for_the_zeros(build):
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.05, 1.0])
 def test_zeros_stay_within_their_share(build, share):
     model = build(composed(plain))
-    added = model_sizes(fuse(model, share)).macs - model_sizes(model).macs
-    assert added <= share * model_sizes(model).macs
+    apart, joined = (fuse(model, s) for s in (0, share))
+    added = model_sizes(joined).macs - model_sizes(apart).macs
+    assert 0 <= added <= share * model_sizes(model).macs
+    assert (added > 0) == (share >= 0.002)
 
 
 def test_residual_joins_work_on_wide_tensors(build):
@@ -254,3 +266,128 @@ def test_images_of_unknown_size(build):
     model = build(network, (None, None, 1))
     images = np.random.default_rng(0).normal(size=(2, 6, 5, 1))
     np.testing.assert_allclose(model(images), fuse(model)(images), atol=1e-5)
+
+
+def call_of(function, shape=(8, 8, 2)):
+    """The last call of a model."""
+    image = keras.Input(shape)
+    return trace(keras.Model(image, function(image))).calls[-1]
+
+
+@pytest.mark.parametrize(
+    ("function", "category"),
+    [
+        (layers.Conv2D(2, 3), "linear"),
+        (layers.Conv2D(2, 3, groups=2), None),
+        (layers.MaxPooling2D(data_format="channels_first"), None),
+        (layers.DepthwiseConv2D(3), None),
+        (layers.Dense(2), "linear"),
+        (layers.MaxPooling2D(), "channelwise"),
+        (layers.ReLU(), "channelwise"),
+        (layers.Activation("tanh"), "channelwise"),
+        (layers.Activation("softmax"), None),
+        (layers.PReLU(), None),
+        (layers.LayerNormalization(), None),
+        (layers.Flatten(), "flatten"),
+        (lambda x: layers.Concatenate()([x, x]), "concatenate"),
+        (lambda x: layers.Concatenate(axis=1)([x, x]), None),
+        (lambda x: keras.ops.concatenate([x, x], axis=-1), "concatenate"),
+        (lambda x: x + x, "channelwise"),
+        (lambda x: x * 2.0, "channelwise"),
+        (lambda x: x * keras.ops.ones((2,)), None),
+        (lambda x: keras.ops.relu(x), "channelwise"),
+    ],
+)
+def test_calls_are_merged_by_what_they_do(function, category):
+    assert category_of(call_of(function)) == category
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        (layers.Conv2D(2, 3), layers.Conv2D(5, 3), True),
+        (layers.Conv2D(2, 3), layers.Conv2D(2, 1), False),
+        (layers.Conv2D(2, 3), layers.Conv2D(2, 3, strides=2), False),
+        (layers.Conv2D(2, 3), layers.Conv2D(2, 3, activation="relu"), False),
+        (
+            layers.Conv2D(2, 3),
+            layers.Conv2D(2, 3, kernel_regularizer="l2"),
+            True,
+        ),
+        (layers.Dense(2), layers.Dense(2, use_bias=False), False),
+        (lambda x: x * 2.0, lambda x: x * 2.0, True),
+        (lambda x: x * 2.0, lambda x: x * 3.0, False),
+    ],
+)
+def test_signature_holds_all_but_the_number_of_kernels(one, other, is_same):
+    keys = [signature(call_of(function)) for function in (one, other)]
+    assert (keys[0] == keys[1]) == is_same
+
+
+def test_signature_needs_images_of_one_size_but_not_channels():
+    keys = [
+        signature(call_of(layers.ReLU(), shape))
+        for shape in ((8, 8, 2), (8, 8, 3), (8, 4, 2))
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_pooling_layers_are_known():
+    assert is_pooling(call_of(layers.AveragePooling2D(2)))
+    assert is_pooling(call_of(layers.GlobalMaxPooling2D()))
+    assert not is_pooling(call_of(layers.ReLU()))
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (["cat_conv_1"], "cat_conv_1"),
+        (["cat_conv_1", "dog_conv_1"], "all_conv_1"),
+        (["cat_conv_1", "cat_conv_2"], "cat_conv_1"),
+        (["conv_1", "conv_1"], "all_conv_1"),
+    ],
+    ids=["alone", "alike", "unlike", "equal"],
+)
+def test_wide_layer_is_named_by_what_names_end_with(names, name):
+    assert common_name(names) == name
+
+
+def dense(kernel, bias):
+    layer = layers.Dense(len(bias))
+    layer.build((None, len(kernel)))
+    layer.set_weights([np.array(kernel), np.array(bias)])
+    return layer
+
+
+def test_kernels_of_one_input_lie_side_by_side():
+    first = dense([[1.0], [2.0]], [3.0])
+    second = dense([[4.0, 5.0], [6.0, 7.0]], [8.0, 9.0])
+    config, (kernel, bias) = side_by_side([first, second])
+    assert config["units"] == 3
+    np.testing.assert_array_equal(kernel, [[1, 4, 5], [2, 6, 7]])
+    np.testing.assert_array_equal(bias, [3, 8, 9])
+
+
+def test_block_diagonal_has_zeros_elsewhere():
+    first, second = dense([[1.0], [2.0]], [3.0]), dense([[4.0]], [5.0])
+    one, two = slices_of(keras.Input((3,)), [1, 2])
+    config, (kernel, bias) = block_diagonal([first, second], [two, one])
+    assert config["units"] == 2
+    np.testing.assert_array_equal(kernel, [[0, 4], [1, 0], [2, 0]])
+    np.testing.assert_array_equal(bias, [3, 5])
+    assert added_zeros([first, second], [two, one]) == 3
+
+
+def test_block_diagonal_of_flat_images_goes_by_position():
+    """Two positions of two channels: a position's channels lie together."""
+    first, second = dense([[1.0], [2.0]], [0.0]), dense([[3.0], [4.0]], [0.0])
+    one, two = slices_of(keras.Input((2, 2)), [1, 1])
+    flat = [Slice(x.parts, is_flat=True) for x in (one, two)]
+    _, (kernel, _) = block_diagonal([first, second], flat)
+    np.testing.assert_array_equal(kernel, [[1, 0], [0, 3], [2, 0], [0, 4]])
+    assert added_zeros([first, second], flat) == 4
+
+
+def test_unknown_size_is_not_counted():
+    (one,) = slices_of(keras.Input((None, None)), [None])
+    assert added_zeros([dense([[1.0]], [0.0])] * 2, [one, one]) is None

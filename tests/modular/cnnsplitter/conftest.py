@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kmod.modular.cnnsplitter.teams import Pool
-from kmod.modular.cnnsplitter.teams import pair_distances
+from kmod.modular.cnnsplitter.collaborations import ScoredPopulation
+from kmod.modular.cnnsplitter.collaborations import jaccard_distances
 
 
 def small_source():
@@ -45,8 +45,8 @@ def source(images):
 
 
 @pytest.fixture
-def small_pool():
-    """Draws candidates whose scores tell a little of the classes."""
+def small_population():
+    """Draws individuals whose scores tell a little of the classes."""
 
     def draw(num_classes=3, population=4, num_images=30):
         random = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def small_pool():
         scores = random.normal(0, 1, shape)
         scores += labels == np.arange(num_classes)[:, None, None]
         masks = random.integers(0, 2, (num_classes, population, 6))
-        distances = pair_distances(masks, np.ones(6))
-        return Pool(scores.astype("float32"), distances, labels)
+        distances = jaccard_distances(masks, np.ones(6))
+        return ScoredPopulation(scores.astype("float32"), distances, labels)
 
     return draw

@@ -7,11 +7,10 @@ from kmod.modular.modular_model import ModularModel
 from kmod.modular.placement import Placement
 
 
-def placement_of(*homes, fixed=(), sizes=None):
-    homes = np.array(homes)
+def placement_of(*homes, fixed=()):
     may_go = ~np.isin(np.arange(len(homes)), fixed)
-    sizes = np.ones(len(homes)) if sizes is None else np.array(sizes)
-    return Placement(may_go, sizes.astype("float32"), homes, [], {}, 0, {}, 0)
+    sizes = np.ones(len(homes), "float32")
+    return Placement(may_go, sizes, np.array(homes), [], (), ())
 
 
 def test_genes_follow_each_class_importance():

@@ -3,51 +3,45 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kmod.modular.cnnsplitter.choice import KernelChoice
+from kmod.files.run_directory import open_run
 from kmod.modular.cnnsplitter.genetic_search import GeneticSearch
 from kmod.modular.cnnsplitter.genetic_search import SearchState
 from kmod.modular.cnnsplitter.options import SearchOptions
 from kmod.modular.modular_model import ModularModel
-from kmod.modular.run_directory import open_run
 
 OPTIONS = SearchOptions(
-    images=24, population=6, generations=4, retention_target=0.7, elites=0.4
+    images=24, population=6, generations=4, retention_target=0.7, elite_rate=0.4
 )
 
 
 @pytest.fixture
-def prepared(source, images):
-    return KernelChoice(ModularModel(source), *images, OPTIONS).prepared
+def search(source, images):
+    return GeneticSearch(ModularModel(source), *images, OPTIONS)
 
 
-def search(prepared, **changes):
-    options = dataclasses.replace(OPTIONS, **changes)
-    parts = (prepared.genes, prepared.fitness, prepared.choice)
-    return GeneticSearch(*parts, options, seed=0)
-
-
-def test_known_candidates_are_not_scored_again(prepared, monkeypatch):
+def test_known_individuals_are_not_scored_again(search, monkeypatch):
     counts = []
-    score = prepared.fitness.score
+    score = search.evaluator.scores
 
     def count(masks, classes):
         counts.append(len(masks))
         return score(masks, classes)
 
-    monkeypatch.setattr(prepared.fitness, "score", count)
-    search(prepared).run(verbose=0)
+    monkeypatch.setattr(search.evaluator, "scores", count)
+    search.run(verbose=0)
     assert counts[0] <= 3 * 6
     assert max(counts[1:]) <= 3 * (6 - 2)  # Two of each class are elites.
 
 
-def test_search_stops_when_nothing_gets_better(prepared):
-    state = search(prepared, generations=50, patience=2).run(verbose=0)
+def test_search_stops_when_nothing_gets_better(search):
+    search.options = dataclasses.replace(OPTIONS, generations=50, patience=2)
+    state = search.run(verbose=0)
     assert len(state.history) == state.generation < 50
     assert state.stale == 2
 
 
-def test_fittest_team_is_never_lost(prepared):
-    history = search(prepared).run(verbose=0).history
+def test_fittest_collaboration_is_never_lost(search):
+    history = search.run(verbose=0).history
     assert all(
         later["chosen_fitness"] >= earlier["chosen_fitness"]
         for earlier, later in zip(history, history[1:])
@@ -55,11 +49,13 @@ def test_fittest_team_is_never_lost(prepared):
     assert all(row["retention"] <= 0.7 for row in history)
 
 
-def test_other_images_choose_than_measure_fitness(prepared):
-    assert len(prepared.fitness.labels) == len(prepared.choice.labels) == 24
+def test_other_images_choose_than_measure_fitness(search):
+    evaluators = search.evaluator, search.holdout
+    assert [len(each.labels) for each in evaluators] == [24, 24]
+    assert search.sensitivity.layers == ("conv_1", "conv_3")
     first, second = (
-        judges.score(np.ones((1, 20), "float32"), np.zeros(1, "int64"))
-        for judges in (prepared.fitness, prepared.choice)
+        each.scores(np.ones((1, 20), "float32"), np.zeros(1, "int64"))
+        for each in evaluators
     )
     assert len(np.intersect1d(first, second)) < 4
 
@@ -73,7 +69,6 @@ def test_state_is_read_as_it_was_written(tmp_path):
         scores=np.ones((2, 3, 5), "float32"),
         chosen=bits[:, 0],
         chosen_fitness=0.5,
-        accuracy=0.25,
         stale=1,
         history=[{"generation": 1, "fitness": 0.5}],
     )

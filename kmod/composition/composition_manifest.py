@@ -1,0 +1,470 @@
+"""What is known of a composed model: `composition.yaml` and its model card.
+
+Manifests are read without importing Keras.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import yaml
+
+from kmod.composition.plan import ALL_CLASSES
+from kmod.composition.plan import CompositionPlan
+from kmod.errors import ArtifactError
+from kmod.files import data_digest
+from kmod.files import file_record
+from kmod.files.manifest import VERSION
+from kmod.files.manifest import installed_versions
+from kmod.files.manifest import read_manifest
+from kmod.files.manifest import to_plain
+from kmod.files.manifest import write_manifest
+from kmod.files.plain_yaml import broken
+from kmod.modules.manifest import InputContract
+
+if TYPE_CHECKING:
+    import keras
+
+    from kmod.composition.patched_model import Patch
+
+COMPOSITION_FILE = "composition.yaml"
+SCHEMA = "composition/composed_model.schema.json"
+# Licences that Hugging Face knows by its own name, the SPDX id in lower case.
+KNOWN_LICENSES = {
+    "apache-2.0",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "gpl-3.0",
+    "mit",
+    "mpl-2.0",
+    "unlicense",
+}
+# What Hugging Face takes for the name of a model or data set.
+REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&$@])")
+
+LOADING = {
+    "keras": """\
+As a Keras model, of built-in layers only:
+
+```python
+import keras
+
+model = keras.saving.load_model("model.keras", safe_mode=True)
+scores = model.predict(images)
+```
+""",
+    "savedmodel": """\
+As a SavedModel, with TensorFlow alone:
+
+```python
+import tensorflow as tf
+
+served = tf.saved_model.load("saved_model")
+answers = served.serve(images)
+print(answers["class_name"])
+```
+""",
+    "litert": """\
+With LiteRT; `labels.txt` names the classes, one a line:
+
+```python
+from ai_edge_litert.interpreter import Interpreter
+
+serve = Interpreter("model.tflite").get_signature_runner("serve")
+probabilities = serve(image=images)["probabilities"]
+```
+""",
+    "onnx": """\
+With ONNX Runtime; `labels.txt` names the classes, one a line:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+(probabilities,) = session.run(["probabilities"], {"image": images})
+```
+""",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CompositionManifest:
+    """What is known of a composed model.
+
+    Attributes:
+        name: Name of the model.
+        class_names: Its classes, in the order of its outputs.
+        input: What images it takes.
+        license: SPDX expression, or `None` if the spec has none.
+        sources: For each module: the `class` it answers for, `module` (its
+            class in the store), digests of `store` and `source`, the source
+            model's `model` name and `data` set, `license`, `retention_rate`,
+            `parameters` and `macs`; `auxiliary` if it only helps others. Of a
+            module that was given in memory the store is not known.
+        sizes: `parameters` and `macs` of the whole model.
+        metrics: Figures on data, by name.
+        unshared: `parameters` and `macs` of its parts together, if what they
+            have in common was not built once; `None` if not counted.
+        output: `"probabilities"` or `"logits"`.
+        other: Which class is for images that no module claims, if any.
+        size: How its adapters bring images to another size.
+        created_by: Versions of kmod, Keras and TensorFlow.
+        files: `size` and `digest` of every file but the manifest, by path.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    input: InputContract
+    license: str | None
+    sources: tuple[Mapping[str, Any], ...]
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unshared: Mapping[str, int] | None = None
+    output: str = "probabilities"
+    other: str | None = None
+    size: str = "resize"
+    created_by: Mapping[str, str] = dataclasses.field(
+        default_factory=installed_versions
+    )
+    files: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def manifest_of(planned: CompositionPlan) -> CompositionManifest:
+    """Returns what is known of a model before it is built."""
+    scores, is_patched = planned.spec.scores, planned.spec.base is not None
+    return CompositionManifest(
+        name=planned.spec.name,
+        class_names=planned.spec.class_names,
+        input=planned.input,
+        license=planned.spec.license,
+        sources=tuple(
+            _source(planned, entry.name, module, is_patched and number > 0)
+            for entry in planned.classes
+            for number, module in enumerate(entry.modules)
+        )
+        + tuple(
+            _source(planned, ALL_CLASSES, module, is_auxiliary=True)
+            for module in planned.auxiliary
+        ),
+        output=scores.output,
+        other=scores.other and scores.other.name,
+        size=planned.spec.input.size if planned.spec.input else "resize",
+    )
+
+
+def manifest_of_patches(
+    name: str,
+    class_names: Sequence[str],
+    images: InputContract,
+    patches: Sequence[Patch],
+) -> CompositionManifest:
+    """Does what `manifest_of` does, for a model patched without a spec.
+
+    Args:
+        name: Name of the patched model.
+        class_names: Its classes.
+        images: What images it takes.
+        patches: The patches.
+    """
+    return CompositionManifest(
+        name=name,
+        class_names=tuple(class_names),
+        input=images,
+        license=None,
+        sources=tuple(
+            {
+                **({"auxiliary": True} if number else {}),
+                "class": class_names[patch.target],
+                "module": module.info.class_name,
+                "store": None,
+                "source": module.info.source_digest,
+                "license": None,
+                "retention_rate": module.info.retention_rate,
+                "parameters": module.info.parameters,
+                "macs": module.info.macs,
+            }
+            for patch in patches
+            for number, module in enumerate((patch.module, *patch.auxiliary))
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composition:
+    """What a model was made from, its attribute `composition`.
+
+    Attributes:
+        manifest: What is known of the model, without its `sizes` and `files`.
+        plan: The plan that it was built from; `None` if no spec made it.
+        base: Digest of the file of the weak model, of a patch spec.
+    """
+
+    manifest: CompositionManifest
+    plan: CompositionPlan | None = None
+    base: str | None = None
+
+
+def total_sizes(models: Iterable[keras.Model]) -> dict[str, int]:
+    """Adds up the `parameters` and `macs` of models."""
+    from kmod.graph.sizes import model_sizes
+
+    sizes = [model_sizes(model) for model in models]
+    return {
+        key: sum(getattr(size, key) for size in sizes)
+        for key in ("parameters", "macs")
+    }
+
+
+def write_composition_manifest(
+    directory: Path, manifest: CompositionManifest
+) -> None:
+    """Writes `composition.yaml`, sealed with the digest of its content."""
+    data = to_plain(manifest)
+    data["digest"] = _digest(data)
+    write_manifest(directory / COMPOSITION_FILE, SCHEMA, data)
+
+
+def read_composition_manifest(directory: str | Path) -> CompositionManifest:
+    """Reads and checks `composition.yaml`, without importing Keras.
+
+    Args:
+        directory: Directory that `kmod.save` wrote.
+
+    Raises:
+        ArtifactError: If there is none, or of another version.
+        IntegrityError: If it is not as it was written.
+    """
+    path = Path(directory) / COMPOSITION_FILE
+    if not path.is_file():
+        raise ArtifactError(
+            "A composed model is a directory with the file "
+            f"{COMPOSITION_FILE!r}. Received: '{directory}' without one. Give "
+            "the directory that `kmod compose --out` wrote."
+        )
+    data = read_manifest(path, SCHEMA)
+    if data.pop("digest") != _digest(data):
+        raise broken(path, "its content does not match its own digest")
+    for source in data["sources"]:
+        if "support" in source:  # What `auxiliary` was called at first.
+            source["auxiliary"] = source.pop("support")
+    contract = InputContract.from_plain(data["input"])
+    lists = {key: tuple(data[key]) for key in ("class_names", "sources")}
+    return CompositionManifest(**{**data, **lists, "input": contract})
+
+
+def list_composition(path: Path) -> dict[str, Any]:
+    """Lists the files of a composed model, as `check_output` asks for them.
+
+    Args:
+        path: Directory that `kmod.save` wrote.
+
+    Returns:
+        `size` and `digest` of every file that its manifest names, by path.
+
+    Raises:
+        ArtifactError: If there is no composed model, or of another version.
+        IntegrityError: If its manifest is not as it was written.
+    """
+    files = read_composition_manifest(path).files
+    return {**files, COMPOSITION_FILE: file_record(path / COMPOSITION_FILE)}
+
+
+def _digest(data):
+    return data_digest({"version": VERSION, **data})
+
+
+def _source(planned, class_name, module, is_auxiliary):
+    store = planned.stores[module.ref.store]
+    return {
+        **({"auxiliary": True} if is_auxiliary else {}),
+        "class": class_name,
+        "module": module.ref.class_name,
+        "store": store.digest,
+        "source": store.manifest.source.digest,
+        "model": store.manifest.source.name,
+        "data": store.manifest.data.get("name"),
+        "license": store.manifest.license,
+        "retention_rate": module.sizes.retention_rate,
+        "parameters": module.sizes.parameters,
+        "macs": module.sizes.macs,
+    }
+
+
+def model_card(manifest: CompositionManifest, formats: Sequence[str]) -> str:
+    """Returns the model card of a composed model, as Hugging Face reads it.
+
+    Args:
+        manifest: Its manifest.
+        formats: Which forms of it there are, keys of `LOADING`.
+
+    Returns:
+        Markdown after a YAML front matter. Names, which may be any text, are
+        escaped.
+    """
+    sections = [
+        _front_matter(manifest),
+        f"# {_escaped(manifest.name)}\n",
+        _introduction(manifest),
+        "## Classes and their sources\n",
+        _sources(manifest),
+        "## Figures\n",
+        _figures(manifest),
+        "## How to load it\n",
+        *(LOADING[name] for name in formats),
+    ]
+    return "\n".join(sections)
+
+
+def _front_matter(manifest):
+    sources = manifest.sources
+    data = {
+        **_license(manifest.license),
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["kmod", "modular", "image-classification"],
+        "datasets": _repositories(source.get("data") for source in sources),
+        "base_model": _repositories(source.get("model") for source in sources),
+        "metrics": ["accuracy"],
+    }
+    text = yaml.safe_dump(
+        {key: value for key, value in data.items() if value}, sort_keys=False
+    )
+    return f"---\n{text}---\n"
+
+
+def _license(expression):
+    if expression is None:
+        return {"license": "unknown"}
+    if expression.lower() in KNOWN_LICENSES:
+        return {"license": expression.lower()}
+    return {"license": "other", "license_name": expression}
+
+
+def _repositories(names):
+    """Keeps the different names that may be those of a repository."""
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if name is not None and REPOSITORY.fullmatch(name)
+    ]
+
+
+def _introduction(manifest):
+    contract = manifest.input
+    shape = "x".join(str(size) for size in contract.shape)
+    low, high = contract.range
+    text = (
+        f"A classifier of {len(manifest.class_names)} classes that kmod "
+        "composed from modules of other models. It takes "
+        f"{contract.dtype} images of {shape} with values from {low:g} to "
+        f"{high:g} and answers with {manifest.output}; of equal answers "
+        "the first class counts.\n"
+    )
+    if manifest.other is not None:
+        text += (
+            f"\nThe class {_escaped(manifest.other)} is for images that no "
+            "module claims.\n"
+        )
+    return text
+
+
+def _sources(manifest):
+    rows = [
+        [
+            source["class"],
+            source["module"]
+            + (" (auxiliary)" if source.get("auxiliary") else ""),
+            source.get("model") or "not named",
+            source.get("data") or "not named",
+            source["license"] or "none",
+            f"{source['retention_rate']:.1%}",
+            source["store"] or "given in memory",
+        ]
+        for source in manifest.sources
+    ]
+    columns = (
+        *("class", "module", "source model", "data", "licence"),
+        *("kernels kept", "store"),
+    )
+    return _table(columns, rows)
+
+
+def _figures(manifest):
+    sizes = {
+        "model": manifest.sizes,
+        "its parts, nothing shared": manifest.unshared,
+    }
+    sections = [
+        _table(
+            ("", "parameters", "MACs for one image"),
+            [
+                [name, f"{row['parameters']:,}", f"{row['macs']:,}"]
+                for name, row in sizes.items()
+                if row is not None
+            ],
+        )
+    ]
+    checks = manifest.metrics.get("checks", ())
+    if checks:
+        rows = [
+            [
+                check["metric"],
+                check["class"] or "all",
+                check["data"],
+                f"{check['value']:.4f}",
+                f"{check['min']:g}",
+            ]
+            for check in checks
+        ]
+        sections.append("Checks that the model had to pass:\n")
+        sections.append(
+            _table(("metric", "class", "data", "measured", "least"), rows)
+        )
+    measured = [
+        [name, f"{value:.4f}"]
+        for name, value in _numbers(manifest.metrics)
+        if not name.startswith("checks")
+    ]
+    if measured:
+        sections.append("Other measurements:\n")
+        sections.append(_table(("figure", "value"), measured))
+    return "\n".join(sections)
+
+
+def _numbers(data, name=""):
+    """Yields the numbers in nested mappings with their path."""
+    for key, value in data.items():
+        path = f"{name} {key}".strip()
+        if isinstance(value, Mapping):
+            yield from _numbers(value, path)
+        elif isinstance(value, (int, float)):
+            yield path, value
+
+
+def _table(columns, rows):
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "| " + " | ".join("---" for _ in columns) + " |",
+        *("| " + " | ".join(map(_escaped, row)) + " |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text):
+    """Makes Markdown show any text as it is, on one line."""
+    return MARKDOWN.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,74 @@
+"""What makes a run the same run: its source, its data and its arguments."""
+
+import hashlib
+import importlib.metadata
+from typing import Any
+
+import keras
+import numpy as np
+
+from kmod import __version__
+from kmod.data.batches import count_steps
+from kmod.graph.content import content_digest
+from kmod.modular.modular_model import ModularModel
+
+PACKAGES = ("keras", "numpy", "tensorflow")
+
+
+def run_identity(
+    modular: ModularModel, train, validation, packages=(), **arguments
+) -> dict[str, Any]:
+    """Collects everything that decides how a run ends.
+
+    Arrays count with all their bytes. Batched training data are not read for
+    this: their type or element specification and number of batches stand for
+    them.
+
+    Args:
+        modular: Modular model, before training.
+        train: `(images, labels)` or batched data; `None` if it is not used.
+        validation: `(images, labels)`.
+        packages: Names of packages that take part beside Keras.
+        **arguments: JSON data, the arguments of the method.
+
+    Returns:
+        JSON data by name, in words that a message can use.
+    """
+    names = {*PACKAGES, keras.backend.backend(), *packages}
+    versions = {name: _version(name) for name in sorted(names)}
+    return {
+        "source model": content_digest(modular.flat_source),
+        "training data": _data_identity(train),
+        "validation data": array_digest(*validation),
+        "class names": list(modular.class_names),
+        "data type": modular.dtype_policy.name,
+        "backend": keras.backend.backend(),
+        "versions": {"kmod": __version__, **versions},
+        **arguments,
+    }
+
+
+def array_digest(*arrays: np.ndarray) -> str:
+    """Returns the digest of arrays, `sha256:<64 hex digits>`."""
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view("uint8"))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _data_identity(data):
+    if data is None:
+        return None
+    if isinstance(data, tuple):
+        return array_digest(*data)
+    kind = str(getattr(data, "element_spec", type(data).__name__))
+    steps = count_steps({"steps_per_epoch": None, "x": data})
+    return f"{steps} batches of {kind}"
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,229 @@
+"""Searches the modules that patch the weak classes of a model."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+from typing import Literal
+
+import keras
+
+from kmod.data.batches import to_arrays
+from kmod.errors import ArtifactError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.metrics.evaluate import Evaluation
+from kmod.metrics.evaluate import evaluate_answers
+from kmod.metrics.evaluate import weak_classes
+from kmod.modules.manifest import InputContract
+from kmod.patching.donors import Donor
+from kmod.patching.donors import module_answers
+from kmod.patching.patch_fit import PatchFit
+from kmod.patching.patch_fit import ValidationScores
+from kmod.patching.patch_fit import fit_on_scores
+from kmod.patching.patch_fit import layer_scores
+from kmod.patching.patch_fit import no_gain
+from kmod.patching.patcher import check_labels
+from kmod.patching.patcher import target_index
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PatchCandidate:
+    """A module that was tried as a patch.
+
+    Attributes:
+        target_class: Name of the class it shall answer for.
+        donor: The donor it is of.
+        fit: The fitted patch with its figures on validation images.
+    """
+
+    target_class: str
+    donor: Donor
+    fit: PatchFit
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {
+            "target_class": self.target_class,
+            "store": str(self.donor.store.path),
+            "class": self.fit.patch.module.info.class_name,
+            "auxiliary": [m.info.class_name for m in self.fit.patch.auxiliary],
+            "before": dataclasses.asdict(self.fit.before),
+            "after": dataclasses.asdict(self.fit.after),
+            "helps": self.fit.helps,
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PatchChoice:
+    """What was tried on validation images, and what was chosen.
+
+    Attributes:
+        evaluation: The weak model there.
+        chosen: One module for each class that gains, in the order in which
+            the patches must be applied.
+        tried: All modules, by class, the best of each class first.
+    """
+
+    evaluation: Evaluation
+    chosen: tuple[PatchCandidate, ...]
+    tried: tuple[PatchCandidate, ...]
+
+
+def choose_patches(
+    weak: keras.Model,
+    donors: Sequence[Donor],
+    data: Any,
+    *,
+    target_classes: Sequence[int | str] | None = None,
+    class_names: Sequence[str] | None = None,
+    combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
+    contract: InputContract | None = None,
+    auxiliary: bool = True,
+    track: Callable[[Sequence[Donor]], Iterable[Donor]] = iter,
+) -> PatchChoice:
+    """Chooses the modules that patch a weak model, on validation data.
+
+    The weak model and every module run once over the images. A module is
+    judged by F1 and the accuracy on the other classes, on images that its
+    patch was not fitted on (cross-fitting), so that the best of many is not
+    the luckiest. The classes are patched one after another, each on top of
+    those before; one that is not weak any more by then is left as it is.
+
+    Args:
+        weak: The weak model, images to one score per class.
+        donors: Where modules may be taken from. Those of a class fit the
+            target of the same name.
+        data: Validation `(images, labels)` or batched data; see `kmod.patch`.
+        target_classes: Names or indices of the classes to patch. Defaults to
+            the weak ones, by `weak_classes`, that a donor has.
+        class_names: The weak model's classes. Defaults to its attribute
+            `class_names`, or to `"0"`, `"1"`, ...
+        combine: How the two scores become one.
+        contract: The images, if the donors take others.
+        auxiliary: Whether a donor's other modules may be auxiliary to the
+            target's, where that is better; it makes the model larger.
+        track: Wraps the donors, such as in a progress bar.
+
+    Returns:
+        The `PatchChoice`, with at least one patch.
+
+    Raises:
+        ArtifactError: If no donor has a module of a class, or it can not take
+            the images.
+        CheckError: If no module helps.
+        UsageError: If `data` or `target_classes` do not fit the weak model.
+    """
+    images, labels = to_arrays(data)
+    model = rebuild(channel_graph(weak))
+    logits = model.predict(images, batch_size=256, verbose=0)
+    class_names = class_names or getattr(weak, "class_names", None)
+    class_names = class_names or list(map(str, range(logits.shape[1])))
+    evaluation = evaluate_answers(labels, logits.argmax(axis=1), class_names)
+    targets = _targets(target_classes, evaluation, donors)
+    found = {
+        donor: _answers(donor, images, contract) for donor in track(donors)
+    }
+    chosen, tried = [], []
+    for target in targets:
+        index = evaluation.class_names.index(target)
+        check_labels(labels, index, logits.shape[1])
+        if target_classes is None:
+            now = evaluate_answers(labels, logits.argmax(axis=1), class_names)
+            if index not in weak_classes(now):
+                continue
+        scores_of = functools.partial(_scores, found, logits, labels, index)
+        ranked = _ranked(
+            target, donors, scores_of, combine, contract, auxiliary
+        )
+        tried += ranked
+        best = ranked[0]
+        if best.fit.helps:
+            chosen.append(best)
+            logits = _patched(best, scores_of, logits)
+    if not chosen:
+        raise no_gain(
+            "no module that does. "
+            + "; ".join(
+                f"{each.target_class!r} by '{each.donor.store.path}': "
+                f"{each.fit}"
+                for each in tried
+            )
+        )
+    return PatchChoice(evaluation, tuple(chosen), tuple(tried))
+
+
+def _targets(given, evaluation, donors):
+    names = evaluation.class_names
+    if given is None:
+        indices = weak_classes(evaluation)
+    else:
+        indices = [target_index(each, len(names), names) for each in given]
+    wanted = [names[index] for index in dict.fromkeys(indices)]
+    known = [
+        target
+        for target in wanted
+        if any(donor.class_for(target) is not None for donor in donors)
+    ]
+    if not known or (given is not None and known != wanted):
+        missing = [target for target in wanted if target not in known]
+        raise ArtifactError(
+            "A donor must have a module of the class to patch, of the same "
+            f"name. Received: none of {missing} in "
+            f"{[str(donor.store.path) for donor in donors]}, which have "
+            f"{sorted({name for donor in donors for name in donor.store})}. "
+            "Give another donor, or the class that fits as STORE:CLASS."
+        )
+    return known
+
+
+def _answers(donor, images, contract):
+    """Returns what all modules of a donor say, by class name."""
+    modules = [donor.store[name] for name in donor.store]
+    adaptation = donor.adaptation(contract)
+    return dict(zip(donor.store, module_answers(modules, images, adaptation)))
+
+
+def _scores(found, logits, labels, index, donor, class_names):
+    """Returns the scores of modules of a donor, the target's first."""
+    answers = [found[donor][name] for name in class_names]
+    return ValidationScores.of(logits, answers, labels, index)
+
+
+def _ranked(target, donors, scores_of, combine, contract, auxiliary):
+    """Tries every donor, with and without auxiliary modules, the best first."""
+    candidates = []
+    for donor in donors:
+        name = donor.class_for(target)
+        if name is None:
+            continue
+        options = [()]
+        if auxiliary and combine == "calibrated":
+            options.append([each for each in donor.store if each != name])
+        for others in options:
+            fit = fit_on_scores(
+                scores_of(donor, [name, *others]),
+                donor.store[name],
+                combine,
+                donor.adaptation(contract),
+                [donor.store[each] for each in others],
+            )
+            candidates.append(PatchCandidate(target, donor, fit))
+    return sorted(candidates, key=_quality, reverse=True)
+
+
+def _quality(candidate):
+    after = candidate.fit.after
+    return candidate.fit.helps, after.f1 + after.other_classes_accuracy
+
+
+def _patched(best, scores_of, logits):
+    """Returns the scores that later patches start from."""
+    patch = best.fit.patch
+    if patch.layer is None:
+        return logits
+    names = [module.info.class_name for module in patch.parts.values()]
+    scores = scores_of(best.donor, names)
+    return layer_scores(patch.layer, scores).astype("float32")

@@ -1,0 +1,155 @@
+"""From class names to the composition spec of a new model, in one step."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kmod.composition.labelled_images import ImageReader
+from kmod.data.image_data import LabelledImages
+from kmod.files import atomic_write
+from kmod.files import check_output_file
+from kmod.files import seal
+from kmod.modules.module_store import ModuleStore
+from kmod.selection.module_choice import ModuleChoice
+from kmod.selection.module_choice import choose_modules
+from kmod.spec.model import ClassEntry
+from kmod.spec.model import DataRef
+from kmod.spec.model import InputSpec
+from kmod.spec.model import ModuleRef
+from kmod.spec.model import Scores
+from kmod.spec.model import Spec
+from kmod.spec.model import StoreRef
+from kmod.spec.model import spec_data
+from kmod.spec.spec_file import parse_spec
+from kmod.spec.spec_file import spec_text
+
+
+def choose_composition(
+    class_names: Sequence[str],
+    stores: Sequence[ModuleStore],
+    data: Sequence[DataRef],
+    path: str | Path,
+    *,
+    images_per_class: int = 50,
+    data_dir: str | Path | None = None,
+    auxiliary: bool = True,
+    overwrite: bool = False,
+    track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
+) -> tuple[ModuleChoice, Spec]:
+    """Chooses the modules of a new model and writes its composition spec.
+
+    Where the stores take different images, the model takes the largest of
+    them, and `compose` gives the modules adapters.
+
+    Args:
+        class_names: The classes of the new model.
+        stores: Stores that may have modules of them.
+        data: Labelled images that show them, not those of a test.
+        path: The spec to write.
+        images_per_class: How many images of each class are used, at most.
+        data_dir: Directory of prepared data sets.
+        auxiliary: As `choose_modules` takes it.
+        overwrite: Whether a spec at `path` may be replaced that this function
+            wrote and nobody edited.
+        track: Wraps the stores, such as in a progress bar.
+
+    Returns:
+        What was chosen and why, and the spec, for `kmod.compose`.
+
+    Raises:
+        ArtifactError: If data or stores lack a class or do not fit.
+        UsageError: If there are no images of a class, or something is at
+            `path` that may not be replaced.
+
+    Example:
+
+    >>> choice, spec = kmod.choose_composition(
+    ...     ["cat", "Bag"], stores, data, "cat-or-bag.yaml")
+    >>> model = kmod.compose(spec)
+    """
+    check_output_file(path, overwrite)
+    path = Path(path).resolve()
+    contracts = [store.manifest.input for store in stores]
+    largest = max(contracts, key=lambda each: np.prod(each.shape))
+    reader = ImageReader(largest, "resize", tuple(class_names))
+    parts = [reader.load(each, data_dir, images_per_class) for each in data]
+    images = LabelledImages(
+        np.concatenate([part.images.astype("float32") for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+    choice = choose_modules(
+        class_names,
+        stores,
+        images,
+        contract=largest,
+        auxiliary=auxiliary,
+        track=track,
+    )
+    is_same = all(each == largest for each in contracts)
+    text = choice_text(
+        choice,
+        path,
+        data,
+        images_per_class,
+        None if is_same else InputSpec(largest.shape, largest.range),
+    )
+    spec = parse_spec(text.encode("utf-8"), path)
+    check_output_file(path, overwrite)
+    atomic_write(path, text)
+    return choice, spec
+
+
+def choice_text(
+    choice: ModuleChoice,
+    path: Path,
+    data: Sequence[DataRef],
+    images_per_class: int,
+    contract: InputSpec | None = None,
+) -> str:
+    """Returns the sealed spec of the modules chosen, comments say why.
+
+    Args are those of `choose_composition`. The model takes images of
+    `contract`, or what the modules take if that is `None`.
+    """
+    used = {*choice.chosen.values(), *(index for index, _ in choice.auxiliary)}
+    ids = {index: f"store-{n}" for n, index in enumerate(sorted(used), 1)}
+    spec = Spec(
+        name=path.stem,
+        path=path,
+        stores={
+            ids[index]: StoreRef(choice.stores[index].path) for index in ids
+        },
+        input=contract,
+        classes=tuple(
+            ClassEntry(name, (ModuleRef(ids[index], name),))
+            for name, index in choice.chosen.items()
+        ),
+        scores=Scores(
+            "joint",
+            tuple(data),
+            images_per_class,
+            auxiliary=tuple(
+                ModuleRef(ids[index], name) for index, name in choice.auxiliary
+            ),
+        ),
+    )
+    text = spec_text(spec_data(spec), path)
+    return seal("\n".join([*_comments(choice, ids), text]))
+
+
+def _comments(choice, ids):
+    count = choice.num_images
+    yield f"# Modules chosen on {count} labelled images, with their ROC AUC."
+    for name, index in choice.chosen.items():
+        values = choice.roc_auc[name]
+        line = f"# {name!a}: {ids[index]} {values[index]:.3f}"
+        rest = [value for other, value in values.items() if other != index]
+        yield f"{line}, the best other {max(rest):.3f}" if rest else line
+    if choice.auxiliary:
+        yield (
+            "# With those of `auxiliary`, which the model runs as well, the "
+            "truth was likelier."
+        )

@@ -1,0 +1,343 @@
+"""Chooses, class by class, the modules of a new model among several stores."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from collections.abc import Hashable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeVar
+
+import numpy as np
+
+from kmod.composition.scoring import line_of
+from kmod.data.image_data import LabelledImages
+from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+from kmod.metrics.calibration import folds
+from kmod.metrics.calibration import likelihood
+from kmod.modules.manifest import InputContract
+from kmod.modules.module_store import ModuleStore
+from kmod.patching.donors import Donor
+from kmod.patching.donors import module_answers
+
+MAX_ROUNDS = 5
+FINALISTS = 3
+# Some tens of images can not tell what more scores than that are worth; many
+# can, if there are ten for each score.
+MAX_AUXILIARY = 40
+IMAGES_PER_SCORE = 10
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModuleChoice:
+    """Which modules answer for each class, and what else there was.
+
+    Attributes:
+        stores: The stores, as they were given.
+        chosen: For every class the index of its module's store.
+        roc_auc: For every class, by the indices of stores that have it, the
+            area under the ROC curve of their module, 0 to 1: the chance that
+            it scores an image of the class higher than another.
+        num_images: How many labelled images the choice was made on.
+        auxiliary: Further modules that help to tell the classes apart, as the
+            index of a store and a class of it.
+    """
+
+    stores: tuple[ModuleStore, ...]
+    chosen: Mapping[str, int]
+    roc_auc: Mapping[str, Mapping[int, float]]
+    num_images: int
+    auxiliary: tuple[tuple[int, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        paths = [str(store.path) for store in self.stores]
+        return {
+            "images": self.num_images,
+            "classes": {
+                name: {
+                    "store": paths[index],
+                    "roc_auc": self.roc_auc[name][index],
+                    "roc_auc_by_store": {
+                        paths[other]: value
+                        for other, value in self.roc_auc[name].items()
+                    },
+                }
+                for name, index in self.chosen.items()
+            },
+            "auxiliary": [
+                {"store": paths[index], "class": name}
+                for index, name in self.auxiliary
+            ],
+        }
+
+
+def choose_modules(
+    class_names: Sequence[str],
+    stores: Sequence[ModuleStore],
+    images: LabelledImages,
+    *,
+    contract: InputContract | None = None,
+    auxiliary: bool = True,
+    track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
+) -> ModuleChoice:
+    """Chooses the best module for every class of a new model.
+
+    Every module runs once over a few labelled images; see `best_modules` for
+    how they are compared. Then other modules may join as auxiliary ones, if
+    that makes the truth likelier: those of the model's own classes, or all of
+    the stores that are in. `compose` calibrates all of them to each other,
+    with `calibration: joint`.
+
+    Args:
+        class_names: The classes of the new model, named as in the stores.
+        stores: Stores that may have modules of them.
+        images: Labelled images, labels in the order of `class_names`; some
+            tens of each class do.
+        contract: The images, if the stores take others.
+        auxiliary: Whether other modules than the classes' own may join.
+            Without them the model is smaller.
+        track: Wraps the stores, such as in a progress bar.
+
+    Returns:
+        The `ModuleChoice`.
+
+    Raises:
+        ArtifactError: If no store has a class, or it can not take the images.
+        UsageError: If there are no images of a class, or a single class.
+    """
+    _check(class_names, stores, images)
+    log_odds = [
+        _log_odds(
+            store, [c for c in class_names if c in store], images, contract
+        )
+        for store in track(stores)
+    ]
+    scores = {
+        name: {
+            index: own[name]
+            for index, own in enumerate(log_odds)
+            if name in own
+        }
+        for name in class_names
+    }
+    best = best_modules(list(scores.values()), images.labels)
+    chosen = dict(zip(class_names, best))
+    further = ()
+    if auxiliary:
+        further = _auxiliary(chosen, log_odds, stores, images, contract)
+    return ModuleChoice(
+        tuple(stores),
+        chosen,
+        {
+            name: {
+                index: roc_auc(own, images.labels == label)
+                for index, own in scores[name].items()
+            }
+            for label, name in enumerate(class_names)
+        },
+        len(images),
+        further,
+    )
+
+
+def _log_odds(store, class_names, images, contract):
+    adaptation = Donor(store).adaptation(contract)
+    modules = [store[name] for name in class_names]
+    answers = module_answers(modules, images.images, adaptation)
+    return {name: each.log_odds for name, each in zip(class_names, answers)}
+
+
+def _auxiliary(chosen, log_odds, stores, images, contract):
+    """Returns which other modules help."""
+    used = sorted(set(chosen.values()))
+    options = auxiliary_options(
+        (
+            (index, name)
+            for index in used
+            for name in stores[index].class_names
+            if chosen.get(name) != index
+        ),
+        (
+            (index, name)
+            for index, store in enumerate(stores)
+            for name in chosen
+            if index not in used and name in store
+        ),
+        lambda module: module[1] in chosen,
+        len(images),
+    )
+    wanted = dict.fromkeys(itertools.chain(*options))
+    for index, own in enumerate(log_odds):
+        names = [n for i, n in wanted if i == index and n not in own]
+        own |= _log_odds(stores[index], names, images, contract)
+
+    def scores_of(modules):
+        columns = [log_odds[index][name] for index, name in modules]
+        return np.reshape(columns, (len(columns), len(images))).T
+
+    own = [log_odds[index][name] for name, index in chosen.items()]
+    return best_auxiliary(
+        np.stack(own, axis=1),
+        {option: scores_of(option) for option in options},
+        images.labels,
+    )
+
+
+def roc_auc(scores: np.ndarray, is_class: np.ndarray) -> float:
+    """Returns the area under the ROC curve of a class's scores.
+
+    Args:
+        scores: Float array `(n,)`.
+        is_class: Boolean array `(n,)`, which images show the class.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(is_class, scores))
+
+
+def best_modules(
+    scores: Sequence[Mapping[Key, np.ndarray]], labels: np.ndarray
+) -> list[Key]:
+    """Chooses one module for each class by what the modules say of images.
+
+    Each class first takes the module of the highest ROC AUC. Then classes
+    take others of their `FINALISTS` best ones, one at a time, as long as the
+    truth becomes likelier by the softmax of all, where every module is
+    calibrated on other images.
+
+    Args:
+        scores: For every class the scores `(n,)` of its modules, by key.
+        labels: int64 array `(n,)` of class indices.
+
+    Returns:
+        The key chosen for each class.
+    """
+    best_first = [
+        sorted(own, key=lambda key: -roc_auc(own[key], labels == label))
+        for label, own in enumerate(scores)
+    ]
+    chosen = [keys[0] for keys in best_first]
+    fitted = [
+        {
+            key: _cross_fitted(scores[label][key], labels == label)
+            for key in keys[:FINALISTS]
+        }
+        for label, keys in enumerate(best_first)
+    ]
+    best = _softmax_likelihood(fitted, chosen, labels)
+    for _ in range(MAX_ROUNDS):
+        before = list(chosen)
+        for label, own in enumerate(fitted):
+            for key in own:
+                tried = [*chosen[:label], key, *chosen[label + 1 :]]
+                value = _softmax_likelihood(fitted, tried, labels)
+                if value > best:
+                    chosen, best = tried, value
+        if chosen == before:
+            break
+    return chosen
+
+
+def _cross_fitted(scores, is_class):
+    """Returns log-odds, each by a line that was fitted without its image."""
+    log_odds = np.empty(len(scores))
+    for fold in folds(is_class.astype("int64")):
+        scale, shift = line_of(scores[~fold], is_class[~fold])
+        log_odds[fold] = scale * scores[fold] + shift
+    return log_odds
+
+
+def _softmax_likelihood(fitted, chosen, labels):
+    """Returns the mean log-probability of the true classes."""
+    scores = np.stack([own[key] for own, key in zip(fitted, chosen)], axis=1)
+    own = scores[np.arange(len(labels)), labels]
+    return float(np.mean(own - np.logaddexp.reduce(scores, axis=1)))
+
+
+def auxiliary_options(
+    modules: Iterable[Key],
+    elsewhere: Iterable[Key],
+    is_known: Callable[[Key], bool],
+    num_images: int,
+) -> list[tuple[Key, ...]]:
+    """Lists the groups of auxiliary modules that a choice may have.
+
+    That is none, known classes of the stores that are in, all modules of
+    these stores, and known classes of all stores.
+
+    Args:
+        modules: All other modules of the stores that are in.
+        elsewhere: Modules of known classes in the other stores.
+        is_known: Whether a module's class is one of the new model's.
+        num_images: How many labelled images tell what is best.
+
+    Returns:
+        Different groups of modules, none first, none of more than
+        `MAX_AUXILIARY` modules, or of a tenth of the images if that is more.
+    """
+    most = max(MAX_AUXILIARY, num_images // IMAGES_PER_SCORE)
+    every = tuple(modules)
+    known = tuple(filter(is_known, every))
+    groups = dict.fromkeys(((), known, every, (*known, *elsewhere)))
+    return [group for group in groups if len(group) <= most]
+
+
+def best_auxiliary(
+    scores: np.ndarray, options: Mapping[Key, np.ndarray], labels: np.ndarray
+) -> Key:
+    """Chooses the auxiliary scores with which the truth is likeliest.
+
+    Each option is weighed together with the classes' own scores by the layer
+    of `calibration: joint`, fitted on other images than it is judged on.
+
+    Args:
+        scores: Log-odds `(n, num_classes)` of the classes' own modules.
+        options: Log-odds `(n, k)` of auxiliary modules, by key; `k` may be 0.
+            Of equally good ones the first counts.
+        labels: int64 array `(n,)` of class indices. Where a class has a single
+            image, nothing can be compared, and the first option counts.
+
+    Returns:
+        The key of the best option.
+    """
+    if np.bincount(labels).min() < 2:
+        return next(iter(options))
+    return max(
+        options,
+        key=lambda key: likelihood(
+            np.concatenate([scores, options[key]], axis=1), labels
+        ),
+    )
+
+
+def _check(class_names, stores, images):
+    missing = [
+        name
+        for name in class_names
+        if not any(name in store for store in stores)
+    ]
+    if missing:
+        raise ArtifactError(
+            "Every class must be one of a store's, of the same name. "
+            f"Received: {missing}, which none of "
+            f"{[str(store.path) for store in stores]} has. They have "
+            f"{sorted({name for store in stores for name in store})}."
+        )
+    if len(class_names) < 2:
+        raise UsageError(
+            "A new model has at least two classes. Received: "
+            f"{list(class_names)}. Name another one."
+        )
+    without = set(range(len(class_names))) - set(images.labels.tolist())
+    if without:
+        raise UsageError(
+            "Modules are chosen on labelled images of every class. Received: "
+            f"none of {[class_names[index] for index in sorted(without)]}. "
+            "Give data sets that show them."
+        )

@@ -1,0 +1,162 @@
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.errors import ArtifactError
+from kmod.export.keras_file import load_keras_file
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A Keras archive with all that a module may hold."""
+    image = keras.Input((4, 4, 1))
+    x = keras.layers.Conv2D(
+        2, 3, kernel_regularizer="l2", bias_constraint="non_neg"
+    )(image)
+    x = keras.ops.relu(x + 1.0)[:, 1:]
+    x = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])(x)
+    keras.Model(image, x).save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def rewrite(path, change, member="config.json"):
+    """Rewrites one member of an archive; `None` leaves it out."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[member] = change(members.get(member))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            if data is not None:
+                archive.writestr(name, data)
+
+
+def replace_first_layer(path, **changes):
+    def change(data):
+        config = json.loads(data)
+        config["config"]["layers"][1].update(changes)
+        return json.dumps(config)
+
+    rewrite(path, change)
+
+
+def test_built_in_layers_and_operations_load(archive):
+    assert load_keras_file(archive).count_params() == 20 + 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        pytest.param({"class_name": "Lambda"}, "Lambda", id="lambda"),
+        pytest.param({"class_name": "TFSMLayer"}, "TFSMLayer", id="savedmodel"),
+        pytest.param({"class_name": "StringLookup"}, "StringLookup", id="file"),
+        pytest.param({"class_name": "add"}, "add", id="function"),
+        pytest.param({"class_name": "Gone"}, "Gone", id="unknown"),
+        pytest.param({"class_name": ["Conv2D"]}, "Conv2D", id="no-text"),
+        pytest.param({"module": "os", "class_name": "system"}, "os", id="os"),
+        pytest.param({"module": "kerasx.layers"}, "kerasx", id="look-alike"),
+        pytest.param({"module": "keras.saving"}, "keras.saving", id="api"),
+        pytest.param({"module": None}, r"\?.Conv2D", id="no-module"),
+        pytest.param({"registered_name": "a>B"}, "Conv2D", id="registered"),
+        pytest.param(
+            {"module": "keras.src.ops.numpy", "class_name": "np"},
+            "numpy.np",
+            id="no-operation",
+        ),
+        pytest.param(
+            {"config": {"kernel_initializer": {"class_name": "__lambda__"}}},
+            "__lambda__",
+            id="nested-bytecode",
+        ),
+        pytest.param(
+            {"config": {"activation": {"class_name": "function"}}},
+            "function",
+            id="nested-function",
+        ),
+    ],
+)
+def test_anything_else_is_refused(archive, changes, refused):
+    replace_first_layer(archive, **changes)
+    with pytest.raises(ArtifactError, match=f"built-in Keras .*{refused}"):
+        load_keras_file(archive)
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "reason"),
+    [
+        pytest.param("config.json", lambda data: None, "it holds", id="gone"),
+        pytest.param("x.npz", lambda data: b"", "it holds", id="added"),
+        pytest.param("config.json", lambda data: b"{", "Expecting", id="json"),
+        pytest.param(
+            "config.json",
+            lambda data: b" " * (2**24 + 1),
+            "config is too large",
+            id="large",
+        ),
+        pytest.param(
+            "config.json", lambda data: b"[" * 10**6, "recursion", id="deep"
+        ),
+    ],
+)
+def test_other_archives_are_refused(archive, member, change, reason):
+    rewrite(archive, change, member)
+    with pytest.raises(ArtifactError, match=f"not a Keras archive: .*{reason}"):
+        load_keras_file(archive)
+
+
+def test_file_that_is_no_archive(tmp_path):
+    (tmp_path / "model.keras").write_text("text")
+    with pytest.raises(ArtifactError, match="not a Keras archive: .*not a zip"):
+        load_keras_file(tmp_path / "model.keras")
+
+
+def test_what_keras_can_not_load(archive):
+    rewrite(archive, lambda data: data[:100], "model.weights.h5")
+    with pytest.raises(
+        ArtifactError, match="model.keras' can not be loaded by Keras"
+    ):
+        load_keras_file(archive)
+
+
+def build_model(layer):
+    image = keras.Input((3,))
+    return keras.Model(image, layer(image))
+
+
+def test_load_what_a_user_brought(tmp_path):
+    model = build_model(keras.layers.Dense(2))
+    model.compile("adam", "mse")
+    model.save(tmp_path / "m.keras")
+    loaded = load_keras_file(tmp_path / "m.keras", allow_custom=True)
+    assert not loaded.compiled
+    x = np.ones((1, 3))
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("m.keras", "which does not exist"),
+        ("m.h5", "a file of another kind"),
+        ("folder", "a directory"),
+    ],
+)
+def test_other_paths(tmp_path, name, what):
+    (tmp_path / "m.h5").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArtifactError, match=f"{name}', {what}"):
+        load_keras_file(tmp_path / name)
+
+
+def test_damaged_file(tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"no archive")
+    with pytest.raises(ArtifactError, match="can not be loaded by Keras"):
+        load_keras_file(tmp_path / "m.keras", allow_custom=True)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    build_model(keras.layers.Lambda(lambda x: x)).save(tmp_path / "m.keras")
+    with pytest.raises(ArtifactError, match="without Lambda layers"):
+        load_keras_file(tmp_path / "m.keras", allow_custom=True)

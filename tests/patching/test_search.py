@@ -1,0 +1,165 @@
+import re
+
+import numpy as np
+import pytest
+
+from kmod.composition.patched_model import build_patched
+from kmod.errors import ArtifactError
+from kmod.errors import CheckError
+from kmod.errors import UsageError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.metrics.evaluate import evaluate
+from kmod.patching import search
+from kmod.patching.donors import Donor
+from kmod.patching.patcher import patch
+from kmod.patching.search import choose_patches
+
+NAMES = ("3", "8", "9")
+
+
+@pytest.fixture(scope="module")
+def choice(weak, donor, poor, digits):
+    return choose_patches(
+        weak, [Donor(poor), Donor(donor)], digits.validation, class_names=NAMES
+    )
+
+
+def test_weak_class_and_best_donor_are_found(choice, donor, poor):
+    assert choice.evaluation.f1[1] == 0
+    (best,) = choice.chosen
+    assert (best.target_class, best.donor.store) == ("8", donor)
+    assert choice.tried[0] is best
+    assert [each.donor.store for each in choice.tried[2:]] == [poor, poor]
+
+
+def test_donor_is_tried_with_and_without_its_other_modules(choice, donor):
+    found = [
+        [module.info.class_name for module in each.fit.patch.auxiliary]
+        for each in choice.tried
+        if each.donor.store is donor
+    ]
+    assert sorted(found) == [[], ["3", "9"]]
+
+
+def test_patch_is_that_of_a_single_module(choice, weak, donor, digits):
+    chosen = choice.chosen[0].fit.patch
+    patched = patch(
+        weak, 1, donor["8"], digits.validation, auxiliary=chosen.auxiliary
+    )
+    images = digits.test.images[:40]
+    np.testing.assert_allclose(
+        build_patched(rebuild(channel_graph(weak)), [chosen]).predict(images),
+        patched.predict(images),
+        rtol=0,
+        atol=2e-3,
+    )
+
+
+def test_figures_are_plain_data(choice):
+    data = choice.tried[-1].as_dict()
+    assert (data["target_class"], data["class"]) == ("8", "8")
+    assert data["helps"] is choice.tried[-1].fit.helps
+    assert data["before"]["f1"] == 0
+    assert set(data["after"]) == {
+        "precision",
+        "recall",
+        "f1",
+        "other_classes_accuracy",
+    }
+
+
+def test_several_targets_are_patched_in_turn(weak, donor, digits):
+    choice = choose_patches(
+        weak,
+        [Donor(donor)],
+        digits.validation,
+        class_names=NAMES,
+        target_classes=["8", 2],
+        auxiliary=False,
+    )
+    assert [each.target_class for each in choice.tried] == ["8", "9"]
+    patches = [each.fit.patch for each in choice.chosen]
+    patched = build_patched(rebuild(channel_graph(weak)), patches)
+    after = evaluate(patched, digits.test)
+    assert after.accuracy > evaluate(weak, digits.test).accuracy + 0.1
+    # What the second patch starts from is what the first one leaves.
+    assert choice.tried[1].fit.before.f1 > choice.evaluation.f1[2]
+
+
+def test_class_that_an_earlier_patch_mended_is_left(
+    weak, donor, digits, monkeypatch
+):
+    monkeypatch.setattr(
+        search,
+        "weak_classes",
+        lambda evaluation: [1, 2] if evaluation.f1[1] == 0 else [0],
+    )
+    choice = choose_patches(
+        weak, [Donor(donor)], digits.validation, class_names=NAMES
+    )
+    assert {each.target_class for each in choice.tried} == {"8"}
+
+
+def test_no_gain_is_declined(strong, poor, digits):
+    images = digits.validation
+    answers = strong.predict(images.images, verbose=0).argmax(axis=1)
+    right = images.take(np.flatnonzero(answers == images.labels))
+    path = re.escape(str(poor.path))
+    message = rf"no module that does\. '3' by '{path}': F1 1\.0000 before"
+    with pytest.raises(CheckError, match=message):
+        choose_patches(
+            strong,
+            [Donor(poor)],
+            right,
+            class_names=NAMES,
+            target_classes=["3"],
+        )
+
+
+def test_donors_must_have_the_class(weak, donor, digits):
+    names = ("a", "b", "c")
+    with pytest.raises(ArtifactError, match=r"none of \['b'\].*STORE:CLASS"):
+        choose_patches(
+            weak,
+            [Donor(donor)],
+            digits.validation,
+            class_names=names,
+            target_classes=["b"],
+        )
+    choice = choose_patches(
+        weak,
+        [Donor(donor, "8")],
+        digits.validation,
+        class_names=names,
+        target_classes=["b"],
+    )
+    assert choice.chosen[0].as_dict()["class"] == "8"
+
+
+def test_every_donor_is_tracked(weak, donor, digits):
+    seen = []
+
+    def track(donors):
+        for each in donors:
+            seen.append(each)
+            yield each
+
+    donors = [Donor(donor)]
+    choose_patches(
+        weak, donors, digits.validation, class_names=NAMES, track=track
+    )
+    assert seen == donors
+
+
+def test_data_must_show_the_target(weak, donor, digits):
+    images = digits.validation
+    others = images.take(np.flatnonzero(images.labels != 1))
+    with pytest.raises(UsageError, match="must show the target class"):
+        choose_patches(
+            weak,
+            [Donor(donor)],
+            others,
+            class_names=NAMES,
+            target_classes=["8"],
+        )

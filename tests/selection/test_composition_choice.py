@@ -1,0 +1,67 @@
+import pytest
+
+from kmod.composition.composer import compose
+from kmod.data.subsets import class_subset
+from kmod.metrics.evaluate import evaluate
+from kmod.selection.composition_choice import choice_text
+from kmod.selection.composition_choice import choose_composition
+from kmod.selection.module_choice import ModuleChoice
+from kmod.spec.model import DataRef
+from kmod.spec.spec_file import load_spec
+
+CLASSES = ("9", "3")
+DATA = (DataRef("digits", "validation"),)
+
+
+@pytest.fixture(scope="module")
+def chosen(poor, donor, tmp_path_factory):
+    path = tmp_path_factory.mktemp("chosen") / "nine-or-three.yaml"
+    return choose_composition(
+        CLASSES, [poor, donor], DATA, path, images_per_class=20
+    )
+
+
+def test_spec_composes_to_a_good_model(chosen, digits):
+    choice, spec = chosen
+    assert choice.num_images == 40
+    assert load_spec(spec.path) == spec
+    assert spec.class_names == CLASSES
+    assert (spec.scores.calibration, spec.scores.images_per_class) == (
+        "joint",
+        20,
+    )
+    model = compose(spec)
+    images = class_subset(digits.test, [2, 0])
+    assert evaluate(model, images).accuracy > 0.9
+
+
+def test_spec_says_why(chosen):
+    lines = chosen[1].path.read_text().splitlines()
+    assert lines[0].startswith("# Modules chosen on 40 labelled images, with")
+    assert lines[1].startswith("# '9': store-1 0.9")
+    assert "the best other 0." in lines[1]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_auxiliary_modules_are_in_the_spec(poor, donor, index, tmp_path):
+    stores = poor, donor
+    choice = ModuleChoice(
+        stores,
+        {"9": 1, "3": 1},
+        {"9": {1: 0.9}, "3": {1: 0.9}},
+        40,
+        ((index, "8"),),
+    )
+    path = tmp_path / "t.yaml"
+    path.write_text(choice_text(choice, path, DATA, 20))
+    spec = load_spec(path)
+    (module,) = spec.scores.auxiliary
+    store = spec.stores[module.store]
+    assert (spec.path.parent / store.path).samefile(stores[index].path)
+    assert module.class_name == "8"
+    assert "# With those of `auxiliary`, which" in path.read_text()
+    assert choice.as_dict()["auxiliary"] == [
+        {"store": str(stores[index].path), "class": "8"}
+    ]
+    model = compose(spec)
+    assert model.output_shape == (None, 2)

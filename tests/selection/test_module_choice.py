@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+
+from kmod.data.subsets import class_subset
+from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+from kmod.patching.donors import module_answers
+from kmod.selection import module_choice
+from kmod.selection.module_choice import IMAGES_PER_SCORE
+from kmod.selection.module_choice import MAX_AUXILIARY
+from kmod.selection.module_choice import auxiliary_options
+from kmod.selection.module_choice import best_auxiliary
+from kmod.selection.module_choice import best_modules
+from kmod.selection.module_choice import choose_modules
+from kmod.selection.module_choice import roc_auc
+
+CLASSES = ("9", "3")
+LABELS = np.repeat([0, 1, 2], 40)
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    return class_subset(digits.validation, [2, 0])
+
+
+def test_better_store_is_chosen(poor, donor, few):
+    choice = choose_modules(CLASSES, [poor, donor], few)
+    assert choice.chosen == {"9": 1, "3": 1}
+    for name in CLASSES:
+        assert choice.roc_auc[name][1] > 0.9
+        assert choice.roc_auc[name][1] > choice.roc_auc[name][0]
+    row = choice.as_dict()["classes"]["9"]
+    assert row["store"] == str(donor.path)
+    assert row["roc_auc"] == row["roc_auc_by_store"][str(donor.path)]
+    assert list(row["roc_auc_by_store"]) == [str(poor.path), str(donor.path)]
+
+
+def test_other_modules_of_the_store_join_where_they_help(poor, few):
+    modules = [poor[name] for name in ("9", "3", "8")]
+    answers = module_answers(modules, few.images)
+    own, other = np.split(
+        np.stack([each.log_odds for each in answers], axis=1), [2], 1
+    )
+    options = {False: other[:, :0], True: other}
+    helps = best_auxiliary(own, options, few.labels)
+    choice = choose_modules(CLASSES, [poor], few)
+    assert helps
+    assert choice.auxiliary == ((0, "8"),)
+    assert choose_modules(CLASSES, [poor], few, auxiliary=False).auxiliary == ()
+
+
+def test_modules_of_stores_that_are_not_in_may_join(
+    poor, donor, few, monkeypatch
+):
+    def last(scores, options, labels):
+        return list(options)[-1]
+
+    monkeypatch.setattr(module_choice, "best_auxiliary", last)
+    choice = choose_modules(CLASSES, [poor, donor], few)
+    assert choice.chosen == {"9": 1, "3": 1}
+    assert choice.auxiliary == ((0, "9"), (0, "3"))
+
+
+def test_classes_must_be_in_a_store(donor, few):
+    with pytest.raises(ArtifactError, match=r"Received: \['x'\], which none"):
+        choose_modules(("9", "x"), [donor], few)
+
+
+def test_images_must_show_every_class(donor, few):
+    one = few.take(np.flatnonzero(few.labels == 0))
+    with pytest.raises(UsageError, match=r"Received: none of \['3'\]"):
+        choose_modules(CLASSES, [donor], one)
+
+
+def test_a_new_model_has_two_classes(donor, few):
+    with pytest.raises(UsageError, match="at least two classes.*Name another"):
+        choose_modules(CLASSES[:1], [donor], few)
+
+
+def test_roc_auc_is_the_chance_of_the_higher_score():
+    scores = np.array([3.0, 1.0, 2.0, 0.0])
+    is_class = np.array([True, True, False, False])
+    assert roc_auc(scores, is_class) == pytest.approx(3 / 4)
+
+
+def draw_scores(label, quality, seed):
+    random = np.random.default_rng(seed)
+    return quality * (LABELS == label) + random.normal(size=len(LABELS))
+
+
+def test_best_module_of_each_class_is_chosen():
+    scores = [
+        {0: draw_scores(0, 0.5, 0), 1: draw_scores(0, 4.0, 1)},
+        {0: draw_scores(1, 4.0, 2), 2: draw_scores(1, 0.5, 3)},
+        {1: draw_scores(2, 3.0, 4)},
+    ]
+    assert best_modules(scores, LABELS) == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("finalists", "chosen"), [(2, 1), (1, 0)])
+def test_finalist_that_helps_the_others_wins(monkeypatch, finalists, chosen):
+    monkeypatch.setattr(module_choice, "FINALISTS", finalists)
+    # The first module of class 0 tells it a little better, the second one
+    # where class 2's own module knows nothing.
+    noise = np.random.default_rng(0).normal(size=len(LABELS))
+    first = np.choose(LABELS, [noise + 1, noise - 8, noise])
+    second = np.choose(LABELS, [noise + 0.9, noise, noise - 8])
+    scores = [
+        {0: first, 1: second},
+        {0: draw_scores(1, 9.0, 1)},
+        {0: draw_scores(2, 0.1, 2)},
+    ]
+    is_class = LABELS == 0
+    assert roc_auc(first, is_class) > roc_auc(second, is_class)
+    assert best_modules(scores, LABELS)[0] == chosen
+
+
+@pytest.fixture
+def three_classes():
+    """The classes' own scores tell one of three classes from the others."""
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    scores = random.normal(size=(90, 3))
+    scores[labels == 0, 0] += 4
+    return scores, labels, random
+
+
+def test_scores_that_tell_more_are_taken(three_classes):
+    scores, labels, random = three_classes
+    more = random.normal(size=(90, 2))
+    more[labels == 1, 1] += 4
+    options = {"none": np.empty((90, 0)), "more": more}
+    assert best_auxiliary(scores, options, labels) == "more"
+
+
+def test_scores_that_tell_nothing_are_left_out(three_classes):
+    scores, labels, random = three_classes
+    options = {"none": np.empty((90, 0)), "noise": random.normal(size=(90, 20))}
+    assert best_auxiliary(scores, options, labels) == "none"
+
+
+def test_a_single_image_compares_nothing(three_classes):
+    scores, labels, random = three_classes
+    own = np.flatnonzero((labels != 2) | (np.arange(90) == 2))
+    more = np.eye(3)[labels[own]] * 9
+    options = {"none": np.empty((len(own), 0)), "more": more}
+    assert best_auxiliary(scores[own], options, labels[own]) == "none"
+
+
+def test_options_are_nothing_known_classes_and_all():
+    modules = [(0, "cat"), (0, "dog"), (1, "cat")]
+    new = (2, "cat")
+    options = auxiliary_options(modules, [new], lambda own: "cat" in own, 90)
+    cats = modules[0], modules[2]
+    assert options == [(), cats, tuple(modules), (*cats, new)]
+
+
+def test_equal_options_count_once():
+    assert auxiliary_options([(0, "a")], (), bool, 90) == [(), ((0, "a"),)]
+
+
+def test_too_many_modules_are_no_option():
+    many = range(MAX_AUXILIARY + 1)
+
+    def options(num_images):
+        return auxiliary_options(many, (), lambda n: n < 2, num_images)
+
+    enough = IMAGES_PER_SCORE * len(many)
+    assert options(enough - 1) == [(), (0, 1)]
+    assert options(enough) == [(), (0, 1), tuple(many)]
