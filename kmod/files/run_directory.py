@@ -190,6 +190,8 @@ def _read_run(directory):
         digest = begun.pop("digest")
         if digest != data_digest(begun):
             raise ValueError("its content does not match its own digest")
+        if "identity" not in begun:
+            raise ValueError("an earlier version of kmod wrote it")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             "A run can go on only if its file is as it was written. Received: "

@@ -124,8 +124,8 @@ def test_run_whose_store_is_in_place_can_be_ended(source_path, killed, capsys):
 
 def test_store_of_another_run_is_not_replaced(source_path, killed, capsys):
     run = killed.with_name(".store.run")
-    facts = json.loads((run / "run.json").read_text())["facts"]
-    run_directory.open_run(run, {**facts, "seed": 1}, resume=False)
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    run_directory.open_run(run, {**identity, "seed": 1}, resume=False)
     assert main(arguments(source_path, killed, *SHORT, "--resume")) == 2
     assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
 

@@ -9,6 +9,7 @@ import pytest
 
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.files import data_digest
 from kmod.files import run_directory
 from kmod.files.run_directory import discard_run
 from kmod.files.run_directory import open_run
@@ -286,7 +287,17 @@ def test_damaged_run_file_is_named_and_a_new_run_can_begin(run, damage):
     assert open_run(run.path, FACTS, resume=False).latest("epoch") is None
 
 
-def test_digest_of_a_run_is_that_of_its_facts(run, tmp_path):
+def test_run_of_an_earlier_version_is_named(run):
+    path = run.path / "run.json"
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    earlier = {"facts": begun["identity"], "token": begun["token"]}
+    earlier["digest"] = data_digest(earlier)
+    path.write_text(json.dumps(earlier), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="an earlier version of kmod"):
+        open_run(run.path, FACTS, resume=True)
+
+
+def test_digest_of_a_run_is_that_of_its_identity(run, tmp_path):
     assert run_digest(tmp_path / "none") is None
     digest = run_digest(run.path)
     open_run(run.path, FACTS, resume=False)
