@@ -128,9 +128,13 @@ def randomise_classes(
 
     modular.kernel_masks = random_masks(modular, retention, generator)
     draw(modular.calibration, 1, 0.2)
-    for weight in modular.trainable_weights:
-        if weight.name == "gain":
-            draw(weight, 1, 0.3)
+    gains = [wrapper.gain for _, wrapper in modular.network.wrapped]
+    gains = [gain for gain in gains if gain is not None]
+    widths = [gain.shape[1] for gain in gains]
+    ends = np.cumsum(widths)
+    values = generator.normal(1, 0.3, (modular.num_classes, sum(widths)))
+    for gain, part in zip(gains, np.split(values, ends[:-1], axis=1)):
+        gain.assign(part.astype("float32"))
     for weight in modular.heads.weights:
         draw(weight, 0, 1)
     _settle(modular, generator)

@@ -74,7 +74,9 @@ class MaskedNetwork:
         values = images
         if not isinstance(images, dict):
             values = self.stem(images, training=False)
-        values = [values[name] for name in self.stem.output]
+        values = [
+            ops.convert_to_tensor(values[name]) for name in self.stem.output
+        ]
         if classes is not None:
             classes = ops.convert_to_tensor(classes, "int32")
         return self.body([*values, kernel_masks, classes], training=False)
