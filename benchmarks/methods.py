@@ -45,11 +45,11 @@ from kmod.data.image_data import ImageData
 from kmod.data.load import load_data
 from kmod.metrics.calibration import fit_scores
 from kmod.metrics.overlap import class_overlap
-from kmod.modular.cnnsplitter import SearchOptions
-from kmod.modular.cnnsplitter import modularize_by_search
 from kmod.modular.cnnsplitter.evaluator import align_heads
 from kmod.modular.cnnsplitter.modularize import RECIPE
+from kmod.modular.cnnsplitter.modularize import modularize_by_search
 from kmod.modular.cnnsplitter.modularize import recover
+from kmod.modular.cnnsplitter.options import SearchOptions
 from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.recipe import DEFAULT

@@ -21,8 +21,10 @@ from .graph import register_channel_rule as register_channel_rule
 from .metrics.evaluate import ClassFigures as ClassFigures
 from .metrics.evaluate import Evaluation as Evaluation
 from .metrics.evaluate import evaluate as evaluate
-from .modular.cnnsplitter import SearchOptions as SearchOptions
-from .modular.cnnsplitter import modularize_by_search as modularize_by_search
+from .modular.cnnsplitter.modularize import (
+    modularize_by_search as modularize_by_search,
+)
+from .modular.cnnsplitter.options import SearchOptions as SearchOptions
 from .modular.gradsplitter import modularize as modularize
 from .modular.modular_model import ModularModel as ModularModel
 from .modular.recipe import Phase as Phase
@@ -32,6 +34,7 @@ from .modules.adaptation import plan_adaptation as plan_adaptation
 from .modules.class_module import ClassModule as ClassModule
 from .modules.class_module import ModuleInfo as ModuleInfo
 from .modules.decompose import decompose as decompose
+from .modules.from_model import module_from_model as module_from_model
 from .modules.manifest import InputContract as InputContract
 from .modules.manifest import ModuleRecord as ModuleRecord
 from .modules.manifest import ModuleSizes as ModuleSizes

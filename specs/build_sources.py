@@ -9,7 +9,8 @@ minute, and writes beside this folder
 
 - `modules/digits`: modules for grey images of 8x8, from 0 to 255,
 - `modules/digits_rgb`: modules for RGB images of 16x16, from -1 to 1,
-- `models/weak_digits.keras`: a model that takes every 8 for something else.
+- `models/weak_digits.keras`: a model that takes every 8 for something else,
+- `images/digits.npz`: the digits, in the place of images of your own.
 """
 
 import argparse
@@ -25,10 +26,10 @@ BLIND_TO = 8
 
 
 def build_sources(folder: str | Path, epochs: int = 10) -> None:
-    """Writes the stores and the weak model.
+    """Writes the stores, the weak model and the images.
 
     Args:
-        folder: Where `modules` and `models` shall be.
+        folder: Where `modules`, `models` and `images` shall be.
         epochs: Epochs of each training.
     """
     folder = Path(folder)
@@ -43,6 +44,12 @@ def build_sources(folder: str | Path, epochs: int = 10) -> None:
     is_seen = labels != BLIND_TO
     weak = _train((images[is_seen], labels[is_seen]), epochs, data.value_range)
     weak.save(folder / "models/weak_digits.keras")
+    (folder / "images").mkdir(exist_ok=True)
+    arrays = {}
+    for split in ("train", "validation", "test"):
+        part = getattr(data, split)
+        arrays |= {f"x_{split}": part.images, f"y_{split}": part.labels}
+    np.savez(folder / "images/digits.npz", **arrays)
 
 
 def _to_rgb(images):

@@ -16,11 +16,22 @@ class EpochModules:
         epoch: Number of the epoch, from 0.
         accuracy: Validation accuracy of all modules together, 0 to 1.
         retention_rate: Kept kernels ÷ all kernels, 0 to 1.
+        least_accuracy: What they had to reach to be within the budget, 0 to
+            1.
     """
 
     epoch: int
     accuracy: float
     retention_rate: float
+    least_accuracy: float | None = None
+
+    @property
+    def is_within_budget(self) -> bool:
+        """Whether they were chosen for their few kernels, not accuracy."""
+        return (
+            self.least_accuracy is not None
+            and self.accuracy >= self.least_accuracy
+        )
 
     def rank(self, least_accuracy: float) -> tuple:
         """Returns a key that is larger for better modules.
@@ -38,7 +49,7 @@ class BestModules(keras.callbacks.Callback):
 
     Best are the modules with the fewest kernels among those that lose at most
     `accuracy_budget` on validation data, or the most accurate ones if none
-    does.
+    does. The `ModularModel` keeps what was chosen as its `chosen_epoch`.
 
     Args:
         accuracy_budget: Float, accuracy that modules may lose, as a share of
@@ -88,16 +99,20 @@ class BestModules(keras.callbacks.Callback):
                 f"Received: logs of {sorted(logs or {})}. Give `fit` its "
                 "`validation_data`, and `compile` the metric 'accuracy'."
             )
-        epoch_modules = EpochModules(
-            epoch, float(logs["val_accuracy"]), self.model.retention_rate
-        )
         least = self.source_accuracy - self.accuracy_budget
+        epoch_modules = EpochModules(
+            epoch,
+            float(logs["val_accuracy"]),
+            self.model.retention_rate,
+            least,
+        )
         rank = epoch_modules.rank(least)
         if self.best is None or rank > self.best.rank(least):
             self.best = epoch_modules
             self.weights = [ops.convert_to_numpy(v) for v in self._variables]
 
     def on_train_end(self, logs=None):
+        self.model.chosen_epoch = self.best
         if self.best is not None:
             for variable, value in zip(
                 self._variables, self.weights, strict=True

@@ -35,8 +35,9 @@ def add_parser(subparsers) -> None:
         required=True,
         action="append",
         metavar="NAME:SPLIT",
-        help="labelled images of the classes, such as cifar10:validation; "
-        "several data sets if no single one shows all",
+        help="labelled images of the classes, such as cifar10:validation or "
+        "photos:validation; several data sets if no single one shows all. A "
+        "spec can name folders and files, but no function",
     )
     parser.add_argument(
         "--images-per-class",
@@ -74,12 +75,9 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
-    from kmod.composition.composer import compose
     from kmod.composition.composition_manifest import list_composition
-    from kmod.composition.saving import save
     from kmod.files import check_output_file
     from kmod.modules.module_store import load_store
-    from kmod.selection.composition_choice import choose_composition
 
     check_output_file(args.out, args.overwrite)
     if args.compose is not None:
@@ -87,10 +85,16 @@ def run(args: argparse.Namespace) -> int:
     stores = [
         load_store(path, verify=False) for path in dict.fromkeys(args.stores)
     ]
+    data = _data(args)
+
+    from kmod.composition.composer import compose
+    from kmod.composition.saving import save
+    from kmod.selection.composition_choice import choose_composition
+
     choice, spec = choose_composition(
         tuple(args.class_names),
         stores,
-        _data(args.data),
+        data,
         args.out,
         images_per_class=args.images_per_class,
         data_dir=args.data_dir,
@@ -109,16 +113,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _data(texts):
+def _data(args):
     from kmod.data.load import parse_split
+    from kmod.data.own_images import own_path
     from kmod.errors import UsageError
     from kmod.spec.model import DataRef
 
-    found = [DataRef(*parse_split(text)) for text in texts]
+    found = []
+    for name, split in map(parse_split, args.data):
+        path = own_path(name, args.data_dir)
+        found.append(DataRef(path.resolve() if path else name, split))
     if any(data.split == "test" for data in found):
+        given = " --data ".join(args.data)
         raise UsageError(
             "Modules are chosen on validation images, because the test images "
-            f"measure the model. Received: --data {' --data '.join(texts)}. "
+            f"measure the model. Received: --data {given}. "
             "Give NAME:validation."
         )
     return found

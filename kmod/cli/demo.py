@@ -39,6 +39,10 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kmod.files import check_output
+
+    check_output(args.out, args.overwrite, _list_demo)
+
     from kmod.demo.pipeline import run_demo
 
     results = run_demo(
@@ -56,6 +60,12 @@ def run(args: argparse.Namespace) -> int:
         _print_summary(results)
         console.print_message(f"report: {args.out}/report.html")
     return 0
+
+
+def _list_demo(path):
+    from kmod.demo.pipeline import list_demo
+
+    return list_demo(path)
 
 
 def _print_summary(results):

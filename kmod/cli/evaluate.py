@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.models import add_data_arguments
 
 
 def add_parser(subparsers) -> None:
@@ -20,14 +21,8 @@ def add_parser(subparsers) -> None:
         metavar="MODEL",
         help=".keras file, or directory of a composed model",
     )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="NAME:SPLIT",
-        help="data set and its split, such as digits:test",
-    )
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    add_data_arguments(
+        parser, "data set and its split, such as digits:test or photos:test"
     )
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"
@@ -36,23 +31,31 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_path
+    from kmod.cli.models import image_shape
     from kmod.cli.models import images_for
     from kmod.cli.models import load_classifier
+    from kmod.cli.models import load_images
     from kmod.composition.composition_manifest import read_composition_manifest
-    from kmod.composition.labelled_images import reader_of_manifest
-    from kmod.data.load import load_data
     from kmod.data.load import parse_split
+    from kmod.data.own_images import own_path
+
+    name, split = parse_split(args.data)
+    own_path(name, args.data_dir)
+    check_path(args.model)
+
+    from kmod.composition.labelled_images import reader_of_manifest
     from kmod.metrics.evaluate import confusions
     from kmod.metrics.evaluate import evaluate
 
-    name, split = parse_split(args.data)
     model = load_classifier(args.model)
-    data = load_data(name, args.data_dir)
     if Path(args.model).is_dir():
         manifest = read_composition_manifest(args.model)
+        data = load_images(name, args, manifest.input.shape)
         images = reader_of_manifest(manifest).read(data, split)
         class_names = manifest.class_names
     else:
+        data = load_images(name, args, image_shape(model))
         images = images_for(model, data, split)
         class_names = data.class_names
     evaluation = evaluate(model, images, class_names)
@@ -73,9 +76,10 @@ def _print(evaluation):
         [
             [
                 name,
-                f"{row['precision']:.4f}",
-                f"{row['recall']:.4f}",
-                f"{row['f1']:.4f}",
+                *(
+                    "" if row[figure] is None else f"{row[figure]:.4f}"
+                    for figure in ("precision", "recall", "f1")
+                ),
                 row["support"],
                 worst_confusion(evaluation, name),
             ]

@@ -37,7 +37,8 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--data",
         metavar="NAME:SPLIT",
-        help="what to compare on (default: a few handwritten digits)",
+        help="what to compare on: a data set, folder or file, such as "
+        "photos:test (default: a few handwritten digits)",
     )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
@@ -52,13 +53,20 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.composition.exporting import export_model
-    from kmod.composition.exporting import list_export
-    from kmod.composition.exporting import load_exportable
+    from kmod.cli.models import check_path
+    from kmod.data.load import parse_split
+    from kmod.data.own_images import own_path
     from kmod.files import check_output
 
     if not args.serving:
-        check_output(args.out, args.overwrite, list_export)
+        check_output(args.out, args.overwrite, _list_export)
+    check_path(args.model)
+    if args.data is not None:
+        own_path(parse_split(args.data)[0], args.data_dir)
+
+    from kmod.composition.exporting import export_model
+    from kmod.composition.exporting import load_exportable
+
     exportable = load_exportable(args.model)
     images = None if args.data is None else _images(exportable, args)
     with console.status("exporting"):
@@ -76,13 +84,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _list_export(path):
+    from kmod.composition.exporting import list_export
+
+    return list_export(path)
+
+
 def _images(exportable, args):
     """Loads a batch of the images that `--data` names."""
     from kmod.composition.labelled_images import ImageReader
     from kmod.data.load import load_data
     from kmod.data.load import parse_split
+    from kmod.data.own_images import file_options
 
     name, split = parse_split(args.data)
-    data = load_data(name, args.data_dir)
+    options = file_options(name, exportable.input.shape, args.data_dir)
+    data = load_data(name, args.data_dir, **options)
     reader = ImageReader(exportable.input, "resize", exportable.class_names)
     return reader.first_images(data, split)

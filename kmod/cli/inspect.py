@@ -2,27 +2,52 @@
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.models import positive_integer
 from kmod.cli.module_table import module_row
 from kmod.cli.module_table import print_modules
 from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+
+# What may stand in front of the first kernels: layers, and Keras operations.
+_LAYERS_IN_FRONT = ("Rescaling", "Normalization", "Resizing", "CenterCrop")
+_OPERATIONS_IN_FRONT = (
+    "Add Cast Divide Flip GetItem Multiply Subtract TrueDivide".split()
+)
+# What networks are given is spread about as widely.
+_LEAST_SPREAD, _LARGEST_VALUE = 0.9, 6.0
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "inspect",
         help="say what is in a model, store, module, spec or composed model",
-        description="Prints which kernels of a .keras model can be removed "
-        "and what pins the others, the modules of a store, what is known of a "
-        "module, or what a composed model is made from and how much is saved "
-        "by building once what its modules have in common.",
+        description="Of a .keras model, prints which kernels can be removed "
+        "and what pins the others, what images it takes, where masks had "
+        "best begin and the command to run next. Of what kmod made, prints "
+        "the modules of a store, what is known of a module, or what a "
+        "composed model is made from and how much is saved by building once "
+        "what its modules have in common.",
     )
     parser.add_argument(
         "path",
         metavar="PATH",
         help=".keras file, composition spec or directory of kmod",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help="output of the model to take, where it has several",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=positive_integer,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of the images, where the model takes any",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"
@@ -33,7 +58,8 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     path = Path(args.path)
     read, show = _kind(path)
-    figures = read(path)
+    more = (args.output, args.image_size) if read is _read_model else ()
+    figures = read(path, *more)
     if args.json:
         console.print_json(figures)
     else:
@@ -66,21 +92,32 @@ def _kind(path):
     )
 
 
-def _read_model(path):
+def _read_model(path, output, size):
+    from kmod.cli.models import check_path
     from kmod.cli.models import load_model
+
+    check_path(path)
+
     from kmod.graph import channel_graph
+    from kmod.graph import rebuild
     from kmod.graph.exactness import measure_exactness
     from kmod.graph.sizes import model_sizes
+    from kmod.modular.macs import mask_starts
 
-    model = load_model(path)
-    graph = channel_graph(model)
+    model = load_model(path, output)
+    graph = _graph(model, size)
     exactness = measure_exactness(model, graph)
-    sizes = model_sizes(model)
+    flat = rebuild(graph, dtype=None)
+    sizes = model_sizes(flat)
+    starts = mask_starts(channel_graph(flat), flat)
     return {
         "kind": "model",
         "name": model.name,
-        "input_shape": list(model.input_shape[1:]),
+        "input_shape": list(graph.trace.input.shape[1:]),
+        "input": _input(graph.trace),
         "num_classes": graph.num_classes,
+        "output": graph.activations[-1] if graph.activations else "logits",
+        "one_score": graph.is_one_score,
         "parameters": sizes.parameters,
         "macs": sizes.macs,
         "kernels": graph.kernels.num_kernels,
@@ -91,7 +128,142 @@ def _read_model(path):
             "differs_from": exactness.layer,
         },
         "layers": [_layer(graph, name) for name in graph.kernels.layers],
+        "mask_from": _proposal(starts),
+        "mask_starts": [dataclasses.asdict(start) for start in starts],
+        "next": (
+            _next_command(path, output, size, starts)
+            if exactness.is_exact
+            else None
+        ),
     }
+
+
+def _graph(model, size):
+    """Returns the channel graph of a model whose image size is known."""
+    from kmod.graph import channel_graph
+
+    graph = channel_graph(model)
+    shape = graph.trace.input.shape[1:]
+    if shape.count(None) != (0 if size is None else 2):
+        given, way_out = "--image-size", "Leave it out."
+        if size is None:
+            given, way_out = "no --image-size", "Give it."
+        raise UsageError(
+            "`--image-size` is the size of images where a model takes any, "
+            "because what it costs depends on it. Received: images of shape "
+            f"{shape} and {given}. {way_out}"
+        )
+    if size is None:
+        return graph
+    sizes = iter(size)
+    return channel_graph(
+        model, input_shape=[each or next(sizes) for each in shape]
+    )
+
+
+def _input(traced):
+    """What images a model takes, and what it does with them first."""
+    calls = _calls_in_front(traced)
+    return {
+        "shape": list(traced.input.shape[1:]),
+        "dtype": traced.input_dtype,
+        "preprocessing": [_step(call.operation, call.name) for call in calls],
+        "value_range": _value_range(traced, calls),
+    }
+
+
+def _calls_in_front(traced):
+    """Lists the calls, one behind another, that prepare images."""
+    calls, tensor = [], traced.input
+    while True:
+        readers = [call for call in traced.calls if tensor in call.inputs]
+        if len(readers) != 1 or len(readers[0].inputs) != 1:
+            return calls
+        (call,) = readers
+        kind = type(call.operation).__name__
+        if kind in (*_LAYERS_IN_FRONT, *_OPERATIONS_IN_FRONT):
+            calls.append(call)
+        elif not kind.startswith("Random"):  # Those only train.
+            return calls
+        tensor = call.outputs[0]
+
+
+def _step(operation, name):
+    """Says what a layer or operation does with images."""
+    kind = type(operation).__name__
+    if kind == "Rescaling":
+        scale, offset = operation.scale, operation.offset
+        does = "times a number and plus a number for each channel"
+        if isinstance(scale, (int, float)) and isinstance(offset, (int, float)):
+            does = f"times {scale:.5g}, plus {offset:g}"
+    elif kind == "Normalization":
+        does = "minus the mean, divided by the standard deviation"
+    elif kind in ("Resizing", "CenterCrop"):
+        does = f"to {operation.height}x{operation.width}"
+    else:
+        does = "with a constant"
+    return {"layer": name, "kind": kind, "does": does}
+
+
+def _value_range(traced, calls):
+    """Returns the usual range that preprocessing brings near 0 to 1.
+
+    `None` where values are not changed, or no usual range fits.
+    """
+    import numpy as np
+    from keras import ops
+
+    from kmod.data.value_range import USUAL_RANGES
+    from kmod.graph.calls import run_call
+    from kmod.graph.exactness import UNKNOWN_SIZE
+
+    if "int" in traced.input_dtype:
+        return list(USUAL_RANGES[-1])  # Bytes.
+    shape = [size or UNKNOWN_SIZE for size in traced.input.shape[1:]]
+    for pair in USUAL_RANGES:
+        images = np.stack([np.full(shape, value) for value in pair])
+        tensor = ops.convert_to_tensor(images, traced.input_dtype)
+        values = {traced.input.index: tensor}
+        for call in calls:
+            values |= run_call(call, lambda _: tensor)
+            tensor = values[call.outputs[0].index]
+        found = ops.convert_to_numpy(ops.cast(tensor, "float32"))
+        low, high = float(found.min()), float(found.max())
+        if np.allclose((low, high), pair):
+            return None
+        is_spread = (found[1] - found[0]).min() >= _LEAST_SPREAD
+        if is_spread and max(-low, high) <= _LARGEST_VALUE:
+            return list(pair)
+    return None
+
+
+def _proposal(starts):
+    """Which layer masks had best begin at, and why."""
+    from kmod.modular.macs import propose_start
+
+    if not starts:
+        return None
+    start = propose_start(starts)
+    return {
+        **dataclasses.asdict(start),
+        "retention_target": round(start.retention_target, 2),
+    }
+
+
+def _next_command(path, output, size, starts):
+    if not starts:
+        return None
+    proposal = _proposal(starts)
+    return shlex.join(
+        [
+            *("kmod", "modularize", str(path), "--data", "DATA"),
+            *(("--output", output) if output else ()),
+            *(("--image-size", *map(str, size)) if size else ()),
+            *("--mask-from", proposal["layer"]),
+            *("--retention-target", str(proposal["retention_target"])),
+            *("--out", f"modules/{path.stem}"),
+        ]
+    )
 
 
 def _in_words(unmasked):
@@ -142,7 +314,66 @@ def _show_model(figures):
             for row in figures["layers"]
         ],
     )
+    console.print_data(_input_in_words(figures["input"]))
+    console.print_data(_output_in_words(figures))
+    console.print_data(_proposal_in_words(figures))
     console.print_data(_in_words(figures["unmasked"]))
+    if figures["next"]:
+        console.print_message(
+            f"next, with the images that the model was trained for as DATA:\n"
+            f"  {figures['next']}"
+        )
+
+
+def _input_in_words(figures):
+    shape = "x".join(str(size or "any") for size in figures["shape"])
+    steps = "; ".join(
+        f"{step['layer']} ({step['kind']}, {step['does']})"
+        for step in figures["preprocessing"]
+    )
+    text = (
+        f"input: {shape} images, {figures['dtype']}; preprocessing inside: "
+        f"{steps or 'none'}; "
+    )
+    if figures["value_range"]:
+        low, high = figures["value_range"]
+        return (
+            f"{text}pixel values outside: {low:g} to {high:g}, as that suggests"
+        )
+    return f"{text}pixel values outside: those that it was trained with"
+
+
+def _output_in_words(figures):
+    kinds = {"logits": "logits", "sigmoid": "a sigmoid for each class"}
+    if figures["one_score"]:
+        kinds = dict.fromkeys(("logits", "sigmoid"), "one score, the second's")
+    kind = kinds.get(figures["output"], f"{figures['output']} over classes")
+    return (
+        f"output: {figures['num_classes']} classes, {kind}; their names and "
+        "their order are those of the data that it is taken apart with"
+    )
+
+
+def _proposal_in_words(figures):
+    start = figures["mask_from"]
+    if start is None:
+        return (
+            "no kernel can be removed, so it can not be taken apart; the "
+            "table says what pins them, and `kmod.register_channel_rule` "
+            "teaches kmod a layer of yours"
+        )
+    pinned = ""
+    if figures["removable"] < figures["kernels"]:
+        whole = figures["mask_starts"][0]["macs_in_front"]
+        pinned = f"{whole:.0%} of the MACs stay in every module; "
+    return (
+        f"{pinned}--mask-from {start['layer']}: "
+        f"{start['macs_in_front']:.0%} of the MACs are in front of it and are "
+        "computed once for all classes, "
+        f"{1 - start['macs_in_front']:.0%} are behind it, with "
+        f"{start['removable']:.0%} of the kernels to choose from; earlier "
+        "makes each module smaller, later all modules together cheaper"
+    )
 
 
 def _read_store(path):

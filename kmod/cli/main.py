@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import platform
+import re
 import traceback
 
 import kmod
@@ -19,6 +20,7 @@ from kmod.cli import console
 from kmod.cli import demo
 from kmod.cli import evaluate
 from kmod.cli import export
+from kmod.cli import import_model
 from kmod.cli import inspect
 from kmod.cli import lock
 from kmod.cli import modularize
@@ -28,6 +30,7 @@ from kmod.cli import schema
 from kmod.cli import test
 from kmod.cli.faults import print_faults
 from kmod.errors import KmodError
+from kmod.errors import SpecError
 from kmod.spec.faults import LocatedError
 
 # One file per command, in the order of the work. A command imports what is
@@ -36,6 +39,7 @@ COMMANDS = (
     demo,
     modularize,
     refine,
+    import_model,
     inspect,
     check,
     lock,
@@ -74,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
             print_faults(error)
             return error.exit_code
         exit_code, message = _explain(error)
+        if isinstance(error, KmodError) and not isinstance(error, SpecError):
+            message = _in_options(message, args.options)
         console.print_message(message, style="red")
         return exit_code
 
@@ -110,7 +116,27 @@ def _build_parser() -> argparse.ArgumentParser:
             default=argparse.SUPPRESS,  # Keeps a --debug before the command.
             help=_DEBUG_HELP,
         )
+        options = {
+            action.dest: action.option_strings[-1]
+            for action in subparser._actions
+            if action.option_strings
+        }
+        subparser.set_defaults(options=options)
     return parser
+
+
+def _in_options(message: str, options: dict[str, str]) -> str:
+    """Puts options of the command in the place of arguments in Python."""
+    for argument, option in options.items():
+        message = message.replace(f"`{argument}`", f"`{option}`")
+        for value, words in (
+            ("=True", option),
+            ("=None", f"no {option}"),
+            ("=", f"{option} "),
+        ):
+            message = re.sub(rf"(?<![\w-]){argument}{value}", words, message)
+        message = message.replace(f"`{option}` (`{option}`)", f"`{option}`")
+    return message
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

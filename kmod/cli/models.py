@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
     from kmod.data.image_data import LabelledImages
     from kmod.files.atomic import Listing
     from kmod.modules.manifest import InputContract
+
+DATA_FORMS = (
+    "digits, a data set of TensorFlow Datasets, a folder of images (of "
+    "train, validation and test, or of classes), a .csv or .npz file, or "
+    "module:function"
+)
 
 
 def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
@@ -39,15 +48,52 @@ def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
     return out
 
 
-def load_model(path: str | Path) -> keras.Model:
-    """Loads a `.keras` file in safe mode.
+def positive_integer(text: str) -> int:
+    """Reads a number of an option, for `argparse`."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1. Received: {text!r}"
+        )
+    return number
+
+
+def check_path(path: str | Path) -> None:
+    """Refuses a path that is not there, before Keras is imported to read it.
+
+    Raises:
+        ArtifactError: If nothing is there.
+    """
+    path = Path(path)
+    if path.exists():
+        return
+    names = path.parent.iterdir() if path.parent.is_dir() else ()
+    close = difflib.get_close_matches(path.name, [each.name for each in names])
+    hint = "Look at the path, which starts in the working directory."
+    if close:
+        hint = f"Did you mean '{path.with_name(close[0])}'?"
+    raise ArtifactError(
+        "A model, store or composed model must be there. Received: "
+        f"'{path}', which does not exist. {hint}"
+    )
+
+
+def load_model(path: str | Path, output: str | None = None) -> keras.Model:
+    """Loads a `.keras` file, or one of legacy HDF5, in safe mode.
+
+    Args:
+        path: The file.
+        output: Name of the output to take, of several.
 
     Raises:
         ArtifactError: If it is missing, of another format or damaged.
+        UsageError: If it has no such output.
     """
     from kmod.export.keras_file import load_keras_file
+    from kmod.graph.sources import functional_of
 
-    return load_keras_file(path, allow_custom=True)
+    model = load_keras_file(path, allow_custom=True)
+    return model if output is None else functional_of(model, output)
 
 
 def load_classifier(path: str | Path) -> keras.Model:
@@ -60,6 +106,76 @@ def load_classifier(path: str | Path) -> keras.Model:
     from kmod.composition.saving import load
 
     return load(path) if Path(path).is_dir() else load_model(path)
+
+
+def add_data_arguments(
+    parser: argparse.ArgumentParser, help: str, split: bool = True
+) -> None:
+    """Adds `--data` and what says how it is read.
+
+    Args:
+        parser: Parser of a command.
+        help: What the data are for.
+        split: Whether one of their splits is to be named.
+    """
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME:SPLIT" if split else "NAME",
+        help=f"{help}: {DATA_FORMS}",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="what images from files are brought to (default: what the model "
+        "takes)",
+    )
+    parser.add_argument(
+        "--color-mode",
+        choices=("grayscale", "rgb", "rgba"),
+        help="what images from files become (default: what the model takes)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=lambda text: text.split(","),
+        metavar="A,B,...",
+        help="classes of the data to take, in the order of the model's "
+        "outputs (default: all, in the order of the data; folders and labels "
+        "are sorted as text, 10 before 2)",
+    )
+
+
+def load_images(
+    name: str, args: argparse.Namespace, shape: Sequence[int | None]
+) -> ImageData:
+    """Loads the data that the options of `add_data_arguments` name.
+
+    Args:
+        name: The data, without a split.
+        args: Arguments of the command.
+        shape: Of the images that the model takes.
+
+    Raises:
+        ArtifactError, UsageError: As `kmod.load_data`.
+    """
+    from kmod.data.load import load_data
+    from kmod.data.own_images import file_options
+
+    options = file_options(name, shape, args.data_dir)
+    given = {"image_size": args.image_size, "color_mode": args.color_mode}
+    options |= {key: value for key, value in given.items() if value is not None}
+    return load_data(name, args.data_dir, classes=args.classes, **options)
+
+
+def image_shape(model: keras.Model) -> tuple[int | None, ...]:
+    """Returns the shape of the images that a model takes, if it tells."""
+    shape = model.input_shape
+    return tuple(shape[1:]) if isinstance(shape, tuple) else ()
 
 
 def images_for(
@@ -75,7 +191,7 @@ def images_for(
     Raises:
         ArtifactError: If images or classes do not fit the model.
     """
-    images = getattr(data, split)
+    images = data.images_of(split)
     shape, wanted = images.images.shape[1:], tuple(model.input_shape[1:])
     sizes = zip(wanted, shape)
     if len(wanted) != len(shape) or any(w not in (None, s) for w, s in sizes):
@@ -84,12 +200,15 @@ def images_for(
             f"{data.name!r} with images of shape {shape}. Give the data set "
             "that the model was made for."
         )
-    if tuple(model.output_shape) != (None, len(data.class_names)):
+    num_classes = len(data.class_names)
+    takes_one = num_classes == 2 and model.output_shape == (None, 1)
+    if model.output_shape != (None, num_classes) and not takes_one:
         raise ArtifactError(
             "A `.keras` file does not name its classes, so they must be those "
-            f"of the data set, {len(data.class_names)} in {data.name!r}. "
-            f"Received: an output of shape {model.output_shape}. Give another "
-            "data set, or the directory of a composed model."
+            f"of the data set, {num_classes} in {data.name!r}. "
+            f"Received: an output of shape {model.output_shape}. Give "
+            "`--classes` with those of the model in the order of its outputs, "
+            "another data set, or the directory of a composed model."
         )
     return images
 

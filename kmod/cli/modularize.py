@@ -2,14 +2,18 @@
 
 import argparse
 import dataclasses
+import os
+import shlex
 from pathlib import Path
 
 from kmod.cli import console
-from kmod.cli.module_table import print_store
+from kmod.cli.models import add_data_arguments
+from kmod.cli.models import positive_integer
+from kmod.cli.module_table import module_row
 
 # The options that belong to one method; all others belong to both.
 OPTIONS_OF = {
-    "gradsplitter": ("recipe", "epochs", "macs_target"),
+    "gradsplitter": ("recipe", "epochs", "macs_target", "accuracy_budget"),
     "cnnsplitter": (
         "population",
         "generations",
@@ -19,23 +23,28 @@ OPTIONS_OF = {
         "figures",
     ),
 }
+DEFAULT_BUDGET = 0.01
+HEAD_EPOCHS = 2
+# A network that keeps more than this hardly became smaller.
+MUCH_KEPT = 0.85
+# More layers take too long to compose for the latency alone.
+MAX_LAYERS = 300
+NUM_LISTED, NUM_SHOWN = 12, 3
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "modularize",
         help="take a trained model apart into one module per class",
-        description="Searches for each class's kernels, cuts the modules out "
-        "and saves them as a store. What a run has reached is kept in the "
+        description="Searches for each class's kernels, cuts the modules out, "
+        "saves them as a store and prints what they are beside their source. "
+        "What a run has reached is kept in the "
         "directory .STORE.run beside the store until that is saved; a run "
         "that was cut short goes on with --resume and ends as if it had not "
         "been.",
     )
     parser.add_argument("source", metavar="SOURCE.keras", help="trained model")
-    parser.add_argument("--data", required=True, metavar="NAME")
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
-    )
+    add_data_arguments(parser, "images to train and validate on", split=False)
     parser.add_argument("--out", required=True, metavar="STORE")
     parser.add_argument(
         "--method",
@@ -44,7 +53,9 @@ def add_parser(subparsers) -> None:
         help="how masks are found: by gradient or by genetic search (default: "
         "gradsplitter)",
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N")
+    parser.add_argument(
+        "--batch-size", type=positive_integer, default=64, metavar="N"
+    )
     parser.add_argument(
         "--retention-target",
         type=float,
@@ -55,6 +66,11 @@ def add_parser(subparsers) -> None:
         "--mask-from",
         metavar="LAYER",
         help="first layer whose kernels may go; `kmod inspect` lists them",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help="output of the model to take, where it has several",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument(
@@ -77,7 +93,7 @@ def add_parser(subparsers) -> None:
 
 def _add_gradsplitter(group):
     group.add_argument("--recipe", choices=("default", "paper"))
-    group.add_argument("--epochs", type=int, metavar="N")
+    group.add_argument("--epochs", type=positive_integer, metavar="N")
     group.add_argument(
         "--macs-target",
         type=float,
@@ -85,6 +101,13 @@ def _add_gradsplitter(group):
         help="limit of what all modules composed may cost, as a multiple of "
         "the source model's multiply-accumulates; with --retention-target 1 "
         "the only limit",
+    )
+    group.add_argument(
+        "--accuracy-budget",
+        type=float,
+        metavar="B",
+        help="accuracy that modules may lose on validation images: the epoch "
+        f"of the fewest kernels within it is kept (default: {DEFAULT_BUDGET})",
     )
 
 
@@ -118,11 +141,14 @@ def _add_cnnsplitter(group):
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
+    from kmod.cli.models import check_path
+    from kmod.cli.models import image_shape
+    from kmod.cli.models import images_for
+    from kmod.cli.models import load_images
     from kmod.cli.models import load_model
-    from kmod.data.load import load_data
+    from kmod.data.own_images import own_path
     from kmod.files.run_directory import discard_run
     from kmod.files.run_directory import run_digest
-    from kmod.modules.decompose import decompose
     from kmod.modules.module_store import list_store
 
     _check_options(args)
@@ -133,13 +159,19 @@ def run(args: argparse.Namespace) -> int:
     is_written = begun is not None and _run_of(out) == begun
     overwrite = args.overwrite or is_written
     out = check_out(out, overwrite, list_store)
+    own_path(args.data, args.data_dir)
+    check_path(args.source)
     if args.resume and begun is None:
         console.print_message(
             f"kmod: '{run_directory}' has no run to go on with, a new one "
             "begins."
         )
-    source = load_model(args.source)
-    data = load_data(args.data, args.data_dir)
+
+    from kmod.modules.decompose import decompose
+
+    source = load_model(args.source, args.output)
+    data = load_images(args.data, args, image_shape(source))
+    images_for(source, data, "train")
     by_method = _train_masks if args.method == "gradsplitter" else _search
     modular, arguments = by_method(
         args,
@@ -161,19 +193,265 @@ def run(args: argparse.Namespace) -> int:
         data=(data.validation.images, data.validation.labels),
         source_name=Path(args.source).stem,
         value_range=data.value_range,
-        data_source={
-            "name": data.name,
-            "version": data.version,
-            "split": "validation",
-        },
+        data_source=_data_source(data, out),
         method=args.method,
         arguments={**arguments, "run": run_digest(run_directory)},
         license=args.license,
         overwrite=overwrite,
     )
     discard_run(run_directory)
-    print_store(store, args.json)
+    with console.status("measuring"):
+        figures = _figures(args, modular, store)
+    figures["calibration"]["num_images"] = len(data.validation.labels)
+    figures["next"] = _next(store)
+    if args.json:
+        console.print_json(figures)
+    else:
+        _print(figures)
     return 0
+
+
+def _figures(args, modular, store):
+    """What the modules are beside their source, and what chose them."""
+    infos = [store.info(name) for name in store]
+    figures = {
+        "store": str(store.path),
+        "metrics": store.manifest.metrics,
+        "modules": [module_row(info) for info in infos],
+        "chosen_epoch": _chosen(args, modular),
+        "composition": _composition(modular.flat_source, store),
+        "calibration": {
+            "uncalibrated": [
+                info.class_name
+                for info in infos
+                if (info.calibration["scale"], info.calibration["shift"])
+                == (1, 0)
+            ]
+        },
+    }
+    return figures | {"advice": _advice(args, modular, figures)}
+
+
+def _chosen(args, modular):
+    """The epoch that was restored, and why; `None` if none was trained."""
+    from kmod.modular.gradsplitter import DEFAULT_EPOCHS
+
+    chosen = modular.chosen_epoch
+    if chosen is None:
+        return None
+    if args.method == "cnnsplitter":
+        epochs = HEAD_EPOCHS if args.head_epochs is None else args.head_epochs
+        reason = "most accurate"  # The search chose the kernels.
+    else:
+        epochs = args.epochs or modular.recipe.epochs or DEFAULT_EPOCHS
+        least = f"{chosen.least_accuracy:.1%}"
+        reason = f"most accurate, none has {least}"
+        if chosen.is_within_budget:
+            reason = f"fewest kernels with {least} or more"
+    return {
+        "epoch": chosen.epoch + 1,
+        "epochs": epochs,
+        "accuracy": chosen.accuracy,
+        "retention_rate": chosen.retention_rate,
+        "reason": reason,
+    }
+
+
+def _composition(source, store):
+    """Sizes of all modules as one model, and how long it takes.
+
+    Where it would take too long to build, sizes are estimated: the stem once
+    and every branch.
+    """
+    import keras
+
+    from kmod.composition.scoring import join
+    from kmod.files import slugs
+    from kmod.graph.fusion.fuse import fuse
+    from kmod.graph.sharing import merge_models
+    from kmod.graph.sizes import model_sizes
+    from kmod.metrics.latency import measure_latency
+
+    stem = store.manifest.metrics["stem"]
+    infos = [store.info(name) for name in store]
+    figures = {
+        key: stem[key] + sum(getattr(info, key) - stem[key] for info in infos)
+        for key in ("parameters", "macs")
+    }
+    if len(source.layers) * len(infos) > MAX_LAYERS:
+        return {**figures, "seconds": None, "source_seconds": None}
+    names = slugs(store)
+    image, outputs = merge_models(
+        {names[name]: store[name].model for name in store}
+    )
+    model = keras.Model(image, join(list(outputs.values()), "scores"))
+    model = fuse(model)
+    sizes = model_sizes(model)
+    return {
+        "parameters": sizes.parameters,
+        "macs": sizes.macs,
+        "seconds": measure_latency(model),
+        "source_seconds": measure_latency(source),
+    }
+
+
+def _advice(args, modular, figures):
+    """What helps where modules keep nearly all kernels."""
+    from kmod.modular.macs import mask_starts
+    from kmod.modular.macs import propose_start
+
+    kept = figures["metrics"]["after"]["retention_rate"]
+    if kept <= MUCH_KEPT:
+        return []
+    target = modular.recipe.retention_target
+    if args.method == "cnnsplitter":
+        target = _search_options(args).retention_target
+    advice = []
+    if target is not None and kept <= target + 0.01:
+        advice.append(
+            "a lower --retention-target: the modules came down to that of "
+            f"{target:g}, and no further"
+        )
+    elif args.method == "gradsplitter":
+        chosen = figures["chosen_epoch"]
+        budget = _budget(args)
+        advice += [
+            f"--epochs {2 * chosen['epochs']}, so that modules recover from "
+            "what they lose; epochs with fewer kernels lost more than "
+            f"{budget:.1%} of accuracy",
+            f"--accuracy-budget {2 * budget or DEFAULT_BUDGET:g}, if that is "
+            "worth the size; `kmod refine` wins accuracy back afterwards",
+        ]
+    proposed = propose_start(mask_starts(modular.graph, modular.flat_source))
+    layers = modular.kernels.layers
+    begins = layers.index(modular.mask_from) if modular.mask_from else 0
+    if layers.index(proposed.layer) > begins:
+        advice.append(
+            f"--mask-from {proposed.layer} --retention-target 1 "
+            "--macs-target 1 and `kmod refine` afterwards, if all modules "
+            "together shall be cheap: compact networks have few kernels to "
+            "spare, but a stem is computed once"
+        )
+    return advice
+
+
+def _next(store):
+    """A spec of all classes, and the commands that check and compose it."""
+    from kmod.files import slug
+    from kmod.spec.spec_file import spec_text
+
+    name = slug(store.path.name)
+    path = store.path.with_name(f"{name}.yaml")
+    classes = [
+        {"name": each, "module": {"store": name, "class": each}}
+        for each in store
+    ]
+    spec = {
+        "version": 1,
+        "name": name,
+        "stores": {name: {"path": store.path}},
+        "classes": classes,
+    }
+    shown = _relative(path)
+    return {
+        "path": shown,
+        "spec": spec_text(spec, path),
+        "commands": [
+            shlex.join(["kmod", "check", shown]),
+            shlex.join(["kmod", "compose", shown, "--out", f"built/{name}"]),
+        ],
+    }
+
+
+def _relative(path):
+    """Returns a path as a user would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _shortened(spec):
+    """Leaves most classes of a long spec out, which is then still valid."""
+    start, *classes = spec.split("\n- ")
+    if len(classes) <= NUM_LISTED:
+        return spec
+    shown = "\n- ".join([start, *classes[:NUM_SHOWN]])
+    return f"{shown}\n# and so on, {len(classes)} classes\n"
+
+
+def _print(figures):
+    console.print_table(
+        ["on validation images", "source", "modules", ""], _rows(figures)
+    )
+    advice = figures["advice"]
+    if advice:
+        kept = figures["metrics"]["after"]["retention_rate"]
+        console.print_message(
+            f"The modules keep {kept:.0%} of the kernels. What helps:"
+        )
+        for each in advice:
+            console.print_message(f"- {each}.")
+    store, following = figures["store"], figures["next"]
+    shown = _relative(Path(store))
+    console.print_message(
+        f"Saved to '{shown}'; `kmod inspect {shlex.quote(shown)}` lists the "
+        f"modules. Next, write the spec of a model into {following['path']}:\n"
+    )
+    console.print_message(_shortened(following["spec"]))
+    console.print_message("\n".join(following["commands"]))
+
+
+def _rows(figures):
+    before, after = (figures["metrics"][key] for key in ("before", "after"))
+    gain = 100 * (after["accuracy"] - before["accuracy"])
+    chosen, calibration = figures["chosen_epoch"], figures["calibration"]
+    modules, composed = figures["modules"], figures["composition"]
+    rows = [
+        [
+            "accuracy",
+            f"{before['accuracy']:.1%}",
+            f"{after['accuracy']:.1%}",
+            f"{gain:+.1f} points",
+        ],
+        ["kernels kept", "100.0%", f"{after['retention_rate']:.1%}", "mean"],
+    ]
+    for key, word in (("parameters", "parameters"), ("macs", "MACs")):
+        mean = sum(row[key] for row in modules) / len(modules)
+        rows += [
+            [f"{word}, one module", *_beside(before[key], round(mean), "{:,}")],
+            [f"{word}, all", *_beside(before[key], composed[key], "{:,}")],
+        ]
+    if composed["seconds"] is not None:
+        times = composed["source_seconds"], composed["seconds"]
+        times = [1000 * seconds for seconds in times]
+        rows.append(["latency in ms, all", *_beside(*times, "{:.2f}")])
+    if chosen is not None:
+        which = f"{chosen['epoch']} of {chosen['epochs']}"
+        rows.append(["epoch chosen", "", which, chosen["reason"]])
+    missing = calibration["uncalibrated"]
+    fitted = f"on {calibration['num_images']} images"
+    if missing:
+        fitted += f"; not {', '.join(missing)}, whose scores tell nothing"
+    count = f"{len(modules) - len(missing)} of {len(modules)}"
+    rows.append(["calibrated", "", count, fitted])
+    return rows
+
+
+def _beside(source, modules, form):
+    ratio = modules / source
+    return [form.format(source), form.format(modules), f"{ratio:.2f}x"]
+
+
+def _data_source(data, out):
+    """What the manifest says of the data; a path as seen from the store."""
+    source = {
+        "name": data.name,
+        "version": data.version,
+        "split": "validation",
+    }
+    if data.path is not None:
+        path = os.path.relpath(data.path, out.resolve())
+        source["path"] = Path(path).as_posix()
+    return source
 
 
 def _run_of(out):
@@ -189,6 +467,8 @@ def _run_of(out):
 
 def _check_options(args):
     from kmod.errors import UsageError
+    from kmod.modular.recipe import recipe_of
+    from kmod.modular.recipe import with_targets
 
     for method, names in OPTIONS_OF.items():
         given = [name for name in names if getattr(args, name) is not None]
@@ -198,6 +478,32 @@ def _check_options(args):
                 f"{method}`. Received: --method {args.method}. Leave one of "
                 "them out."
             )
+    if not 0 <= _budget(args) < 1:
+        raise UsageError(
+            "`--accuracy-budget` must be at least 0 and below 1. Received: "
+            f"--accuracy-budget {args.accuracy_budget}. Give the share of all "
+            "validation images that modules may lose, such as 0.01."
+        )
+    if args.method == "cnnsplitter":
+        _search_options(args)
+    else:
+        recipe = recipe_of(args.recipe or "default")
+        with_targets(recipe, args.retention_target, args.macs_target)
+
+
+def _search_options(args):
+    from kmod.modular.cnnsplitter.options import SearchOptions
+
+    names = [field.name for field in dataclasses.fields(SearchOptions)]
+    given = {name: getattr(args, name, None) for name in names}
+    return SearchOptions(
+        **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _budget(args):
+    given = args.accuracy_budget
+    return DEFAULT_BUDGET if given is None else given
 
 
 def _train_masks(args, source, train, validation, **options):
@@ -211,20 +517,16 @@ def _train_masks(args, source, train, validation, **options):
         retention_target=args.retention_target,
         macs_target=args.macs_target,
         epochs=args.epochs,
+        accuracy_budget=_budget(args),
         **options,
     )
     return modular, {}
 
 
 def _search(args, source, train, validation, **options):
-    from kmod.modular.cnnsplitter import SearchOptions
-    from kmod.modular.cnnsplitter import modularize_by_search
+    from kmod.modular.cnnsplitter.modularize import modularize_by_search
 
-    names = [field.name for field in dataclasses.fields(SearchOptions)]
-    given = {name: getattr(args, name, None) for name in names}
-    search = SearchOptions(
-        **{name: value for name, value in given.items() if value is not None}
-    )
+    search = _search_options(args)
     heads = {}
     if args.head_epochs is not None:
         heads["head_epochs"] = args.head_epochs

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.models import add_data_arguments
 from kmod.errors import UsageError
 
 _SPEC_FILE = "spec.yaml"
@@ -34,15 +35,10 @@ def add_parser(subparsers) -> None:
         help="module store of a better model; several are compared. "
         "STORE:CLASS takes a class of another name than the target's",
     )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="NAME:SPLIT",
-        help="what the patch is fitted on, such as digits:validation; not "
-        "the test split",
-    )
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    add_data_arguments(
+        parser,
+        "what the patch is fitted on, such as digits:validation, not the test "
+        "split",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="directory to make"
@@ -81,15 +77,19 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import image_contract
+    from kmod.cli.models import image_shape
     from kmod.cli.models import images_for
+    from kmod.cli.models import load_images
     from kmod.cli.models import load_model
-    from kmod.data.load import load_data
-    from kmod.patching.donors import read_donor
 
     name, split = _check(args)
+
+    from kmod.patching.donors import read_donor
+
     weak = load_model(args.weak)
     donors = [read_donor(text) for text in dict.fromkeys(args.donors)]
-    data = load_data(name, args.data_dir)
+    data = load_images(name, args, image_shape(weak))
+    data.images_of("test")  # The patch is measured on them.
     validation = images_for(weak, data, split)
     weak.class_names = data.class_names
     contract = image_contract(data)
@@ -107,11 +107,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args):
     from kmod.cli.models import check_out
+    from kmod.cli.models import check_path
     from kmod.composition.composition_manifest import list_composition
     from kmod.data.load import parse_split
+    from kmod.data.own_images import own_path
+    from kmod.modules.manifest import read_store_manifest
 
     check_out(args.out, args.overwrite, list_composition)
     name, split = parse_split(args.data)
+    own_path(name, args.data_dir)
+    check_path(args.weak)
+    for text in args.donors:
+        path, _, _ = text.rpartition(":")
+        is_whole = not path or Path(text).is_dir()
+        read_store_manifest(Path(text if is_whole else path))
     if split == "test":
         raise UsageError(
             "A patch is fitted on validation images, because the test images "

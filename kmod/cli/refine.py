@@ -3,6 +3,8 @@
 import argparse
 
 from kmod.cli import console
+from kmod.cli.models import add_data_arguments
+from kmod.cli.models import positive_integer
 from kmod.cli.module_table import print_store
 
 
@@ -16,13 +18,19 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("store", metavar="STORE", help="module store")
     parser.add_argument("source", metavar="SOURCE.keras", help="its source")
-    parser.add_argument("--data", required=True, metavar="NAME")
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
-    )
+    add_data_arguments(parser, "images to train and validate on", split=False)
     parser.add_argument("--out", required=True, metavar="STORE")
-    parser.add_argument("--epochs", type=int, default=4, metavar="N")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N")
+    parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help="output of SOURCE.keras that was taken, where it has several",
+    )
+    parser.add_argument(
+        "--epochs", type=positive_integer, default=4, metavar="N"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_integer, default=64, metavar="N"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a store at --out"
@@ -33,18 +41,29 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
+    from kmod.cli.models import check_path
+    from kmod.cli.models import load_images
     from kmod.cli.models import load_model
-    from kmod.data.load import load_data
+    from kmod.data.load import select_classes
+    from kmod.data.own_images import own_path
     from kmod.modules.module_store import list_store
     from kmod.modules.module_store import load_store
-    from kmod.modules.refine import refine
 
     out = check_out(args.out, args.overwrite, list_store)
-    data = load_data(args.data, args.data_dir)
+    own_path(args.data, args.data_dir)
+    check_path(args.source)
+    modules = load_store(args.store)
+
+    from kmod.modules.refine import refine
+
+    data = load_images(args.data, args, modules.manifest.input.shape)
+    class_names = modules.manifest.class_names
+    if args.classes is None and set(class_names) <= set(data.class_names):
+        data = select_classes(data, class_names)
     store = refine(
-        load_store(args.store),
+        modules,
         out,
-        load_model(args.source),
+        load_model(args.source, args.output),
         (data.train.images, data.train.labels),
         (data.validation.images, data.validation.labels),
         epochs=args.epochs,

@@ -28,6 +28,10 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_path
+
+    check_path(args.path)
+
     from kmod.composition.checks import run_tests
 
     with console.status("testing"):

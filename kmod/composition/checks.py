@@ -19,6 +19,7 @@ from kmod.composition.labelled_images import ImageReader
 from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.plan import CompositionPlan
 from kmod.composition.saving import KERAS_FILE
+from kmod.composition.saving import SPEC_FILE
 from kmod.composition.saving import load
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
@@ -33,6 +34,7 @@ from kmod.modules.decompose import module_metrics
 from kmod.modules.module_store import load_store
 from kmod.spec.model import Check
 from kmod.spec.model import DataRef
+from kmod.spec.spec_file import load_spec
 
 # How far a figure may be from the recorded one: other hardware may round
 # another way, and move an image that lies on a border.
@@ -63,7 +65,7 @@ class CheckResult:
         return {
             "metric": self.check.metric,
             "class": self.check.class_name,
-            "data": f"{self.check.data.name}:{self.check.data.split}",
+            "data": str(self.check.data),
             "min": self.check.min,
             "value": self.value,
             "num_images": self.num_images,
@@ -196,10 +198,17 @@ def _test_composition(path, data_dir):
         if (path / form.path).exists():
             gap = largest_gap(model, name, path / form.path, images)
             yield _same_answers(f"answers of {name}", gap)
-    for recorded in manifest.metrics.get("checks", ()):
-        yield _same_check(
-            model, recorded, reader_of_manifest(manifest), data_dir
-        )
+    reader = reader_of_manifest(manifest)
+    recorded = manifest.metrics.get("checks", ())
+    paths = _paths(path / SPEC_FILE) if recorded else {}
+    for figures in recorded:
+        yield _same_check(model, figures, reader, data_dir, paths)
+
+
+def _paths(spec_path):
+    """Returns where images of checks lie, which manifests do not say."""
+    data = (check.data for check in load_spec(spec_path).checks)
+    return {str(ref): ref for ref in data if isinstance(ref.name, Path)}
 
 
 def _test_store(store, data_dir):
@@ -218,14 +227,10 @@ def _same_answers(test, gap):
     return TestResult(test, outcome, f"largest difference {gap:.1e}")
 
 
-def _same_check(model, recorded, reader, data_dir):
+def _same_check(model, recorded, reader, data_dir, paths):
     name, _, split = recorded["data"].rpartition(":")
-    check = Check(
-        recorded["metric"],
-        recorded["min"],
-        DataRef(name, split),
-        recorded["class"],
-    )
+    data = paths.get(recorded["data"], DataRef(name, split))
+    check = Check(recorded["metric"], recorded["min"], data, recorded["class"])
     of = f" of {check.class_name!r}" if check.class_name else ""
     test = f"{check.metric}{of} on {recorded['data']}"
     try:
@@ -248,8 +253,11 @@ def _same_metrics(store, data_dir):
         yield TestResult("metrics", "skipped", reason)
         return
     reader = ImageReader(manifest.input, "resize", manifest.class_names)
+    name = recorded["name"]
+    if "path" in recorded:
+        name = (store.path / recorded["path"]).resolve()
     try:
-        data = DataRef(recorded["name"], recorded["split"])
+        data = DataRef(name, recorded["split"])
         images = reader.load(data, data_dir)
     except ArtifactError as error:
         yield TestResult("metrics", "skipped", str(error))

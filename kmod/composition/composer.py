@@ -191,13 +191,6 @@ def _load_weak(planned):
     """Loads the weak model of a patch spec, up to its logits."""
     base = planned.spec.base
     weak = load_keras_file(base.path, allow_custom=True)
-    if weak.output_shape != (None, len(base.classes)):
-        raise ArtifactError(
-            f"The spec names {len(base.classes)} classes of its base, so "
-            "that must answer as many scores. Received: an output of shape "
-            f"{weak.output_shape} from '{base.path}'. Correct "
-            "`base.classes`."
-        )
     sizes = zip(weak.input_shape[1:], planned.input.shape, strict=True)
     if any(own not in (None, size) for own, size in sizes):
         raise ArtifactError(
@@ -206,7 +199,15 @@ def _load_weak(planned):
             f"{tuple(weak.input_shape[1:])} from '{base.path}'. Write its "
             "own images as `input` into the spec; the modules get adapters."
         )
-    return rebuild(channel_graph(weak))
+    logits = rebuild(channel_graph(weak, input_shape=planned.input.shape))
+    if logits.output_shape != (None, len(base.classes)):
+        raise ArtifactError(
+            f"The spec names {len(base.classes)} classes of its base, so "
+            "that must answer as many scores. Received: an output of shape "
+            f"{weak.output_shape} from '{base.path}'. Correct "
+            "`base.classes`."
+        )
+    return logits
 
 
 def _merge_classes(planned, parts, data_dir):

@@ -12,6 +12,8 @@ from kmod.composition.composition_manifest import CompositionManifest
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
+from kmod.data.load import load_named
+from kmod.data.own_images import file_options
 from kmod.errors import ArtifactError
 from kmod.modules.adaptation import adapt_images
 from kmod.modules.adaptation import plan_adaptation
@@ -53,7 +55,8 @@ class ImageReader:
         """Loads the images that a spec names.
 
         Args:
-            data: Name of the data set and its split.
+            data: The data set and its split. Images from files are brought
+                to the size that the model takes.
             data_dir: Directory of the prepared data sets.
             images_per_class: How many images of each class of the data set to
                 draw, at most; always the same ones. Defaults to all.
@@ -61,7 +64,11 @@ class ImageReader:
         Raises:
             ArtifactError: If the data set can not be loaded, or as `read`.
         """
-        loaded = load_data(data.name, data_dir)
+        if isinstance(data.name, Path):
+            options = file_options(data.name, self.input.shape)
+            loaded = load_data(data.name, **options)
+        else:
+            loaded = load_named(data.name, data_dir)
         if images_per_class is not None:
             loaded = _keep(loaded, data.split, _draw, images_per_class)
         return self.read(loaded, data.split)
@@ -81,7 +88,7 @@ class ImageReader:
 
     def adapt(self, data: ImageData, split: str) -> LabelledImages:
         """Returns the images of a split, labelled as the data set does."""
-        found = getattr(data, split)
+        found = data.images_of(split)
         # Keras itself turns images of another data type into the model's.
         own = InputContract(
             found.images.shape[1:], self.input.dtype, tuple(data.value_range)
@@ -119,7 +126,7 @@ class ImageReader:
 
 def _keep(data, split, choose, count):
     """Returns a data set with only some images in one split."""
-    images = getattr(data, split)
+    images = data.images_of(split)
     kept = images.take(choose(images.labels, count))
     return dataclasses.replace(data, **{split: kept})
 

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,23 @@ import numpy as np
 from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 
+ENDLESS = -1  # What TensorFlow calls the length of such a data set.
+
 
 def iter_batches(
-    data: Any, batch_size: int = 256
+    data: Any, batch_size: int = 256, num_classes: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the images and labels of any data as NumPy batches.
 
     Args:
         data: `(images, labels)` arrays, `LabelledImages`, a batched
-            `tf.data.Dataset` or a `keras.utils.PyDataset`. Labels are integer
-            class indices of shape `(n,)` or `(n, 1)`. A third item, such as
-            sample weights, is left out.
+            `tf.data.Dataset` or a `keras.utils.PyDataset`. Labels are class
+            indices of shape `(n,)` or `(n, 1)`, or one-hot. A third item, such
+            as sample weights, is left out.
         batch_size: Integer, images to a batch of arrays. Data sets keep the
             batches they come in.
+        num_classes: Integer, number of classes that labels may be of.
+            Defaults to any.
 
     Yields:
         Tuple `(images, labels)`, labels int64 of shape `(n,)`.
@@ -31,12 +36,12 @@ def iter_batches(
     Raises:
         TypeError: If `data` is of another type.
         ValueError: If it is empty, endless or unbatched, its labels are not
-            class indices, or images and labels differ in number.
+            of these classes, or images and labels differ in number.
     """
     empty = True
     for batch in _raw_batches(data, batch_size):
         empty = False
-        yield _images_and_labels(batch)
+        yield _images_and_labels(batch, num_classes)
     if empty:
         raise ValueError(
             "`data` must hold at least one image. Received: no batch. A "
@@ -45,13 +50,15 @@ def iter_batches(
 
 
 def to_arrays(
-    data: Any, limit: int | None = None
+    data: Any, limit: int | None = None, num_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Collects any data into one array of images and one of labels.
 
     Args:
         data: What `iter_batches` accepts.
         limit: Integer, take this many images from the start. Defaults to all.
+        num_classes: Integer, number of classes that labels may be of.
+            Defaults to any.
 
     Returns:
         Tuple `(images, labels)`, labels int64 of shape `(n,)`.
@@ -60,7 +67,7 @@ def to_arrays(
         TypeError, ValueError: As `iter_batches`.
     """
     batches, count = [], 0
-    for batch in iter_batches(data):
+    for batch in iter_batches(data, num_classes=num_classes):
         batches.append(batch)
         count += len(batch[1])
         if limit is not None and count >= limit:
@@ -69,17 +76,86 @@ def to_arrays(
     return images, labels
 
 
-def fit_arguments(data: Any, batch_size: int) -> dict[str, Any]:
+def class_names_of(data: Any) -> tuple[str, ...] | None:
+    """Returns the class names that data have as an attribute.
+
+    Those of `keras.utils.image_dataset_from_directory` have, in the order of
+    their labels, as long as they are not mapped or batched anew.
+    """
+    names = getattr(data, "class_names", None)
+    return names and tuple(names)
+
+
+def common_class_names(
+    given: Sequence[str] | None, *data: Any
+) -> tuple[str, ...] | None:
+    """Returns the class names that hold for data.
+
+    Args:
+        given: Names that the user gave, which come first.
+        *data: Data that may have names as an attribute.
+
+    Returns:
+        The names, `None` if there are none.
+
+    Raises:
+        UsageError: If names stand in another order than those of the data, so
+            that labels would be taken for those of other classes.
+    """
+    found = [names for each in data if (names := class_names_of(each))]
+    first = tuple(given) if given is not None else next(iter(found), None)
+    for names in found:
+        is_reordered = names != first and sorted(names) == sorted(first)
+        if is_reordered or (given is None and names != first):
+            raise UsageError(
+                "Data must have the same class names in the same order, which "
+                f"is that of their labels. Received: {list(names)} and "
+                f"{list(first)}. Read all data with "
+                f"`class_names={list(first)}`."
+            )
+    return first
+
+
+def fit_arguments(
+    data: Any, batch_size: int, steps_per_epoch: int | None = None
+) -> dict[str, Any]:
     """Returns the arguments of Keras' `fit` that give it training data.
 
     Args:
-        data: `(images, labels)`, or batched data that `fit` takes.
+        data: `(images, labels)` or `(images, labels, sample_weight)` arrays,
+            `LabelledImages`, or batched data that `fit` takes.
         batch_size: Integer, images to a step, for arrays.
+        steps_per_epoch: Integer, batches to an epoch. Defaults to all there
+            are.
     """
+    arguments = {"x": data, "steps_per_epoch": steps_per_epoch}
+    if isinstance(data, LabelledImages):
+        data = data.images, data.labels
     if isinstance(data, tuple):
-        images, labels = data
-        return {"x": images, "y": labels, "batch_size": batch_size}
-    return {"x": data}
+        names = "x", "y", "sample_weight"
+        arguments.update(zip(names, data), batch_size=batch_size)
+    return arguments
+
+
+def check_training(arguments: Mapping[str, Any], num_classes: int) -> None:
+    """Reads all labels of training data once, before a step is made.
+
+    A generator can not be read twice, so it is not read here.
+
+    Args:
+        arguments: Arguments of `keras.Model.fit`, at least `x`.
+        num_classes: Integer, number of classes that labels may be of.
+
+    Raises:
+        ValueError: If labels are not of these classes, or data come as single
+            images.
+    """
+    x, y = arguments["x"], arguments.get("y")
+    if y is not None:
+        class_indices(np.asarray(y), num_classes)
+        return
+    for labels in _labels_of(x, arguments.get("steps_per_epoch")):
+        class_indices(np.asarray(labels), num_classes)
 
 
 def count_steps(arguments: Mapping[str, Any]) -> int:
@@ -96,11 +172,11 @@ def count_steps(arguments: Mapping[str, Any]) -> int:
     if arguments["steps_per_epoch"]:
         return arguments["steps_per_epoch"]
     x = arguments["x"]
-    if isinstance(x, keras.utils.PyDataset):
-        return x.num_batches
     if isinstance(x, dict):
         x = next(iter(x.values()))
-    if hasattr(x, "cardinality"):
+    if isinstance(x, keras.utils.PyDataset):
+        steps = x.num_batches or -1
+    elif hasattr(x, "cardinality"):
         steps = int(x.cardinality())
     elif hasattr(x, "shape"):
         images = int(len(x) * (1 - (arguments["validation_split"] or 0)))
@@ -112,9 +188,35 @@ def count_steps(arguments: Mapping[str, Any]) -> int:
             "`fit` must know how many steps an epoch has, to spread the "
             "removal of kernels over them. Received: data of unknown or "
             f"endless length, of type {type(x).__name__}. Give "
-            "`steps_per_epoch`."
+            "`steps_per_epoch`, or cut a data set with `take(num_batches)`."
         )
     return steps
+
+
+def _labels_of(data, num_batches):
+    """Returns the labels of each batch of a data set, none of a generator."""
+    import keras
+
+    if isinstance(data, keras.utils.PyDataset):
+        if num_batches is None:
+            num_batches = data.num_batches
+            _check_ends(num_batches is not None)
+        return (_parts(data[index])[1] for index in range(num_batches))
+    if not _is_tf_data(data):
+        return ()
+    labels = _parts(data.element_spec)[1]
+    if labels.shape.rank == 0:
+        class_indices(np.zeros(()))
+    if num_batches is None:
+        _check_ends(data.cardinality() != ENDLESS)
+    else:
+        data = data.take(num_batches)
+    return data.map(lambda _, labels, *others: labels).as_numpy_iterator()
+
+
+def _is_tf_data(data):
+    tf = sys.modules.get("tensorflow")  # Who has such a data set has it.
+    return tf is not None and isinstance(data, tf.data.Dataset)
 
 
 def _raw_batches(data, batch_size):
@@ -134,9 +236,8 @@ def _raw_batches(data, batch_size):
     if isinstance(data, keras.utils.PyDataset):
         _check_ends(data.num_batches is not None)
         return (data[index] for index in range(data.num_batches))
-    tf = sys.modules.get("tensorflow")  # Who has such a data set has it.
-    if tf is not None and isinstance(data, tf.data.Dataset):
-        _check_ends(data.cardinality() != tf.data.INFINITE_CARDINALITY)
+    if _is_tf_data(data):
+        _check_ends(data.cardinality() != ENDLESS)
         return data.as_numpy_iterator()
     raise TypeError(
         "`data` must be a tuple (images, labels), LabelledImages, a batched "
@@ -153,14 +254,20 @@ def _check_ends(ends):
         )
 
 
-def _images_and_labels(batch):
+def _parts(batch):
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(
             "Each batch must be a tuple (images, labels). Received: an object "
             f"of type {type(batch).__name__}. Bring it into that form, for "
             "example with `data.map(...)`."
         )
-    images, labels = np.asarray(batch[0]), _class_indices(np.asarray(batch[1]))
+    return batch
+
+
+def _images_and_labels(batch, num_classes):
+    images, labels, *_ = _parts(batch)
+    images, labels = np.asarray(images), np.asarray(labels)
+    labels = class_indices(labels, num_classes)
     if len(images) != len(labels):
         raise ValueError(
             "`data` must have one label for each image. Received: "
@@ -169,19 +276,85 @@ def _images_and_labels(batch):
     return images, labels
 
 
-def _class_indices(labels):
+def class_indices(
+    labels: np.ndarray, num_classes: int | None = None
+) -> np.ndarray:
+    """Returns labels of any form that Keras takes as class indices.
+
+    Args:
+        labels: Whole numbers of shape `(n,)` or `(n, 1)`, or one-hot rows
+            `(n, num_classes)`.
+        num_classes: Integer, number of classes that labels may be of.
+            Defaults to any.
+
+    Returns:
+        int64 array `(n,)`.
+
+    Raises:
+        ValueError: If they are of another form or of other classes.
+    """
     if labels.ndim == 0:
         raise ValueError(
             "A tf.data.Dataset must come in batches. Received: single images. "
             "Use `data.batch(256)`."
         )
+    given, count = labels.shape, num_classes
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim == 2 and _is_one_hot(labels):
+        if num_classes is None:
+            count = labels.shape[1]
+        elif labels.shape[1] != num_classes:
+            raise ValueError(
+                f"One-hot labels must have a column for each of the model's "
+                f"{num_classes} classes. Received: labels of shape {given}. "
+                "Label images in the classes of the model."
+            )
+        labels = labels.argmax(axis=1)
+    if labels.ndim != 1 or not _is_whole(labels):
         raise ValueError(
-            "Labels must be integer class indices of shape (n,) or (n, 1). "
-            f"Received: {labels.dtype} labels of shape {labels.shape}. Turn "
-            "one-hot labels into indices with `labels.argmax(axis=-1)`, "
-            'others with `labels.astype("int64")`.'
+            "Labels must be class indices of shape (n,) or (n, 1), or one-hot "
+            "rows of a single 1. Received: "
+            f"{labels.dtype} labels of shape {given}{_example(labels)}. "
+            f"{_way_out(labels)}"
+        )
+    least, most = (labels.min(), labels.max()) if len(labels) else (0, 0)
+    if least < 0 or (count is not None and most >= count):
+        classes = "from 0" if count is None else f"from 0 to {count - 1}"
+        wrong = most if least >= 0 else least
+        raise ValueError(
+            f"Labels must be class indices {classes}"
+            + ("" if count is None else f", for a model of {count} classes")
+            + f". Received: a label {wrong:g}. Count classes from 0, in the "
+            "order of the model's outputs, and leave images of other classes "
+            "out."
         )
     return labels.astype("int64")
+
+
+def _way_out(labels):
+    if labels.ndim == 2 and np.isin(labels, (0, 1)).all():
+        return (
+            "Images of several labels at once have no one class to choose: "
+            "make each output of their model a module of its own with "
+            "`kmod.module_from_model`."
+        )
+    return (
+        "Give each image one class; turn probabilities into classes with "
+        "`labels.argmax(axis=-1)`."
+    )
+
+
+def _is_one_hot(labels):
+    return _is_whole(labels) and bool(
+        np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(1) == 1)
+    )
+
+
+def _is_whole(labels):
+    kind = labels.dtype.kind
+    return kind in "iub" or (kind == "f" and bool(np.all(labels % 1 == 0)))
+
+
+def _example(labels):
+    return f", such as {labels[0].tolist()}" if len(labels) else ""

@@ -1,8 +1,11 @@
 """Labelled images in memory, and a data set in its three splits."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+
+from kmod.errors import ArtifactError
 
 SPLITS = ("train", "validation", "test")
 
@@ -53,7 +56,9 @@ class ImageData:
         value_range: Smallest and largest pixel value.
         train: Images to train on.
         validation: Images to choose by: epochs, masks, calibration.
-        test: Images to measure on, nothing else.
+        test: Images to measure on, nothing else; none if the data have no
+            such split.
+        path: Where it lies, if it is no data set that a name is enough for.
     """
 
     name: str
@@ -63,3 +68,22 @@ class ImageData:
     train: LabelledImages
     validation: LabelledImages
     test: LabelledImages
+    path: Path | None = None
+
+    def images_of(self, split: str) -> LabelledImages:
+        """Returns the images of a split.
+
+        Args:
+            split: `"train"`, `"validation"` or `"test"`.
+
+        Raises:
+            ArtifactError: If there are none.
+        """
+        images = getattr(self, split)
+        if not len(images):
+            raise ArtifactError(
+                "A data set must have images of the split that is asked for. "
+                f"Received: {self.name!r} without {split} images. Add them, "
+                f"such as in a folder `{split}`, or ask for another split."
+            )
+        return images

@@ -1,52 +1,89 @@
-"""Loads data sets by name."""
+"""Loads data sets: by name, from files, from functions."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.data.own_images import CHANNELS
+from kmod.data.own_images import TEST_SEED
+from kmod.data.own_images import TEST_SPLIT
+from kmod.data.own_images import is_function
+from kmod.data.own_images import load_function
+from kmod.data.own_images import load_path
+from kmod.data.own_images import own_path
+from kmod.data.subsets import class_subset
 from kmod.data.subsets import hold_out
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 
-# The test digits stay the same for every seed, so that a model trained with
-# one seed is never tested on its own training images.
-TEST_SPLIT = 0.2
-TEST_SEED = 0
+# Shares to validate on: of few images it takes more of them.
+FEW_SPLIT = 0.2
+MANY_SPLIT = 0.1
 
 
 def load_data(
-    name: str = "digits",
+    name: str | Path = "digits",
     data_dir: str | Path | None = None,
     validation_split: float | None = None,
     *,
+    image_size: tuple[int, int] | None = None,
+    color_mode: Literal["grayscale", "rgb", "rgba"] | None = None,
+    classes: Sequence[str] | None = None,
     seed: int = 0,
     download: bool = False,
 ) -> ImageData:
     """Loads an image classification data set into memory.
 
+    Images of your own are one of these:
+
+    - a folder with the folders `train`, `validation` (or `val`) and `test`,
+      each with a folder for each class; or a folder with a folder for each
+      class, a fifth of which becomes the test images. Classes are the folders
+      in the order of Keras, sorted as text: `10` is before `2`;
+    - a `.csv` file with the columns `path`, relative to it, and `label`, and
+      with `split` if it shall not be split here;
+    - an `.npz` file of the arrays `x_train`, `y_train` and, if there are such,
+      `x_val`, `y_val`, `x_test`, `y_test` and `class_names`; `train_images`,
+      `train_labels` and so on are the same;
+    - `module:function`, which returns three batched tf.data data sets to train,
+      validate and test on, or an `ImageData`. It is imported and called.
+
+    Files that can not be read are counted, named in a warning of the logger
+    `kmod` and left out.
+
     Args:
-        name: `"digits"`, 1,797 images that scikit-learn brings along, or the
+        name: `"digits"`, 1,797 images that scikit-learn brings along, the
             name of a data set of TensorFlow Datasets, such as `"cifar10"` or
-            `"mnist:3.0.1"`.
+            `"mnist:3.0.1"`, or one's own images, as above.
         data_dir: Directory of the prepared data sets. Defaults to that of
             TensorFlow Datasets.
         validation_split: Share of the training images to validate on, above 0
-            and below 1. Defaults to 0.2 for the digits, which are few, and to
-            0.1 for others.
-        seed: Integer, seed of that choice.
+            and below 1, where there is no such split. Defaults to 0.1 for
+            TensorFlow Datasets and to 0.2 for others, which are few.
+        image_size: Height and width that images from files are brought to.
+        color_mode: What images from files become: `"grayscale"`, `"rgb"` or
+            `"rgba"`. Defaults to `"rgb"`.
+        classes: Names of the classes to take, in this order. Defaults to all,
+            in that of the data.
+        seed: Integer, seed of the choice of validation images.
         download: Whether to fetch data that are not there.
 
     Returns:
-        The data set with its train, validation and test images, uint8 values
-        from 0 to 255.
+        The data set with its train, validation and test images. Images are
+        uint8 values from 0 to 255, those of arrays and functions as they are.
 
     Raises:
-        ArtifactError: If the data set is unknown, is not there, or is not one
-            of images of one size with one class each.
-        UsageError: If `validation_split` is out of range.
+        ArtifactError: If the data set is unknown, is not there, is not one of
+            images of one size with one class each, or has a class without
+            images, or takes more than 4 GiB.
+        UsageError: If `validation_split` is out of range, or `image_size` is
+            missing or does not fit.
 
     Example:
 
@@ -54,11 +91,89 @@ def load_data(
     >>> data.train.images.shape, data.test.labels.shape
     ((1149, 8, 8, 1), (360,))
     """
+    path = own_path(name, data_dir)
+    _check_share(validation_split)
+    if path is not None:
+        share = validation_split or FEW_SPLIT
+        data = load_path(path, share, seed, image_size, color_mode)
+    elif is_function(name):
+        data = load_function(name)
+    else:
+        data = load_named(name, data_dir, validation_split, seed, download)
+    _check_size(data, image_size, color_mode)
+    return data if classes is None else select_classes(data, classes)
+
+
+def load_named(
+    name: str,
+    data_dir: str | Path | None = None,
+    validation_split: float | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> ImageData:
+    """Does what `load_data` does for a name that others wrote.
+
+    It stands for the digits or a data set of TensorFlow Datasets only, so
+    neither is a function called, nor does a folder of that name count.
+    """
     if name == "digits":
-        share = 0.2 if validation_split is None else validation_split
-        return _load_digits(share, seed)
-    share = 0.1 if validation_split is None else validation_split
+        return _load_digits(validation_split or FEW_SPLIT, seed)
+    if is_function(name):
+        raise ArtifactError(
+            "Specs and manifests name data sets and paths, since a function "
+            f"that a stranger names must not be called. Received: {name!r}. "
+            "Save what it returns as an .npz file."
+        )
+    share = validation_split or MANY_SPLIT
     return _load_tfds(name, data_dir, share, seed, download)
+
+
+def _check_share(share):
+    if share is not None and not 0 < share < 1:
+        raise UsageError(
+            "`validation_split` must be above 0 and below 1. Received: "
+            f"{share}. A tenth, 0.1, is usual."
+        )
+
+
+def _check_size(data, image_size, color_mode):
+    """Refuses options of images from files for others that they do not fit."""
+    height, width, channels = data.train.images.shape[1:]
+    wanted = tuple(image_size or (height, width))
+    if wanted != (height, width) or channels != CHANNELS.get(
+        color_mode, channels
+    ):
+        raise UsageError(
+            "`image_size` and `color_mode` are for images from files. "
+            f"Received: image_size={image_size}, color_mode={color_mode!r} "
+            f"for {data.name!r}, whose images are of shape "
+            f"{(height, width, channels)}. Leave them out, or take data of "
+            "the shape that the model takes."
+        )
+
+
+def select_classes(data: ImageData, classes: Sequence[str]) -> ImageData:
+    """Returns a data set of some classes, numbered in the order given.
+
+    Raises:
+        ArtifactError: If the data set does not have them.
+    """
+    classes = tuple(classes)
+    known = {name: index for index, name in enumerate(data.class_names)}
+    unknown = [name for name in classes if name not in known]
+    if unknown or len(set(classes)) != len(classes) or len(classes) < 2:
+        raise ArtifactError(
+            "`classes` must name two or more classes of the data, each once. "
+            f"Received: {list(classes)} for {data.name!r}, whose classes are "
+            f"{list(data.class_names)}. Name them as the data do."
+        )
+    indices = [known[name] for name in classes]
+    parts = {
+        split: class_subset(part, indices)
+        for split in SPLITS
+        if len(part := getattr(data, split))
+    }
+    return dataclasses.replace(data, class_names=classes, **parts)
 
 
 def parse_split(text: str) -> tuple[str, str]:
@@ -123,10 +238,12 @@ def _builder(name, data_dir):
         return tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError as error:
         raise ArtifactError(
-            "A data set is 'digits' or one that TensorFlow Datasets knows. "
+            "A data set is 'digits', one that TensorFlow Datasets knows, a "
+            "folder of images, a .csv or .npz file, or `module:function`. "
             f"Received: {name!r}; prepared in the data directory: "
-            f"{_prepared(data_dir)}. See https://www.tensorflow.org/datasets "
-            "for all names."
+            f"{_prepared(data_dir)}. Look at the spelling, and for a folder "
+            "at the directory that you are in; "
+            "https://www.tensorflow.org/datasets has all names."
         ) from error
     except AssertionError as error:  # The version asked for does not exist.
         raise ArtifactError(

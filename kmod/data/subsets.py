@@ -24,6 +24,14 @@ def hold_out(
     Raises:
         UsageError: If `fraction` is not above 0 and below 1.
     """
+    rest, held_out = hold_out_indices(images.labels, fraction, seed)
+    return images.take(rest), images.take(held_out)
+
+
+def hold_out_indices(
+    labels: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the images that `hold_out` tells apart."""
     from sklearn.model_selection import train_test_split
 
     if not 0 < fraction < 1:
@@ -32,12 +40,12 @@ def hold_out(
             f"Received: {fraction}. A tenth, 0.1, is usual."
         )
     rest, held_out = train_test_split(
-        np.arange(len(images)),
+        np.arange(len(labels)),
         test_size=fraction,
-        stratify=images.labels,
+        stratify=labels,
         random_state=seed,
     )
-    return images.take(np.sort(rest)), images.take(np.sort(held_out))
+    return np.sort(rest), np.sort(held_out)
 
 
 def class_subset(

@@ -16,6 +16,7 @@ import keras
 from kmod.errors import ArtifactError
 from kmod.export.savedmodel import predict_by_name
 
+LEGACY = (".h5", ".hdf5")
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 MAX_CONFIG_BYTES = 16 * 2**20
 MODULES = {
@@ -57,10 +58,10 @@ def load_keras_file(
     """Loads a model in safe mode, so that no code in the file runs.
 
     Args:
-        path: A `.keras` file. HDF5 files and SavedModels are not accepted:
-            safe mode does not guard them.
-        allow_custom: Whether the file may hold more than built-in layers,
-            such as registered ones: for a file that the user brought.
+        path: A `.keras` file.
+        allow_custom: Whether the file is one that the user brought. It may
+            then hold more than built-in layers, such as registered ones, and
+            may be a model in legacy HDF5, `.h5` or `.hdf5`.
 
     Returns:
         The model, not compiled.
@@ -70,9 +71,11 @@ def load_keras_file(
             damaged, or if it holds what it must not.
     """
     path = Path(path)
-    if path.suffix != ".keras" or not path.is_file():
+    suffixes = (".keras", *(LEGACY if allow_custom else ()))
+    if path.suffix not in suffixes or not path.is_file():
+        named = " or ".join(f"`{suffix}`" for suffix in suffixes)
         raise ArtifactError(
-            "A model is an existing `.keras` file. Received: "
+            f"A model is an existing {named} file. Received: "
             f"'{path}'{_what_it_is(path)}. Save the model with "
             "`model.save('name.keras')`."
         )
@@ -84,13 +87,19 @@ def load_keras_file(
         raise ArtifactError(
             f"'{path}' can not be loaded by Keras {keras.__version__} in safe "
             f"mode: {_first_line(error)} Use the version of Keras that wrote "
-            "it, or save it again without Lambda layers and custom classes."
+            "it, or save it again without Lambda layers and custom classes; "
+            "of a file of weights, load them into the model and save that."
         ) from error
 
 
 def _what_it_is(path):
     if not path.exists():
         return ", which does not exist"
+    if (path / "saved_model.pb").is_file():
+        return (
+            ", a SavedModel, which holds operations and no layers to cut: save "
+            "the Keras model that it was exported from"
+        )
     return ", a directory" if path.is_dir() else ", a file of another kind"
 
 

@@ -1,9 +1,11 @@
 """The channel graph of a source model."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+from keras import ops
 
 from kmod.errors import UnsupportedModelError
 from kmod.graph.calls import Call
@@ -14,8 +16,11 @@ from kmod.graph.channels import ChannelMap
 from kmod.graph.channels import ChannelSpace
 from kmod.graph.channels import Pin
 from kmod.graph.kernels import KernelTable
+from kmod.graph.rules.base import set_state
 from kmod.graph.rules.kernels import KernelRule
+from kmod.graph.rules.table import NO_RULE
 from kmod.graph.rules.table import rule_for
+from kmod.graph.sources import functional_of
 from kmod.graph.trace import trace
 
 OUTPUT_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
@@ -40,6 +45,7 @@ class ChannelGraph:
         num_classes: Number of logits.
         activations: Names of the activations that turn logits into the
             model's answer, in order; they are left out of the graph.
+        is_one_score: Whether the model answers one score of two classes.
     """
 
     trace: Trace
@@ -48,6 +54,7 @@ class ChannelGraph:
     pins: tuple[Pin, ...]
     num_classes: int
     activations: tuple[str, ...] = ()
+    is_one_score: bool = False
 
     def map_of(self, ref: TensorRef) -> ChannelMap | None:
         return self.maps.get(ref.index)
@@ -60,28 +67,77 @@ class ChannelGraph:
         groups = self.kernels.groups[np.maximum(channels.ids, 0)]
         return np.where(channels.ids == PINNED, PINNED, groups)
 
+    def pins_in_words(self, limit: int = 3) -> str:
+        """Says which layers pin most kernels, and how that may be mended.
 
-def channel_graph(model: keras.Model) -> ChannelGraph:
+        Args:
+            limit: Integer, number of layers to name.
+
+        Returns:
+            Sentences that end with a way out; empty if no layer pins any.
+        """
+        counts = {}
+        for pin in self.pins:
+            groups = np.unique(self.kernels.groups[pin.kernels])
+            pinned = np.isin(self.kernels.groups, groups)
+            known = counts.setdefault((pin.layer, pin.reason), pinned)
+            known |= pinned
+        worst = sorted(counts.items(), key=lambda each: -each[1].sum())
+        parts = [
+            f"layer {layer!r} pins {pinned.sum()}, because {reason}"
+            for (layer, reason), pinned in worst[:limit]
+        ]
+        if not parts:
+            return ""
+        text = f"Of {len(self.kernels)} kernels, {'; '.join(parts)}."
+        if any(reason.startswith(NO_RULE) for _, reason in counts):
+            text += (
+                " Teach kmod a layer of your own with "
+                "`kmod.register_channel_rule`."
+            )
+        return f"{text} `kmod inspect` lists all."
+
+
+def channel_graph(
+    model: keras.Model,
+    output: str | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> ChannelGraph:
     """Traces a classifier and works out what can be removed from it.
 
     Args:
         model: Built Functional or Sequential classifier, images to
-            `(batch, num_classes)` logits or probabilities.
+            `(batch, num_classes)` logits or probabilities, or to one score
+            `(batch, 1)` of the second of two classes.
+        output: Name of the output to take. Defaults to the only one.
+        input_shape: Shape of the images where the model leaves sizes open,
+            such as `(96, 96, 3)`. Defaults to leaving them open; what
+            reshapes such images pins kernels.
 
     Returns:
         The `ChannelGraph` up to the logits: a final softmax or sigmoid is
-        left out of it.
+        left out of it. One score `z` becomes the logits `[0, z]`, whose
+        softmax is what its sigmoid was.
 
     Raises:
         UnsupportedModelError: If the model's graph can not be read or its
-            output is not one score for each of two or more classes.
+            output is not one score for each class.
+        UsageError: If `output` or `input_shape` do not fit it.
     """
-    traced, activations = _up_to_logits(trace(model))
-    if traced.output.rank != 2 or (traced.output.shape[-1] or 0) < 2:
+    if output is not None:
+        model = functional_of(model, output)
+    traced, activations = _up_to_logits(trace(model, input_shape))
+    width = traced.output.shape[-1] or 0
+    is_one_score = traced.output.rank == 2 and width == 1
+    if is_one_score and set(activations) <= {"sigmoid"}:
+        traced = _as_two_logits(traced)
+    elif traced.output.rank != 2 or width < 2:
         raise UnsupportedModelError(
             "A source model answers one score for each of two or more "
-            f"classes, `(batch, num_classes)`. Received: {model.name!r} with "
-            f"output shape {traced.output.shape}."
+            "classes, `(batch, num_classes)`, or one sigmoid or logit for two "
+            f"classes, `(batch, 1)`. Received: {model.name!r} with output "
+            f"shape {traced.output.shape}{_with(activations)}. Give it global "
+            "pooling or Flatten and a Dense layer."
         )
     space = ChannelSpace()
     for call in traced.calls:
@@ -91,15 +147,32 @@ def channel_graph(model: keras.Model) -> ChannelGraph:
             space.maps[ref.index] = channels
     space.pin(space.map_of(traced.output), "output", "it is the output")
     graph = _finish(traced, space)
-    return dataclasses.replace(graph, activations=activations)
+    return dataclasses.replace(
+        graph, activations=activations, is_one_score=is_one_score
+    )
+
+
+def score_threshold(model: keras.Model) -> float:
+    """Returns what a model's only score is above for the second class.
+
+    Args:
+        model: Classifier, images to `(batch, 1)`.
+
+    Raises:
+        UnsupportedModelError: If its graph can not be read.
+    """
+    return 0.5 if channel_graph(model).activations else 0.0
+
+
+def _with(activations):
+    return f" of {', '.join(activations)}" if activations else ""
 
 
 def _up_to_logits(traced):
     """Leaves a final softmax or sigmoid out of a trace.
 
     Returns:
-        The trace and the names of the activations that were left out or are
-        part of the output layer.
+        The trace and the names of the activations that were left out.
     """
     calls = list(traced.calls)
     output = traced.output
@@ -107,11 +180,41 @@ def _up_to_logits(traced):
     while calls and (name := _output_activation(calls[-1].operation)):
         names.insert(0, name)
         output = calls.pop().inputs[0]
-    traced = dataclasses.replace(traced, output=output, calls=tuple(calls))
-    for call in calls:
-        if output in call.outputs and (name := fused_activation(call)):
+    for index, call in enumerate(calls):
+        if output in call.outputs and (name := _fused_activation(call)):
             names.insert(0, name)
+            calls[index] = _without_activation(call)
+    traced = dataclasses.replace(traced, output=output, calls=tuple(calls))
     return traced, tuple(names)
+
+
+def _without_activation(call):
+    """Returns the call of a copy of its layer that answers logits."""
+    layer, weights = rule_for(call).cut(call, [None], [None])
+    config = {**layer.get_config(), "activation": "linear"}
+    layer = type(layer).from_config(config)
+    layer.build(call.inputs[0].shape)
+    set_state(layer, weights)
+    return dataclasses.replace(call, operation=layer)
+
+
+def _as_two_logits(traced):
+    """Sets a zero before a model's only score, the logit of the other class."""
+    score = traced.output
+    index = 1 + max(
+        [
+            traced.input.index,
+            *(x.index for c in traced.calls for x in c.outputs),
+        ]
+    )
+    logits = TensorRef(index, (score.shape[0], 2))
+    name = traced.free_name("two_logits")
+    padded = ops.pad(keras.KerasTensor(score.shape), [[0, 0], [1, 0]])
+    pad = padded._keras_history.operation
+    call = Call(name, pad, (score,), {}, (score,), (logits,))
+    return dataclasses.replace(
+        traced, output=logits, calls=(*traced.calls, call)
+    )
 
 
 def _output_activation(operation):
@@ -124,7 +227,7 @@ def _output_activation(operation):
     return _OUTPUT_OPERATIONS.get(type(operation).__name__)
 
 
-def fused_activation(call: Call) -> str | None:
+def _fused_activation(call):
     """Returns the softmax or sigmoid that is part of a layer with kernels."""
     if not isinstance(rule_for(call), KernelRule):
         return None

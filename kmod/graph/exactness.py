@@ -7,15 +7,14 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from keras import ops
-from keras import tree
 
 from kmod.errors import UnsupportedModelError
 from kmod.graph.calls import Trace
 from kmod.graph.calls import run_trace
 from kmod.graph.channel_graph import ChannelGraph
 from kmod.graph.channel_graph import channel_graph
-from kmod.graph.channel_graph import fused_activation
 from kmod.graph.rebuild import rebuild
+from kmod.graph.sources import answers_of
 
 Range = tuple[float, float]
 
@@ -132,8 +131,11 @@ def measure_exactness(
             random_images(graph.trace, value_range), graph.trace.input_dtype
         )
         expected = _answers(source, images)
+        values = logits(images)
+        if graph.is_one_score:
+            values = values[:, 1:]
         answers, expected, is_telling = _comparable(
-            logits(images), expected, graph.activations
+            values, expected, graph.activations
         )
         gap = _gap(answers, expected, 1.0 if graph.activations else 1e-6)
         layer = None
@@ -176,19 +178,14 @@ def random_images(
 
 
 def _answers(source, images):
-    structure = getattr(source, "_inputs_struct", None)
-    if structure is not None:
-        images = tree.pack_sequence_as(structure, [images])
     try:
-        answers = source(images, training=False)
+        return answers_of(source, images)
     except Exception as error:  # Of the backend, in its own classes.
         raise UnsupportedModelError(
             "A source model must run on images of its value range. Received: "
             f"{source.name!r}, which raised {type(error).__name__}. Declare "
             "`value_range` if it takes other images than 0 to 255 and 0 to 1."
         ) from error
-    (answers,) = tree.flatten(answers)
-    return answers
 
 
 def _comparable(logits, expected, activations):
@@ -233,7 +230,10 @@ def _first_difference(graph, flat, images):
     What a layer's fused activation makes is compared where it has become a
     layer; layers that are called twice are left out.
     """
-    theirs, ours = (run_trace(g.trace, images) for g in (graph, flat))
+    theirs, ours = (
+        run_trace(g.trace, ops.cast(images, g.trace.input_dtype))
+        for g in (graph, flat)
+    )
     names = [call.name for call in graph.trace.calls]
     by_name = {call.name: call for call in flat.trace.calls}
     split = {
@@ -247,8 +247,6 @@ def _first_difference(graph, flat, images):
         own = by_name[call.name]
         own = split.get(own.outputs[0].index, own)
         for ref, own_ref in zip(call.outputs, own.outputs):
-            if ref == graph.trace.output and fused_activation(call):
-                continue  # The rebuilt model leaves it out.
             values = theirs[ref.index], ours[own_ref.index]
             expected, answers = (
                 ops.convert_to_numpy(value).astype("float64")

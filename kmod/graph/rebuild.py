@@ -6,7 +6,6 @@ from keras import tree
 
 from kmod.graph.calls import arguments_on
 from kmod.graph.channel_graph import ChannelGraph
-from kmod.graph.channel_graph import fused_activation
 from kmod.graph.channels import PINNED
 from kmod.graph.rules.base import Kept
 from kmod.graph.rules.base import set_state
@@ -24,7 +23,8 @@ def rebuild(
 
     The result is a new flat Functional model: nested models are unfolded and
     activations inside convolutions and Dense layers become layers of their
-    own, except that of the output layer, which is left out.
+    own. Where the source takes bytes it takes float32, 0 to 255 as before,
+    so that modules can be composed with others.
 
     Args:
         graph: Channel graph of the model to copy.
@@ -52,8 +52,11 @@ class _Builder:
 
     def build(self, name):
         traced = self.graph.trace
+        dtype = traced.input_dtype
         image = keras.Input(
-            traced.input.shape[1:], dtype=traced.input_dtype, name="image"
+            traced.input.shape[1:],
+            dtype="float32" if dtype == "uint8" else dtype,
+            name="image",
         )
         self.tensors[traced.input.index] = image
         for call in traced.calls:
@@ -97,12 +100,9 @@ class _Builder:
     def _split_activation(self, call, config):
         """Takes a fused activation out of a kernel layer's config."""
         name = keras.activations.serialize(call.operation.activation)
-        is_output = call.outputs[0] == self.graph.trace.output
         if name == "linear" or not isinstance(name, str):
             return config, None
         config = {**config, "activation": "linear"}
-        if is_output and fused_activation(call):
-            return config, None
         return config, keras.layers.Activation(
             call.operation.activation,
             name=self.graph.trace.free_name(f"{call.name}_activation"),

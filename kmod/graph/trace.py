@@ -1,5 +1,8 @@
 """Reads a Keras model into a flat list of calls."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import keras
 from keras import tree
 
@@ -7,11 +10,13 @@ from kmod.errors import UnsupportedModelError
 from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
 from kmod.graph.calls import Trace
-
-FUNCTIONAL_WAY_OUT = (
-    "Write it with the Functional API, `keras.Model(inputs, outputs)`, or as a "
-    "`keras.Sequential`."
-)
+from kmod.graph.calls import arguments_on
+from kmod.graph.calls import run_trace
+from kmod.graph.sources import functional_of
+from kmod.graph.sources import is_preprocessing
+from kmod.graph.sources import preprocessing
+from kmod.graph.sources import runs_its_graph
+from kmod.graph.sources import sized
 
 # What the layers are called that a cut module has besides the source's.
 RESERVED_NAMES = (
@@ -24,85 +29,81 @@ RESERVED_NAMES = (
 )
 
 
-def trace(model: keras.Model) -> Trace:
+def trace(
+    model: keras.Model, input_shape: Sequence[int] | None = None
+) -> Trace:
     """Lists the calls of a model in the order of computation.
 
     Nested Functional and Sequential models are unfolded, so the list holds
-    only layers and Keras operations. The model is read, never changed.
+    only layers and Keras operations; what a KerasHub task does to images in
+    `predict` comes first. The model is read, never changed.
 
     Args:
         model: Functional or Sequential model with one image input and one
             output, built.
+        input_shape: Shape of the images where the model leaves sizes open,
+            such as `(96, 96, 3)`. Defaults to what a KerasHub task resizes
+            images to, and else to leaving them open.
 
     Returns:
         The `Trace` of the model.
 
     Raises:
         UnsupportedModelError: If the model is not a Keras 3 Functional or
-            Sequential model, is not built, has several inputs or outputs, or
-            holds a Lambda layer.
+            Sequential model, is not built, has several inputs, does more in
+            `predict` than can be read, or holds a Lambda layer.
+        UsageError: If `input_shape` does not fit it, or it has several outputs.
     """
-    functional = _functional(model)
-    if len(functional.inputs) != 1 or len(functional.outputs) != 1:
-        raise UnsupportedModelError(
-            "A source model has one input and one output. Received: "
-            f"{model.name!r} with {len(functional.inputs)} inputs and "
-            f"{len(functional.outputs)} outputs. Cut the part you need out "
-            "with `keras.Model(one_input, one_output)`."
-        )
+    functional = functional_of(model)
     tracer = _Tracer()
-    image = tracer.ref(functional.inputs[0])
-    (output,) = tracer.run(functional, [image], ())
-    return Trace(
+    shape, front = tuple(functional.inputs[0].shape), []
+    if is_preprocessing(model):
+        front, wanted = preprocessing(model, input_shape)
+    else:
+        wanted = sized(shape, input_shape, model.name)
+    image = features = TensorRef(tracer.next_index(), wanted)
+    for layer in front:
+        features = tracer.add_call(layer, features)
+    (answer,) = tracer.run(functional, [features], ())
+    traced = Trace(
         model.name,
         image,
         keras.backend.standardize_dtype(functional.inputs[0].dtype),
-        output,
+        answer,
         tuple(tracer.calls),
     )
+    return traced if wanted == shape and not front else _with_shapes(traced)
 
 
-def _functional(model):
-    """Returns the Functional model behind `model`, or refuses it."""
-    kind = type(model)
-    root = kind.__module__.split(".")[0]
-    if root in ("tf_keras", "tensorflow"):
-        raise UnsupportedModelError(
-            "kmod takes Keras 3 models. Received: a Keras 2 model of type "
-            f"{kind.__module__}.{kind.__name__}. Save it with "
-            "`model.save('model.h5')` and load it with Keras 3, "
-            "`keras.models.load_model('model.h5')`."
-        )
-    if not isinstance(model, keras.Model):
-        raise UnsupportedModelError(
-            "A source model is a `keras.Model`. Received: an object of type "
-            f"{kind.__module__}.{kind.__name__}."
-        )
-    if isinstance(model, keras.Sequential):
-        if not model.built or model._functional is None:
-            raise UnsupportedModelError(
-                "A Sequential source model must be built. Received: "
-                f"{model.name!r}, not built yet. Give it a `keras.Input` as "
-                "its first layer, or call it on a batch of images."
+def _with_shapes(traced):
+    """Works the shapes of all tensors out anew, from that of the image."""
+
+    class Runner(keras.layers.Layer):
+        def call(self, images):
+            values = run_trace(traced, images)
+            return {str(index): value for index, value in values.items()}
+
+    image = keras.KerasTensor(traced.input.shape, traced.input_dtype)
+    specs = Runner().compute_output_spec(image)
+
+    def anew(ref):
+        return TensorRef(ref.index, tuple(specs[str(ref.index)].shape))
+
+    calls = []
+    for call in traced.calls:
+        args, kwargs = arguments_on(call, anew)
+        calls.append(
+            dataclasses.replace(
+                call,
+                args=args,
+                kwargs=kwargs,
+                inputs=tuple(map(anew, call.inputs)),
+                outputs=tuple(map(anew, call.outputs)),
             )
-        return model._functional
-    if not _runs_its_graph(model):
-        raise UnsupportedModelError(
-            "kmod takes Functional and Sequential models, because their "
-            "graph can be read. Received: the subclassed model "
-            f"{model.name!r} of type {kind.__name__}. {FUNCTIONAL_WAY_OUT}"
         )
-    return model
-
-
-def _runs_its_graph(model):
-    """Tells whether calling `model` means running its Functional graph."""
-    for kind in type(model).__mro__:
-        if kind.__name__ == "Functional" and kind.__module__.startswith(
-            "keras."
-        ):
-            return type(model).call is kind.call
-    return False
+    return dataclasses.replace(
+        traced, output=anew(traced.output), calls=tuple(calls)
+    )
 
 
 def _refuse_lambda(operation):
@@ -136,9 +137,22 @@ class _Tracer:
         self._names = {}
         self._taken = set(RESERVED_NAMES)
 
-    def ref(self, tensor):
+    def next_index(self):
         self._num_refs += 1
-        return TensorRef(self._num_refs - 1, tuple(tensor.shape))
+        return self._num_refs - 1
+
+    def ref(self, tensor):
+        return TensorRef(self.next_index(), tuple(tensor.shape))
+
+    def add_call(self, layer, ref):
+        """Adds a call of a layer on one tensor; returns what it makes.
+
+        Its shape is that of `ref` until all are worked out.
+        """
+        made = TensorRef(self.next_index(), ref.shape)
+        name = self._name(layer, ())
+        self.calls.append(Call(name, layer, (ref,), {}, (ref,), (made,)))
+        return made
 
     def run(self, functional, inputs, path):
         """Traces one (nested) model; returns the refs of its outputs."""
@@ -167,7 +181,7 @@ class _Tracer:
         nested = operation
         if isinstance(operation, keras.Sequential):
             nested = operation._functional
-        if isinstance(nested, keras.Model) and _runs_its_graph(nested):
+        if isinstance(nested, keras.Model) and runs_its_graph(operation):
             return self.run(nested, inputs, (*path, operation.name))
         _refuse_lambda(operation)
         _refuse_quantized(operation)

@@ -5,6 +5,7 @@ import numpy as np
 from kmod.errors import ArtifactError
 
 DEVIATIONS = 2
+NUM_SHOWN = 10
 
 
 def check_above_chance(
@@ -15,7 +16,8 @@ def check_above_chance(
     Recall is averaged over the classes that are there, so that it does not
     help to name the most frequent one. Guessing gets one in so many classes
     right; what is above that by no more than two standard deviations can be
-    luck. Images of one class, or too few to tell, are not judged by.
+    luck. Images of one class, or too few to tell, are not judged by. If
+    labels in another order fit far better, the message names that order.
 
     Args:
         predictions: Integer array `(n,)`, the answers.
@@ -43,8 +45,37 @@ def check_above_chance(
             f"data given. Received: {name} with an accuracy of {accuracy:.1%} "
             f"and a mean recall of {recall:.1%} on {len(labels)} images of "
             f"{len(classes)} classes, where guesses get {chance:.1%} and up "
-            f"to {limit:.1%} by luck. Give labels in the order of the model's "
-            "outputs and images scaled as in its training, of the classes "
-            "that it was trained on."
+            f"to {limit:.1%} by luck; {_explained(predictions, labels)}. Give "
+            "labels in the order of the model's outputs and images scaled as "
+            "in its training, of the classes that it was trained on."
         )
     return accuracy
+
+
+def _explained(predictions, labels):
+    """Says in which order labels would fit, or what is answered most."""
+    from scipy.optimize import linear_sum_assignment
+
+    size = 1 + int(max(predictions.max(), labels.max()))
+    confusion = np.zeros((size, size), "int64")
+    np.add.at(confusion, (labels, predictions), 1)
+    order = linear_sum_assignment(confusion, maximize=True)[1]
+    classes = np.flatnonzero(confusion.sum(axis=1))
+    accuracy = confusion[classes, order[classes]].sum() / len(labels)
+    # An order that is chosen to fit guesses lies above chance as well.
+    if accuracy > (1 + 1 / len(classes)) / 2:
+        moved = [
+            f"{label} as {order[label]}"
+            for label in classes
+            if order[label] != label
+        ]
+        more = ", ..." if len(moved) > NUM_SHOWN else ""
+        return (
+            f"the labels fit with an accuracy of {accuracy:.1%} if read class "
+            f"by class: {', '.join(moved[:NUM_SHOWN])}{more}"
+        )
+    answers = confusion.sum(axis=0)
+    return (
+        f"the most frequent answer is class {answers.argmax()}, for "
+        f"{answers.max() / len(labels):.1%} of the images"
+    )

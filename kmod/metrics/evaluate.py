@@ -1,15 +1,19 @@
 """How well a classifier does, overall and class by class."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from kmod.data.batches import common_class_names
 from kmod.data.batches import iter_batches
+from kmod.graph.channel_graph import score_threshold
 
 WEAK_GAP = 0.1
+RARE = 50  # So many times fewer images than another class are few.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +93,20 @@ class Evaluation:
             for name in ("precision", "recall", "f1")
         }
 
+    def _known_figures(self, index):
+        figures = self.figures_of(index)
+        return figures if self.support[index] else dict.fromkeys(figures)
+
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON, with figures by class name."""
+        """Returns plain data for JSON, with figures by class name.
+
+        Those of a class without images are `None`.
+        """
         return {
             "accuracy": self.accuracy,
             "classes": {
                 name: {
-                    **self.figures_of(index),
+                    **self._known_figures(index),
                     "support": int(self.support[index]),
                 }
                 for index, name in enumerate(self.class_names)
@@ -114,24 +125,30 @@ def evaluate(
 
     Args:
         model: Classifier, images to `(batch, num_classes)` scores; the class
-            with the highest score is its answer.
+            with the highest score is its answer. One score `(batch, 1)` is
+            that of the second of two classes.
         data: `(images, labels)` arrays, `LabelledImages`, a batched
             `tf.data.Dataset` or a `keras.utils.PyDataset`; labels are class
             indices.
-        class_names: Names of the classes. Defaults to `"0"`, `"1"`, ....
+        class_names: Names of the classes. Defaults to those that a data set
+            has, and else to `"0"`, `"1"`, ....
         batch_size: Integer, images to a batch of arrays.
 
     Returns:
-        The `Evaluation`. A class that never occurs has figures of 0.
+        The `Evaluation`. A class without images has figures of 0 in its
+        arrays, and of `None` in `as_dict`.
 
     Raises:
-        ValueError: If labels or names do not fit the model's scores.
+        ValueError: If labels or names do not fit the model's scores, or a
+            data set has the model's class names in another order.
 
     Example:
 
     >>> evaluate(model, (x_test, y_test), ["cat", "dog"]).f1
     array([0.91, 0.87])
     """
+    common_class_names(getattr(model, "class_names", None), data)
+    class_names = common_class_names(class_names, data)
     labels, predictions, num_classes = answers(model, data, batch_size)
     if class_names is None:
         class_names = [str(index) for index in range(num_classes)]
@@ -153,9 +170,13 @@ def answers(
         Tuple `(labels, predictions, num_classes)`, the first two int64 arrays
         `(n,)` of class indices.
     """
-    labels, predictions = [], []
+    labels, predictions, threshold = [], [], None
     for images, true in iter_batches(data, batch_size):
         scores = model.predict_on_batch(images)
+        if scores.shape[-1] == 1:
+            if threshold is None:
+                threshold = score_threshold(model)
+            scores = np.concatenate([2 * threshold - scores, scores], axis=-1)
         labels.append(true)
         predictions.append(scores.argmax(axis=-1))
     return (
@@ -191,6 +212,47 @@ def evaluate_answers(
         support=support,
         confusion=confusion,
     )
+
+
+def warn_of_rare_classes(
+    labels: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """Warns of classes that validation images show too seldom to judge by.
+
+    Args:
+        labels: int64 array `(n,)` of class indices.
+        class_names: Names of all classes.
+
+    Warns:
+        UserWarning: If a class has no image, or `RARE` times fewer than the
+            most frequent one.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    missing, rare = (
+        [class_names[index] for index in np.flatnonzero(are_few)]
+        for are_few in (
+            counts == 0,
+            (counts > 0) & (counts * RARE <= counts.max()),
+        )
+    )
+    found = [
+        f"{text} of {classes}"
+        for text, classes in (
+            ("no image", missing),
+            (f"1 image for {RARE} or more of the most frequent class", rare),
+        )
+        if classes
+    ]
+    if found:
+        warnings.warn(
+            "Validation images should show all classes alike. Received: "
+            f"{' and '.join(found)}. What is measured, chosen and calibrated "
+            "for these classes rests on that: without images, figures are left "
+            "empty and scores are not calibrated. Hold out more images of "
+            "them.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def weak_classes(evaluation: Evaluation, gap: float = WEAK_GAP) -> list[int]:

@@ -10,6 +10,8 @@ import numpy as np
 from kmod.callbacks import BestModules
 from kmod.callbacks.epoch_checkpoints import EpochCheckpoints
 from kmod.callbacks.epoch_checkpoints import EpochSeed
+from kmod.data.batches import class_indices
+from kmod.data.batches import common_class_names
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.value_range import value_range_of
@@ -17,6 +19,7 @@ from kmod.errors import UsageError
 from kmod.files.run_directory import RunDirectory
 from kmod.files.run_directory import open_run
 from kmod.metrics.chance import check_above_chance
+from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.recipe import Recipe
 from kmod.modular.run_identity import run_identity
@@ -36,9 +39,11 @@ def modularize(
     mask_from: str | None = None,
     epochs: int | None = None,
     batch_size: int = 64,
+    steps_per_epoch: int | None = None,
     accuracy_budget: float = 0.01,
     round_to: int = 1,
     value_range: tuple[float, float] | None = None,
+    output: str | None = None,
     seed: int = 0,
     run_directory: str | Path | None = None,
     resume: bool = False,
@@ -53,21 +58,27 @@ def modularize(
 
     Args:
         source: Trained Functional or Sequential classifier.
-        train: `(images, labels)`, labels integer class indices, or batched
-            data that Keras' `fit` takes.
+        train: `(images, labels)`, labels class indices or one-hot, with
+            sample weights as a third item if there are any; or batched data
+            that Keras' `fit` takes.
         validation: `(images, labels)` or batched data, cut from training data.
-        class_names: Names of the classes. Defaults to `"0"`, `"1"`, ...
+        class_names: Names of the classes. Defaults to those that data sets
+            have, such as of `keras.utils.image_dataset_from_directory`, and
+            else to `"0"`, `"1"`, ...
         recipe: `"default"`, `"paper"` or a `Recipe`.
         retention_target: Retention rate to come down to; see `ModularModel`.
         macs_target: What all modules may cost; see `ModularModel`.
         mask_from: First layer whose kernels may go; see `ModularModel`.
         epochs: Integer. Defaults to the recipe's phases, or 10.
         batch_size: Integer, images to a step, for arrays.
+        steps_per_epoch: Integer, batches to an epoch; an endless data set
+            needs it. Defaults to all there are.
         accuracy_budget: Accuracy that modules may lose on validation data.
         round_to: Integer; after the choice, each layer's number of kept
             kernels is rounded up to a multiple of it.
         value_range: Smallest and largest pixel value that the source takes.
             Defaults to what is read off `validation`.
+        output: Name of the source's output to take, of several.
         seed: Integer, seed of shuffling and of drawn rows.
         run_directory: Directory of its own to keep every epoch in. Defaults
             to none, so that a run that was cut short starts anew.
@@ -89,6 +100,7 @@ def modularize(
             or `run_directory` holds other files than a run's.
         ArtifactError: If the source model is no better than chance on
             `validation`, or the run to resume can not be read.
+        ValueError: If labels are not of the source model's classes.
 
     Reference:
 
@@ -101,13 +113,14 @@ def modularize(
     modular, images, labels, source_accuracy = start_modular(
         source,
         validation,
-        class_names=class_names,
+        class_names=common_class_names(class_names, train, validation),
         recipe=recipe,
         retention_target=retention_target,
         macs_target=macs_target,
         mask_from=mask_from,
         seed=seed,
         value_range=value_range,
+        output=output,
         run_directory=run_directory,
         resume=resume,
     )
@@ -125,6 +138,7 @@ def modularize(
             value_range=modular.value_range,
             epochs=epochs,
             batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
             accuracy_budget=accuracy_budget,
             round_to=round_to,
             seed=seed,
@@ -137,6 +151,7 @@ def modularize(
         BestModules(accuracy_budget, source_accuracy),
         epochs=epochs,
         batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
         run=run,
         callbacks=callbacks,
         verbose=verbose,
@@ -171,7 +186,14 @@ def start_modular(
     keras.utils.set_random_seed(arguments["seed"])
     images, labels = to_arrays(validation)
     value_range = value_range_of(images, value_range)
-    modular = ModularModel(source, value_range=value_range, **arguments)
+    modular = ModularModel(
+        source,
+        value_range=value_range,
+        input_shape=images.shape[1:],
+        **arguments,
+    )
+    class_indices(labels, modular.num_classes)
+    warn_of_rare_classes(labels, modular.class_names)
     # All modules, unmasked and linear, rank images as the source model does.
     logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
     accuracy = check_above_chance(logits.argmax(axis=1), labels)
@@ -186,6 +208,7 @@ def fit_run(
     *,
     epochs: int,
     batch_size: int,
+    steps_per_epoch: int | None = None,
     run: RunDirectory | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
@@ -199,6 +222,7 @@ def fit_run(
         best_modules: What chooses the epoch.
         epochs: Integer, all epochs, those done before included.
         batch_size: Integer, images to a step, for arrays.
+        steps_per_epoch: Integer, batches to an epoch. Defaults to all.
         run: Where to keep every epoch, and where earlier ones are. Defaults
             to none.
         callbacks: Further callbacks, called before the choice is made.
@@ -209,7 +233,7 @@ def fit_run(
         checkpoints = [EpochCheckpoints(run, best_modules)]
         done = checkpoints[0].initial_epoch(epochs)
     modular.fit(
-        **fit_arguments(train, batch_size),
+        **fit_arguments(train, batch_size, steps_per_epoch),
         validation_data=validation,
         validation_batch_size=batch_size,
         epochs=epochs,

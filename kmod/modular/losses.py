@@ -24,7 +24,7 @@ class ModuleLoss(keras.losses.Loss):
         name: Name of the loss.
 
     Call arguments:
-        y_true: Integer class indices, `(batch,)` or `(batch, 1)`.
+        y_true: Class indices, `(batch,)` or `(batch, 1)`, or one-hot.
         y_pred: Raw scores `(batch, num_classes)`.
     """
 
@@ -40,9 +40,7 @@ class ModuleLoss(keras.losses.Loss):
         self.negative_weight = negative_weight
 
     def call(self, y_true, y_pred):
-        own = ops.one_hot(
-            ops.reshape(ops.cast(y_true, "int32"), (-1,)), y_pred.shape[-1]
-        )
+        own = ops.one_hot(indices_of(y_true), y_pred.shape[-1])
         own = ops.cast(own, y_pred.dtype)
         stands_for = own + (1 - own) * self.negative_weight
         shared = ops.logsumexp(y_pred + ops.log(stands_for), axis=-1)
@@ -66,7 +64,7 @@ class SigmoidCrossEntropy(keras.losses.Loss):
     classes. It is kept to compare with; `ModuleLoss` is the sound one.
 
     Call arguments:
-        y_true: Integer class indices, `(batch,)` or `(batch, 1)`.
+        y_true: Class indices, `(batch,)` or `(batch, 1)`, or one-hot.
         y_pred: Raw scores `(batch, num_classes)`, before the sigmoid.
 
     Reference:
@@ -80,11 +78,21 @@ class SigmoidCrossEntropy(keras.losses.Loss):
     def call(self, y_true, y_pred):
         # Written out: Keras' own function looks behind a sigmoid for logits.
         scores = ops.sigmoid(y_pred)
-        own = ops.one_hot(
-            ops.reshape(ops.cast(y_true, "int32"), (-1,)), y_pred.shape[-1]
-        )
+        own = ops.one_hot(indices_of(y_true), y_pred.shape[-1])
         right = ops.sum(ops.cast(own, scores.dtype) * scores, axis=-1)
         return ops.logsumexp(scores, axis=-1) - right
+
+
+def indices_of(labels):
+    """Returns class indices of labels in any form, `(batch,)`.
+
+    Args:
+        labels: Class indices `(batch,)` or `(batch, 1)`, or one-hot
+            `(batch, num_classes)`.
+    """
+    if len(labels.shape) == 2 and labels.shape[1] != 1:
+        return ops.argmax(labels, axis=1)
+    return ops.reshape(ops.cast(labels, "int32"), (-1,))
 
 
 def distillation_loss(scores, logits, classes, temperature: float):

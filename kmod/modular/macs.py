@@ -1,5 +1,8 @@
 """Multiply-accumulates of modules and of their composition, from masks."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 from keras import ops
 
@@ -9,6 +12,10 @@ from kmod.graph.rules.kernels import DepthwiseRule
 from kmod.graph.rules.table import rule_for
 from kmod.graph.sizes import layer_macs
 from kmod.modular.placement import Placement
+from kmod.modular.placement import place
+
+SHARES_IN_FRONT = 0.5, 0.9
+KEPT_BEHIND = 0.4
 
 
 class Macs:
@@ -58,6 +65,15 @@ class Macs:
         """Returns the cost of all modules, the stem once ÷ the source's."""
         return (self.stem + ops.sum(self.of_modules(mask))) / self.total
 
+    def in_front(self, may_go: np.ndarray) -> float:
+        """Returns the stem's share, 0 to 1, if fewer groups may go.
+
+        Args:
+            may_go: Boolean array `(num_groups,)`, some of the placement's.
+        """
+        is_masked = (self.makes + self.reads) @ may_go > 0
+        return float(1 - self.macs[is_masked].sum() / self.total)
+
     def of_groups(self, mask):
         """Shares each module's cost out among the groups it might keep.
 
@@ -72,6 +88,65 @@ class Macs:
         by_made = np.where(self.by_read, 0, self.makes * self.macs[:, None])
         by_read = np.where(self.by_read, self.reads * self.macs[:, None], 0)
         return ops.matmul(read, by_made) + by_read.sum(axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskStart:
+    """A layer that masks can begin at, and what lies in front of it.
+
+    Attributes:
+        layer: Name of the layer, for `mask_from`.
+        macs_in_front: Share of the source model's multiply-accumulates that
+            is then in the stem, 0 to 1.
+        removable: Share of all kernels that can then be removed, 0 to 1.
+    """
+
+    layer: str
+    macs_in_front: float
+    removable: float
+
+    @property
+    def retention_target(self) -> float:
+        """Retention rate at which two fifths of the removable are kept."""
+        return 1 - (1 - KEPT_BEHIND) * self.removable
+
+
+def mask_starts(graph: ChannelGraph, source) -> list[MaskStart]:
+    """Lists the layers that masks can begin at, in order of computation.
+
+    Args:
+        graph: Channel graph of a source model.
+        source: That model.
+
+    Returns:
+        One `MaskStart` for each layer with kernels that can be removed.
+    """
+    if not graph.kernels.free.any():
+        return []
+    placement = place(graph, None, scale_and_shift=False)
+    macs = Macs(graph, placement, source)
+    starts = []
+    for index, layer in enumerate(graph.kernels.layers):
+        if not (placement.may_go & (placement.home == index)).any():
+            continue
+        may_go = placement.may_go & (placement.home >= index)
+        removable = placement.sizes[may_go].sum() / placement.sizes.sum()
+        starts.append(MaskStart(layer, macs.in_front(may_go), float(removable)))
+    return starts
+
+
+def propose_start(starts: Sequence[MaskStart]) -> MaskStart:
+    """Returns the first layer with half of the cost in front of it.
+
+    Such a stem is computed once for all classes, and most of the kernels lie
+    behind it. Where nearly nothing would be behind, it is the layer with the
+    nearest to half in front.
+    """
+    least, most = SHARES_IN_FRONT
+    for start in starts:
+        if least <= start.macs_in_front <= most:
+            return start
+    return min(starts, key=lambda start: abs(start.macs_in_front - least))
 
 
 def _read_shares(graph, call):

@@ -1,6 +1,5 @@
 """The modular model: a source model with a kernel mask for every class."""
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Sequence
@@ -12,20 +11,26 @@ from keras import ops
 from keras import tree
 
 from kmod.callbacks import BestModules
+from kmod.data.batches import check_training
+from kmod.data.batches import common_class_names
 from kmod.data.batches import count_steps
+from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.graph.calls import Trace
 from kmod.graph.exactness import check_exactness
 from kmod.graph.kernels import KernelTable
+from kmod.graph.sources import functional_of
 from kmod.metrics.calibration import fit_platt
 from kmod.metrics.evaluate import answers
 from kmod.modular.heads import Heads
 from kmod.modular.importance import ImportanceUpdates
 from kmod.modular.losses import UNSEEN
 from kmod.modular.losses import distillation_loss
+from kmod.modular.losses import indices_of
 from kmod.modular.losses import loss_of
 from kmod.modular.macs import Macs
 from kmod.modular.mask_schedule import PhaseSchedule
@@ -38,6 +43,7 @@ from kmod.modular.placement import place
 from kmod.modular.placement import to_groups
 from kmod.modular.recipe import Recipe
 from kmod.modular.recipe import recipe_of
+from kmod.modular.recipe import with_targets
 from kmod.modular.stem import TEACHER
 from kmod.modular.stem import cache_stem
 
@@ -70,7 +76,8 @@ class ModularModel(keras.Model):
         source: Built Functional or Sequential classifier. It is copied, never
             changed.
         class_names: Names of its classes, in output order. Defaults to
-            `"0"`, `"1"`, ...
+            those that the data set given to `fit` has, and else to `"0"`,
+            `"1"`, ...
         recipe: Name of a recipe, `"default"` or `"paper"`, or a `Recipe`.
         mask_from: Name of the first layer whose kernels masks may remove.
             The layers before it are a stem that all classes share. Defaults
@@ -85,6 +92,9 @@ class ModularModel(keras.Model):
         macs_target: Multiply-accumulates that a composition of all modules
             may cost, as a multiple of the source model's. Defaults to the
             recipe's.
+        output: Name of the source's output to take, of several.
+        input_shape: Shape of the images, such as `(96, 96, 3)`; required
+            where the source leaves sizes open.
         **kwargs: Base model keyword arguments, such as `name`.
 
     Call arguments:
@@ -96,13 +106,16 @@ class ModularModel(keras.Model):
 
     Attributes:
         stem: Model from images to what no mask changes.
+        chosen_epoch: What `kmod.callbacks.BestModules` restored when training
+            ended: its `epoch`, `accuracy`, `retention_rate` and whether it
+            `is_within_budget`. `None` if nothing was chosen.
 
     Raises:
         UnsupportedModelError: If the source model can not be taken apart, or
             with all kernels would answer otherwise than it does.
-        UsageError: If `class_names`, `recipe`, a target, `mask_from` or
-            `value_range` do not fit it, or, from `fit`, if a target can not
-            be reached.
+        UsageError: If `class_names`, `recipe`, a target, `mask_from`,
+            `value_range`, `output` or `input_shape` do not fit it, or, from
+            `fit`, if a target can not be reached.
 
     Example:
 
@@ -132,12 +145,17 @@ class ModularModel(keras.Model):
         value_range=None,
         retention_target=None,
         macs_target=None,
+        output=None,
+        input_shape=None,
         **kwargs,
     ):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         value_range = checked_range(value_range)
         recipe = with_targets(recipe_of(recipe), retention_target, macs_target)
-        whole = channel_graph(source)
+        if output is not None:
+            source = functional_of(source, output)
+        whole = channel_graph(source, input_shape=input_shape)
+        check_one_size(whole.trace)
         flat_source = rebuild(whole, dtype=policy.name)
         flat_source.trainable = False
         graph = channel_graph(flat_source)
@@ -174,6 +192,7 @@ class ModularModel(keras.Model):
         self.dtype_policy = policy
         self.input_spec = None  # Calls also take what `stem` made of images.
         self.value_range = value_range
+        self.chosen_epoch = None
         self.recipe = recipe
         self.seed = seed
         self.class_names = class_names
@@ -264,7 +283,8 @@ class ModularModel(keras.Model):
         """Trains masks, heads, scales, shifts and gains.
 
         Takes the arguments of `keras.Model.fit`, and `LabelledImages` where
-        that takes data; labels are integer class indices. The recipe's
+        that takes data; labels are class indices or one-hot. They are read
+        once before the first step, so that none is out of range. The recipe's
         schedule spans the epochs of one call; a further call goes on from the
         retention rate reached. `epochs` defaults to the recipe's phases where
         it has any, and phases switch between heads and masks.
@@ -279,15 +299,24 @@ class ModularModel(keras.Model):
         Raises:
             UsageError: If a target can not be reached, the length of the data
                 is unknown, or the recipe's phases need a `ModularAdam`.
+            ValueError: If labels are not of the model's classes.
         """
-        check_targets(self.recipe, self.placement, self.macs, self.mask_from)
+        check_targets(
+            self.recipe,
+            self.placement,
+            self.macs,
+            self.mask_from,
+            self.graph.pins_in_words(),
+        )
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         if "epochs" not in bound.arguments and self.recipe.phases:
             bound.arguments["epochs"] = self.recipe.epochs
         bound.apply_defaults()
         arguments = bound.arguments
+        self._take_class_names(arguments["x"], arguments["validation_data"])
         _unpack_labelled(arguments)
         of_epoch = count_steps(arguments)
+        self._check_labels(arguments)
         steps = of_epoch * arguments["epochs"]
         own = [RetentionLogger(), ImportanceUpdates(of_epoch, steps)]
         adam = modular_adam_of(self.optimizer)
@@ -304,6 +333,23 @@ class ModularModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
             adam.restart(steps)
         return super().fit(*bound.args, **bound.kwargs)
+
+    def _take_class_names(self, *data):
+        """Takes the class names that data have, where none were given."""
+        numbers = checked_names(None, self.num_classes)
+        given = None if self.class_names == numbers else self.class_names
+        names = common_class_names(given, *data)
+        self.class_names = checked_names(names, self.num_classes)
+
+    def _check_labels(self, arguments):
+        check_training(arguments, self.num_classes)
+        if arguments["validation_data"] is not None:
+            validation = fit_arguments(
+                arguments["validation_data"],
+                None,
+                arguments["validation_steps"],
+            )
+            check_training(validation, self.num_classes)
 
     def _measure_source(self, callbacks, validation_data):
         """Tells callbacks that choose how good the source model is."""
@@ -366,8 +412,9 @@ class ModularModel(keras.Model):
     def _classes(self, labels):
         if self._num_rows == self.num_classes:
             return None
-        labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
-        return sample_rows(labels, self.num_classes, self._num_rows, self.draws)
+        return sample_rows(
+            indices_of(labels), self.num_classes, self._num_rows, self.draws
+        )
 
     def calibrate(self, x: Any, y: Any = None) -> None:
         """Fits how raw scores become probabilities, on validation data.
@@ -379,13 +426,18 @@ class ModularModel(keras.Model):
         Args:
             x: Validation images `(n, ...)`, or labelled data: a tuple
                 `(images, labels)`, `LabelledImages` or a batched data set.
-            y: Integer class indices `(n,)`, if `x` is images.
+            y: Class indices `(n,)` or one-hot, if `x` is images.
+
+        Raises:
+            ValueError: If labels are not of the model's classes.
 
         Reference:
 
         - Platt, 1999, "Probabilistic outputs for support vector machines".
         """
-        images, labels = to_arrays(x if y is None else (x, y))
+        images, labels = to_arrays(
+            x if y is None else (x, y), num_classes=self.num_classes
+        )
         raw = self.predict(images, batch_size=64, verbose=0)
         fits = [
             fit_platt(raw[:, index], labels == index) or (1.0, 0.0)
@@ -467,6 +519,8 @@ class ModularModel(keras.Model):
             "value_range": self.value_range and list(self.value_range),
             "retention_target": self.recipe.retention_target,
             "macs_target": self.recipe.macs_target,
+            "output": None,  # The source kept has one, of one size.
+            "input_shape": list(self.flat_source.input_shape[1:]),
         }
 
     @classmethod
@@ -478,25 +532,19 @@ class ModularModel(keras.Model):
         return cls(**{**config, "source": source, "recipe": recipe})
 
 
-def with_targets(
-    recipe: Recipe, retention_target: float | None, macs_target: float | None
-) -> Recipe:
-    """Returns a recipe with other targets, where they are given.
+def check_one_size(traced: Trace) -> None:
+    """Refuses a source model that takes images of any size.
 
     Raises:
-        UsageError: If the recipe has no retention target, or one given is
-            out of range.
+        UsageError: If its input leaves a size open.
     """
-    given = {"retention_target": retention_target, "macs_target": macs_target}
-    targets = {name: x for name, x in given.items() if x is not None}
-    if targets and recipe.retention_target is None:
-        name, value = next(iter(targets.items()))
+    shape = traced.input.shape[1:]
+    if None in shape:
         raise UsageError(
-            f"`{name}` belongs to recipes with a retention target, such as "
-            f"'default'. Received: {name}={value}, recipe={recipe.name!r}. "
-            "Leave one of them out."
+            "`input_shape` must say the size of images, because modules take "
+            f"one size. Received: {traced.name!r}, which takes images of "
+            f"shape {shape}. Give it, such as input_shape=(96, 96, 3)."
         )
-    return dataclasses.replace(recipe, **targets)
 
 
 def check_optimizer(optimizer, adam) -> None:
@@ -608,9 +656,20 @@ def checked_range(
 
 
 def check_targets(
-    recipe: Recipe, placement: Placement, macs: Macs, mask_from: str | None
+    recipe: Recipe,
+    placement: Placement,
+    macs: Macs,
+    mask_from: str | None,
+    pins: str = "",
 ) -> None:
     """Refuses targets that masks can not come down to.
+
+    Args:
+        recipe: Recipe with the targets.
+        placement: What masks may remove.
+        macs: What modules cost.
+        mask_from: First layer whose kernels may go.
+        pins: What pins kernels, in sentences.
 
     Raises:
         UsageError: If more than a target can not be removed.
@@ -620,8 +679,9 @@ def check_targets(
         raise UsageError(
             "`retention_target` must be at least the share of kernels that "
             f"can not be removed, {least:.3f} with mask_from={mask_from!r}. "
-            f"Received: retention_target={target}. Mask from an earlier layer "
-            "on, or raise the target."
+            f"Received: retention_target={target}. "
+            f"{pins and pins + ' '}Mask from an earlier layer on, or raise "
+            "the target."
         )
     target, least = recipe.macs_target, float(macs.stem / macs.total)
     if target is not None and target <= least:

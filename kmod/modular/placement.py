@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
 from kmod.graph import ChannelGraph
 from kmod.graph.calls import Call
@@ -59,6 +60,7 @@ def place(
     Raises:
         UsageError: If `mask_from` is not a layer with kernels, or nothing
             can be removed from there on.
+        UnsupportedModelError: If nothing can be removed at all.
     """
     table = graph.kernels
     first = _first_masked(table.layers, mask_from)
@@ -69,6 +71,13 @@ def place(
         home[groups] = np.minimum(home[groups], index)
         if index < first:
             may_go[groups] = False
+    if not table.free.any():
+        raise UnsupportedModelError(
+            "A source model must have kernels that can be removed, in front "
+            "of its output layer. Received: "
+            f"{graph.trace.name!r}, of whose {len(table)} kernels none can. "
+            + (graph.pins_in_words() or "Put a convolution in front of it.")
+        )
     if not may_go.any():
         raise UsageError(
             "`mask_from` must leave kernels that can be removed. Received: "

@@ -160,3 +160,24 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
             f"Received: recipe={recipe!r}"
         )
     return RECIPES[recipe]
+
+
+def with_targets(
+    recipe: Recipe, retention_target: float | None, macs_target: float | None
+) -> Recipe:
+    """Returns a recipe with other targets, where they are given.
+
+    Raises:
+        UsageError: If the recipe has no retention target, or one given is
+            out of range.
+    """
+    given = {"retention_target": retention_target, "macs_target": macs_target}
+    targets = {name: x for name, x in given.items() if x is not None}
+    if targets and recipe.retention_target is None:
+        name, value = next(iter(targets.items()))
+        raise UsageError(
+            f"`{name}` belongs to recipes with a retention target, such as "
+            f"'default'. Received: {name}={value}, recipe={recipe.name!r}. "
+            "Leave one of them out."
+        )
+    return dataclasses.replace(recipe, **targets)

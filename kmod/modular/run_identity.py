@@ -9,6 +9,7 @@ import numpy as np
 
 from kmod import __version__
 from kmod.data.batches import count_steps
+from kmod.data.image_data import LabelledImages
 from kmod.graph.content import content_digest
 from kmod.modular.modular_model import ModularModel
 
@@ -16,7 +17,12 @@ PACKAGES = ("keras", "numpy", "tensorflow")
 
 
 def run_identity(
-    modular: ModularModel, train, validation, packages=(), **arguments
+    modular: ModularModel,
+    train,
+    validation,
+    packages=(),
+    steps_per_epoch=None,
+    **arguments,
 ) -> dict[str, Any]:
     """Collects everything that decides how a run ends.
 
@@ -29,6 +35,7 @@ def run_identity(
         train: `(images, labels)` or batched data; `None` if it is not used.
         validation: `(images, labels)`.
         packages: Names of packages that take part beside Keras.
+        steps_per_epoch: Integer, batches to an epoch. Defaults to all.
         **arguments: JSON data, the arguments of the method.
 
     Returns:
@@ -38,7 +45,7 @@ def run_identity(
     versions = {name: _version(name) for name in sorted(names)}
     return {
         "source model": content_digest(modular.flat_source),
-        "training data": _data_identity(train),
+        "training data": _data_identity(train, steps_per_epoch),
         "validation data": array_digest(*validation),
         "class names": list(modular.class_names),
         "data type": modular.dtype_policy.name,
@@ -57,13 +64,16 @@ def array_digest(*arrays: np.ndarray) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _data_identity(data):
+def _data_identity(data, steps):
     if data is None:
         return None
+    if isinstance(data, LabelledImages):
+        data = data.images, data.labels
     if isinstance(data, tuple):
-        return array_digest(*data)
+        digest = array_digest(*map(np.asarray, data))
+        return digest if steps is None else f"{steps} batches of {digest}"
     kind = str(getattr(data, "element_spec", type(data).__name__))
-    steps = count_steps({"steps_per_epoch": None, "x": data})
+    steps = count_steps({"steps_per_epoch": steps, "x": data})
     return f"{steps} batches of {kind}"
 
 

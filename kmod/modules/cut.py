@@ -36,17 +36,28 @@ def cut_module(
     network = rebuild(modular.graph, mask, dtype, name)
     _fold_gains(network, modular, class_index, mask)
     _fold_scales(network, modular, class_index, mask)
-    values = network.output
+    raw = network.output
     for layer in modular.heads.layers_for(class_index):
-        values = layer(values)
-    calibration = keras.layers.Dense(1, name=CALIBRATION_LAYER, dtype="float32")
-    values = calibration(values)
+        raw = layer(raw)
     scale, shift = ops.convert_to_numpy(modular.calibration)[class_index]
+    return build_module(network.input, raw, scale, shift, name)
+
+
+def build_module(
+    image: keras.KerasTensor,
+    raw: keras.KerasTensor,
+    scale: float,
+    shift: float,
+    name: str,
+) -> keras.Model:
+    """Puts calibration and sigmoid behind a raw score `(batch, 1)`."""
+    calibration = keras.layers.Dense(1, name=CALIBRATION_LAYER, dtype="float32")
+    log_odds = calibration(raw)
     calibration.set_weights([np.array([[scale]]), np.array([shift])])
     score = keras.layers.Activation(
         "sigmoid", name=SCORE_LAYER, dtype="float32"
     )
-    return keras.Model(network.input, score(values), name=name)
+    return keras.Model(image, score(log_odds), name=name)
 
 
 def log_odds_model(module: keras.Model) -> keras.Model:

@@ -22,6 +22,7 @@ from kmod.graph.sizes import model_sizes
 from kmod.graph.trace import trace
 from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import evaluate_answers
+from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.modular_model import checked_range
 from kmod.modules.class_module import ClassModule
@@ -82,11 +83,14 @@ def decompose(
         ArtifactError: If the source model is no better than chance on `data`.
         UsageError: If `path` can not be written, `data` lie outside the value
             range or in a tiny part of it, or neither is given.
+        ValueError: If labels are not of the model's classes.
     """
     check_output(path, overwrite, list_store)
     modular = as_float32(modular)
     value_range = checked_range(value_range) or modular.value_range
     images, labels, value_range = _held_out(data, modular, value_range)
+    if labels is not None:
+        warn_of_rare_classes(labels, modular.class_names)
     source_metrics = _source_metrics(modular, images, labels)
     expected = modular.class_log_odds(images)
     digest = content_digest(modular.flat_source)
@@ -153,7 +157,7 @@ def as_float32(modular: ModularModel) -> ModularModel:
 def _held_out(data, modular, value_range):
     """Returns images, labels (`None` for random ones) and value range."""
     if data is not None:
-        images, labels = to_arrays(data)
+        images, labels = to_arrays(data, num_classes=modular.num_classes)
         return images, labels, value_range_of(images, value_range)
     if value_range is None:
         raise UsageError(
@@ -214,8 +218,10 @@ def module_metrics(
         is_class: Boolean array `(n,)`, which images show its class.
 
     Returns:
-        Its `precision`, `recall` and `f1`.
+        Its `precision`, `recall` and `f1`; nothing if no image shows it.
     """
+    if not is_class.any():
+        return {}
     labels, predictions = is_class.astype(int), (log_odds > 0).astype(int)
     return evaluate_answers(labels, predictions, ("other", "own")).figures_of(1)
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmod.data.batches import check_training
 from kmod.data.batches import count_steps
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
@@ -23,6 +24,7 @@ from kmod.graph.sharing import SHARED
 from kmod.graph.sharing import merge_models
 from kmod.metrics.calibration import fit_platt
 from kmod.metrics.chance import check_above_chance
+from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.losses import distillation_loss
 from kmod.modular.stem import TEACHER
@@ -48,6 +50,8 @@ class JointModel(keras.Model):
             copied, never changed.
         teacher: The source model up to its logits, frozen.
         distillation: Float, weight of learning from the teacher.
+        frozen: Names of further layers of the modules that stay as they are,
+            the statistics of BatchNormalization included.
         **kwargs: Base model keyword arguments, such as `name`.
 
     Attributes:
@@ -58,8 +62,9 @@ class JointModel(keras.Model):
         `(batch, num_modules)`: raw scores before calibration.
     """
 
-    def __init__(self, modules, teacher, distillation, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, modules, teacher, distillation, frozen=(), **kwargs):
+        # Else a global policy would round images and the teacher's logits.
+        super().__init__(dtype="float32", **kwargs)
         self.distillation = distillation
         self.teacher = teacher
         self.owners = [f"module{index}" for index in range(len(modules))]
@@ -74,8 +79,11 @@ class JointModel(keras.Model):
         read = _stem_outputs(self.network)
         self.stem = keras.Model(image, {TEACHER: teacher(image), **read})
         self.branches = keras.Model(list(read.values()), self.network.output)
+        stay = {
+            _name_in(owner, name) for owner in self.owners for name in frozen
+        }
         for layer in self.network.layers:
-            layer.trainable = not _is_stem(layer)
+            layer.trainable = not _is_stem(layer) and layer.name not in stay
 
     def call(self, inputs, training=False):
         if not isinstance(inputs, dict):
@@ -100,10 +108,15 @@ class JointModel(keras.Model):
         set_state(copy, module.get_weights())
         known = {layer.name: layer for layer in self.network.layers}
         for layer in copy.layers:
-            name = f"{self.owners[index]}_{layer.name.replace('/', '_')}"
+            name = _name_in(self.owners[index], layer.name)
             if name in known:
                 set_state(layer, known[name].get_weights())
         return copy
+
+
+def _name_in(owner, name):
+    """Returns what a layer of a module is called among all of them."""
+    return f"{owner}_{name.replace('/', '_')}"
 
 
 def _stem_outputs(network):
@@ -138,6 +151,7 @@ def refine(
     *,
     epochs: int = 4,
     batch_size: int = 64,
+    steps_per_epoch: int | None = None,
     learning_rate: float = 0.008,
     distillation: float = 3.0,
     seed: int = 0,
@@ -157,12 +171,16 @@ def refine(
     Args:
         store: Store of all modules of one source model.
         path: Directory of the new store.
-        source: The source model; it is the teacher.
-        train: `(images, labels)` or batched data that Keras' `fit` takes,
-            labels in the order of the store's classes.
+        source: The source model; it is the teacher. Layers that are frozen
+            in it (`trainable` is `False`) stay as they are in every module.
+        train: `(images, labels)`, with sample weights as a third item if
+            there are any, or batched data that Keras' `fit` takes. Labels are
+            class indices in the order of the store's classes, or one-hot.
         validation: `(images, labels)` or batched data, cut from training data.
         epochs: Integer, number of epochs.
         batch_size: Integer, images to a step, for arrays.
+        steps_per_epoch: Integer, batches to an epoch; an endless data set
+            needs it. Defaults to all there are.
         learning_rate: Highest learning rate; it falls along a cosine.
         distillation: Weight of learning from the source model's own answers,
             beside the labels.
@@ -180,6 +198,7 @@ def refine(
             from, or is no better than chance on `validation`.
         UsageError: If a number is out of range, the store lacks modules,
             `validation` has not its value range, or `path` can not be written.
+        ValueError: If labels are not of the store's classes.
 
     Reference:
 
@@ -188,18 +207,21 @@ def refine(
     check_output(path, overwrite, list_store)
     _check_numbers(epochs, batch_size, learning_rate)
     _check_classes(store)
-    teacher = _teacher(store, source)
-    images, labels = to_arrays(validation)
+    teacher, frozen = _teacher(store, source)
+    num_classes = len(store.class_names)
+    images, labels = to_arrays(validation, num_classes=num_classes)
+    arguments = fit_arguments(train, batch_size, steps_per_epoch)
+    check_training(arguments, num_classes)
     value_range_of(images, store.manifest.input.range)
     logits = teacher.predict(images, batch_size=batch_size, verbose=0)
     check_above_chance(logits.argmax(axis=1), labels)
+    warn_of_rare_classes(labels, store.class_names)
     modules = [store[name] for name in store.class_names]
     keras.utils.set_random_seed(seed)
-    joint = JointModel([m.model for m in modules], teacher, distillation)
-    arguments = fit_arguments(train, batch_size)
-    steps = epochs * count_steps(
-        {"steps_per_epoch": None, "validation_split": 0, **arguments}
+    joint = JointModel(
+        [m.model for m in modules], teacher, distillation, frozen
     )
+    steps = epochs * count_steps({"validation_split": 0, **arguments})
     joint.compile(
         keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(learning_rate, steps, 0.05)
@@ -207,8 +229,8 @@ def refine(
         loss=ModuleLoss(),
         metrics=["accuracy"],
     )
-    if isinstance(train, tuple):
-        arguments["x"] = cache_stem(joint.stem, train[0], batch_size)
+    if "y" in arguments:
+        arguments["x"] = cache_stem(joint.stem, arguments["x"], batch_size)
         images = cache_stem(joint.stem, images, batch_size)
     best = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=epochs, restore_best_weights=True
@@ -260,7 +282,10 @@ def _check_classes(store):
 
 
 def _teacher(store, source):
-    teacher = rebuild(channel_graph(source))
+    """Returns the source model's copy, and which layers it has frozen."""
+    shape = store.manifest.input.shape
+    teacher = rebuild(channel_graph(source, input_shape=shape))
+    frozen = [layer.name for layer in teacher.layers if not layer.trainable]
     teacher.trainable = False
     digest = content_digest(teacher)
     if digest != store.manifest.source.digest:
@@ -269,7 +294,7 @@ def _teacher(store, source):
             f"{store.manifest.source.digest}. Received: {source.name!r} with "
             f"the digest {digest}. Give that source model."
         )
-    return teacher
+    return teacher, frozen
 
 
 def _refined(joint, index, module, raw, is_class):
@@ -280,7 +305,12 @@ def _refined(joint, index, module, raw, is_class):
     )
     info = dataclasses.replace(
         module.info,
-        calibration={"scale": scale, "shift": shift},
+        calibration={
+            "scale": scale,
+            "shift": shift,
+            "num_images": len(is_class),
+            "num_class_images": int(is_class.sum()),
+        },
         metrics=module_metrics(scale * raw + shift, is_class),
         max_output_gap=None,
     )

@@ -14,6 +14,7 @@ from kmod.composition.composition_manifest import manifest_of_patches
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.composition.patched_model import check_images
+from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
 from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
@@ -64,7 +65,7 @@ def patch(
             weak model's classes. Not what the weak model was trained on: on
             those images it looks better than it is.
         class_names: The weak model's classes. Defaults to its attribute
-            `class_names`.
+            `class_names`, or to those of the data.
         combine: How the two scores become one.
         adaptation: How the weak model's images become the module's, from
             `plan_adaptation`. Defaults to not at all.
@@ -90,10 +91,11 @@ def patch(
     >>> patched = kmod.patch(weak, 3, store["cat"], (x_val, y_val))
     """
     class_names = class_names or getattr(weak, "class_names", None)
-    logits = rebuild(channel_graph(weak))
+    class_names = common_class_names(class_names, data)
+    images, labels = to_arrays(data)
+    logits = rebuild(channel_graph(weak, input_shape=images.shape[1:]))
     num_classes = logits.output_shape[1]
     target = target_index(target_class, num_classes, class_names)
-    images, labels = to_arrays(data)
     check_labels(labels, target, num_classes)
     modules = [module, *auxiliary]
     for each in modules:

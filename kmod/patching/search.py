@@ -10,6 +10,7 @@ from typing import Literal
 
 import keras
 
+from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
 from kmod.errors import ArtifactError
 from kmod.graph import channel_graph
@@ -100,7 +101,7 @@ def choose_patches(
         target_classes: Names or indices of the classes to patch. Defaults to
             the weak ones, by `weak_classes`, that a donor has.
         class_names: The weak model's classes. Defaults to its attribute
-            `class_names`, or to `"0"`, `"1"`, ...
+            `class_names`, to those of the data, or to `"0"`, `"1"`, ...
         combine: How the two scores become one.
         contract: The images, if the donors take others.
         auxiliary: Whether a donor's other modules may be auxiliary to the
@@ -117,9 +118,10 @@ def choose_patches(
         UsageError: If `data` or `target_classes` do not fit the weak model.
     """
     images, labels = to_arrays(data)
-    model = rebuild(channel_graph(weak))
+    model = rebuild(channel_graph(weak, input_shape=images.shape[1:]))
     logits = model.predict(images, batch_size=256, verbose=0)
     class_names = class_names or getattr(weak, "class_names", None)
+    class_names = common_class_names(class_names, data)
     class_names = class_names or list(map(str, range(logits.shape[1])))
     evaluation = evaluate_answers(labels, logits.argmax(axis=1), class_names)
     targets = _targets(target_classes, evaluation, donors)

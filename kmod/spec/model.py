@@ -40,12 +40,18 @@ class DataRef:
     Where the data sets lie is not for a spec to say, but for who composes it.
 
     Attributes:
-        name: Name of the data set, as `kmod.load_data` takes it.
+        name: Name of the data set, or the absolute `Path` of one's own images,
+            as `kmod.load_data` takes it; no function, which a spec can not
+            name.
         split: Which part of it.
     """
 
-    name: str
+    name: str | Path
     split: Literal["train", "validation", "test"]
+
+    def __str__(self) -> str:
+        name = self.name.name if isinstance(self.name, Path) else self.name
+        return f"{name}:{self.split}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +278,7 @@ def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
             ClassEntry(entry["name"], _modules(entry))
             for entry in data.get("classes", ())
         ),
-        scores=_scores(data.get("scores", {})),
+        scores=_scores(data.get("scores", {}), path),
         base=base
         and BaseModel(_resolve(base["path"], path), tuple(base["classes"])),
         patches=tuple(_patch(entry) for entry in data.get("patches", ())),
@@ -280,7 +286,7 @@ def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
             Check(
                 entry["metric"],
                 entry["min"],
-                DataRef(**entry["data"]),
+                _data_ref(entry["data"], path),
                 entry.get("class"),
             )
             for entry in data.get("checks", ())
@@ -290,6 +296,12 @@ def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
 
 def _resolve(relative, spec_path):
     return (spec_path.parent / relative).resolve()
+
+
+def _data_ref(data, path):
+    is_named = "name" in data
+    name = data["name"] if is_named else _resolve(data["path"], path)
+    return DataRef(name, data["split"])
 
 
 def _modules(entry):
@@ -310,12 +322,12 @@ def _floats(values):
     return tuple(map(float, values))
 
 
-def _scores(data):
+def _scores(data, path):
     changes = {}
     if "data" in data:
         given = data["data"]
         given = given if isinstance(given, list) else [given]
-        changes["data"] = tuple(DataRef(**entry) for entry in given)
+        changes["data"] = tuple(_data_ref(entry, path) for entry in given)
     if "other" in data:
         changes["other"] = OtherClass(**data["other"])
     if "auxiliary" in data:
@@ -365,7 +377,7 @@ def spec_data(spec: Spec) -> dict[str, Any]:
             _filled(
                 metric=check.metric,
                 min=check.min,
-                data=dataclasses.asdict(check.data),
+                data=_data_set(check.data),
                 **{"class": check.class_name},
             )
             for check in spec.checks
@@ -376,6 +388,11 @@ def spec_data(spec: Spec) -> dict[str, Any]:
 def _filled(**data):
     """Leaves out what a spec does not say."""
     return {k: v for k, v in data.items() if v not in (None, (), [])}
+
+
+def _data_set(ref):
+    key = "path" if isinstance(ref.name, Path) else "name"
+    return {key: ref.name, "split": ref.split}
 
 
 def _class_data(entry):
@@ -392,6 +409,7 @@ def _module_data(module):
 def _scores_data(scores):
     data = dataclasses.asdict(scores)
     data["auxiliary"] = list(map(_module_data, scores.auxiliary))
+    data["data"] = list(map(_data_set, scores.data))
     if not scores.is_fitted:
         del data["images_per_class"]
     if len(scores.data) == 1:

@@ -50,6 +50,9 @@ def test_restored_epoch_is_the_smallest_within_the_budget(strong, digits):
     modular, masks = train(strong, digits, best, 0.95, 0.87, 0.80)
     assert best.best.epoch == 1
     assert best.best.accuracy == 0.87
+    assert modular.chosen_epoch is best.best
+    assert best.best.least_accuracy == pytest.approx(0.85)
+    assert best.best.is_within_budget
     np.testing.assert_array_equal(modular.kernel_masks, masks[1])
     assert not np.array_equal(masks[0], masks[1])
 
@@ -58,6 +61,7 @@ def test_most_accurate_epoch_is_restored_where_none_is_good(strong, digits):
     best = BestModules(accuracy_budget=0.0, source_accuracy=1.0)
     modular, masks = train(strong, digits, best, 0.9, 0.7)
     assert best.best.epoch == 0
+    assert not modular.chosen_epoch.is_within_budget
     np.testing.assert_array_equal(modular.kernel_masks, masks[0])
 
 

@@ -1,9 +1,11 @@
 import importlib
 import json
+import shlex
 import shutil
 
 import keras
 import pytest
+from keras import layers
 
 from kmod.cli.main import main
 from kmod.composition.saving import load
@@ -67,6 +69,159 @@ def test_pinned_layers_say_why(tmp_path, capsys):
     assert (free["removable"], free["pinned_by"]) == (5, [])
 
 
+def saved(path, *in_front, activation=None, units=2, shape=(8, 8, 3)):
+    """Saves a model with layers or functions in front of its first kernels."""
+    image = keras.Input(shape, name="image")
+    x = image
+    for layer in in_front:
+        x = layer(x)
+    x = keras.layers.Conv2D(4, 3, padding="same", name="conv_1")(x)
+    x = keras.layers.Conv2D(4, 3, padding="same", name="conv_2")(x)
+    x = keras.layers.Conv2D(4, 3, padding="same", name="conv_3")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(units, activation=activation, name="classes")(x)
+    keras.Model(image, x).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("in_front", "kinds", "value_range"),
+    [
+        pytest.param([], [], None, id="nothing"),
+        pytest.param(
+            [keras.layers.Rescaling(1 / 127.5, -1)],
+            ["Rescaling"],
+            [0.0, 255.0],
+            id="rescaling",
+        ),
+        pytest.param(
+            [
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Normalization(
+                    mean=[0.5, 0.4, 0.4], variance=[0.06, 0.05, 0.05]
+                ),
+            ],
+            ["Rescaling", "Normalization"],
+            [0.0, 255.0],
+            id="rescaling-and-normalization",
+        ),
+        pytest.param(
+            [keras.layers.Normalization(mean=0.5, variance=0.08)],
+            ["Normalization"],
+            [0.0, 1.0],
+            id="normalization-of-0-to-1",
+        ),
+        pytest.param(
+            [keras.layers.Rescaling([1 / 255] * 3, [-0.5, -0.4, -0.4])],
+            ["Rescaling"],
+            [0.0, 255.0],
+            id="rescaling-by-channel",
+        ),
+        pytest.param(
+            [lambda x: x / 127.5 - 1],
+            ["TrueDivide", "Subtract"],
+            [0.0, 255.0],
+            id="operations",
+        ),
+        pytest.param(
+            [keras.layers.RandomFlip(), keras.layers.Resizing(6, 6)],
+            ["Resizing"],
+            None,
+            id="size-only",
+        ),
+    ],
+)
+def test_model_says_what_images_it_takes(
+    tmp_path, capsys, in_front, kinds, value_range
+):
+    path = saved(tmp_path / "m.keras", *in_front)
+    found = inspect_json(path, capsys)["input"]
+    assert (found["shape"], found["dtype"]) == ([8, 8, 3], "float32")
+    assert [step["kind"] for step in found["preprocessing"]] == kinds
+    assert found["value_range"] == value_range
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "input: 8x8x3 images, float32; preprocessing inside: " in out
+    assert all(f"({kind}, " in out for kind in kinds)
+    assert ("0 to 255, as that suggests" in out) == (
+        value_range == [0.0, 255.0]
+    )
+
+
+def test_size_of_images_is_said_where_the_model_takes_any(tmp_path, capsys):
+    path = str(saved(tmp_path / "open.keras", shape=(None, None, 3)))
+    fixed = inspect_json(saved(tmp_path / "fixed.keras"), capsys)
+    assert main(["inspect", path]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "(None, None, 3) and no --image-size. Give it." in message
+    size = ["--image-size", "8", "8"]
+    assert main(["inspect", path, *size, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    for key in ("input", "parameters", "macs", "mask_from", "layers"):
+        assert figures[key] == fixed[key]
+    assert "--image-size 8 8 " in figures["next"]
+    assert main(["inspect", str(tmp_path / "fixed.keras"), *size]) == 2
+    assert "and --image-size. Leave it out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "words"),
+    [
+        (2, None, "2 classes, logits"),
+        (2, "softmax", "2 classes, softmax over classes"),
+        (2, "sigmoid", "2 classes, a sigmoid for each class"),
+        (1, "sigmoid", "2 classes, one score, the second's"),
+        (1, None, "2 classes, one score, the second's"),
+    ],
+)
+def test_model_says_what_it_answers(tmp_path, capsys, units, activation, words):
+    path = saved(tmp_path / "m.keras", activation=activation, units=units)
+    assert inspect_json(path, capsys)["output"] == (activation or "logits")
+    assert main(["inspect", str(path)]) == 0
+    assert f"output: {words}; " in capsys.readouterr().out
+
+
+def test_proposed_command_runs_as_it_stands(tmp_path, capsys, source_path):
+    # By hand: 64 * 27 * 4 = 6,912 and twice 64 * 36 * 4 = 9,216 MACs in the
+    # convolutions, 8 in the head. conv_3 has 16,128 of 25,352 in front.
+    figures = inspect_json(saved(tmp_path / "m.keras"), capsys)
+    assert figures["mask_from"] == {
+        "layer": "conv_3",
+        "macs_in_front": pytest.approx(16128 / 25352),
+        "removable": pytest.approx(1 / 3),
+        "retention_target": 0.8,
+    }
+    layers = [start["layer"] for start in figures["mask_starts"]]
+    assert layers == ["conv_1", "conv_2", "conv_3"]
+    assert figures["mask_starts"][0]["macs_in_front"] == 0
+    assert main(["inspect", str(source_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "of the MACs are in front of it" in out
+    program, *command = shlex.split(err.splitlines()[-1])
+    assert program == "kmod"
+    command[command.index("DATA")] = "digits"
+    command[-1] = str(tmp_path / "store")
+    command += ["--epochs", "1", "--batch-size", "256"]
+    assert main(command) == 0
+
+
+def test_model_of_which_nothing_can_be_removed_gets_no_command(
+    tmp_path, capsys
+):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(image)
+    x = keras.layers.GroupNormalization(2, name="group_norm")(x)
+    x = keras.layers.Flatten()(x)
+    model = keras.Model(image, keras.layers.Dense(2, name="classes")(x))
+    model.save(tmp_path / "m.keras")
+    figures = inspect_json(tmp_path / "m.keras", capsys)
+    assert (figures["mask_from"], figures["next"]) == (None, None)
+    assert main(["inspect", str(tmp_path / "m.keras")]) == 0
+    out, err = capsys.readouterr()
+    assert "so it can not be taken apart" in out
+    assert "kmod modularize" not in err
+
+
 def test_store(store, capsys):
     figures = inspect_json(store.path, capsys)
     assert figures["kind"] == "store"
@@ -83,6 +238,21 @@ def test_store(store, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[:2] == ["0", "100.0%"]
     assert len(lines) == 12
+
+
+def test_output_is_picked_by_name(tmp_path, capsys):
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="conv")(image)
+    x = layers.GlobalAveragePooling2D()(x)
+    outputs = [layers.Dense(n, name=f"of_{n}")(x) for n in (2, 3)]
+    path = tmp_path / "two.keras"
+    keras.Model(image, outputs).save(path)
+    assert main(["inspect", str(path)]) == 2
+    assert "one of ['of_2', 'of_3']" in capsys.readouterr().err
+    assert main(["inspect", str(path), "--output", "of_3", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["num_classes"], figures["removable"]) == (3, 4)
+    assert "--output of_3" in figures["next"]
 
 
 def test_module(store, tmp_path, capsys):

@@ -134,6 +134,220 @@ def test_light_commands_import_nothing_slow(argv):
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+MODEL, STORE, DATA = "model.keras", "store", "digits:validation"
+# What each command is given that it can refuse at once, and in which words.
+REFUSED = {
+    "inspect-missing": (["inspect", "modle.keras"], 3, "Did you mean 'model"),
+    "inspect-folder": (["inspect", "empty"], 3, "A directory of kmod holds"),
+    "modularize-missing": (
+        ["modularize", "q", "--data", "digits", "--out", "new"],
+        3,
+        "'q', which does not exist. Look at the path",
+    ),
+    "modularize-out": (
+        ["modularize", MODEL, "--data", "digits", "--out", "full"],
+        2,
+        "Received: 'full', which is there. Choose another, or give "
+        "`--overwrite`.",
+    ),
+    "modularize-overwrite": (
+        ["modularize", MODEL, "--data", "digits"]
+        + ["--out", "full", "--overwrite"],
+        2,
+        "Only a directory that kmod wrote can be overwritten.",
+    ),
+    "modularize-data": (
+        ["modularize", MODEL, "--data", "./no", "--out", "new"],
+        3,
+        "Received: './no', which is not there.",
+    ),
+    "modularize-target": (
+        ["modularize", MODEL, "--data", "digits", "--out", "new"]
+        + ["--retention-target", "2"],
+        2,
+        "`--retention-target` must be above 0 and at most 1. Received: "
+        "--retention-target 2.0",
+    ),
+    "modularize-recipe": (
+        ["modularize", MODEL, "--data", "digits", "--out", "new"]
+        + ["--recipe", "paper", "--macs-target", "2"],
+        2,
+        "`--macs-target` belongs to recipes with a retention target, such as "
+        "'default'. Received: --macs-target 2.0, --recipe 'paper'.",
+    ),
+    "modularize-budget": (
+        ["modularize", MODEL, "--data", "digits", "--out", "new"]
+        + ["--accuracy-budget", "-1"],
+        2,
+        "`--accuracy-budget` must be at least 0 and below 1.",
+    ),
+    "modularize-search": (
+        ["modularize", MODEL, "--data", "digits", "--out", "new"]
+        + ["--method", "cnnsplitter", "--population", "2"],
+        2,
+        "`--population` must be at least 4",
+    ),
+    "modularize-epochs": (
+        ["modularize", MODEL, "--data", "digits", "--out", "new"]
+        + ["--epochs", "0"],
+        2,
+        "argument --epochs: must be a whole number of at least 1.",
+    ),
+    "refine-missing": (
+        ["refine", "no", MODEL, "--data", "digits", "--out", "new"],
+        3,
+        "A module store is a directory with the file 'store.yaml'.",
+    ),
+    "choose-out": (
+        ["choose", "--class", "a", "--store", STORE, "--data", DATA]
+        + ["--out", "full/thesis.txt"],
+        2,
+        "be replaced with `--overwrite`.",
+    ),
+    "choose-store": (
+        ["choose", "--class", "a", "--store", "no", "--data", DATA]
+        + ["--out", "new.yaml"],
+        3,
+        "A module store is a directory with the file 'store.yaml'.",
+    ),
+    "compose-out": (
+        ["compose", "spec.yaml", "--out", "full"],
+        2,
+        "Choose another name, or allow what kmod wrote there to be replaced "
+        "with `--overwrite`.",
+    ),
+    "compose-missing": (["compose", "no.yaml", "--out", "new"], 3, "no.yaml"),
+    "patch-missing": (
+        ["patch", "no.keras", "--donor", "no", "--data", DATA]
+        + ["--out", "new"],
+        3,
+        "'no.keras', which does not exist.",
+    ),
+    "patch-donor": (
+        ["patch", MODEL, "--donor", "no:cat", "--data", DATA, "--out", "new"],
+        3,
+        "A module store is a directory with the file 'store.yaml'. Received: "
+        "'no' without one.",
+    ),
+    "evaluate-missing": (
+        ["evaluate", "no.keras", "--data", DATA],
+        3,
+        "'no.keras', which does not exist.",
+    ),
+    "evaluate-split": (
+        ["evaluate", MODEL, "--data", "digits"],
+        2,
+        "Data are named NAME:SPLIT",
+    ),
+    "export-missing": (
+        ["export", "no", "--format", "onnx", "--out", "new"],
+        3,
+        "'no', which does not exist.",
+    ),
+    "export-out": (
+        ["export", MODEL, "--format", "onnx", "--out", "full"],
+        2,
+        "`--overwrite`.",
+    ),
+    "import-missing": (
+        ["import", "no.keras", "--class", "3", "--data", "digits"]
+        + ["--out", "new"],
+        3,
+        "'no.keras', which does not exist.",
+    ),
+    "import-out": (
+        ["import", MODEL, "--class", "3", "--data", "digits", "--out", "full"],
+        2,
+        "give `--overwrite`.",
+    ),
+    "test-missing": (["test", "no"], 3, "'no', which does not exist."),
+    "demo-out": (["demo", "--out", "full"], 2, "`--overwrite`."),
+}
+
+
+@pytest.mark.parametrize(
+    ("argv", "exit_code", "message"), REFUSED.values(), ids=REFUSED
+)
+def test_typing_mistakes_are_told_before_tensorflow_is_imported(
+    tmp_path, argv, exit_code, message
+):
+    (tmp_path / "model.keras").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("dear")
+    code = (
+        "import sys\n"
+        "from kmod.cli.main import main\n"
+        "try:\n"
+        f"    code = main({argv!r})\n"
+        "except SystemExit as error:\n"
+        "    code = error.code\n"
+        "slow = [m for m in ('tensorflow', 'keras') if m in sys.modules]\n"
+        "print(slow, file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == exit_code, done.stderr
+    *lines, slow = done.stderr.splitlines()
+    assert message in " ".join(" ".join(lines).split())
+    assert slow == "[]"
+    assert "=True" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        pytest.param(
+            "`mask_from` must be a layer. Received: mask_from='x', seed=1",
+            "`--mask-from` must be a layer. Received: --mask-from 'x', "
+            "--seed 1",
+            id="values",
+        ),
+        pytest.param(
+            "with mask_from=None. Not my_seed=1 or `my_seed`.",
+            "with no --mask-from. Not my_seed=1 or `my_seed`.",
+            id="none-and-longer-names",
+        ),
+        pytest.param(
+            "be replaced with `overwrite=True` (`--overwrite`).",
+            "be replaced with `--overwrite`.",
+            id="both-words",
+        ),
+    ],
+)
+def test_errors_speak_the_words_of_the_command_line(
+    monkeypatch, capsys, message, expected
+):
+    def add_parser(subparsers):
+        raising(errors.UsageError(message)).add_parser(subparsers)
+        parser = subparsers.choices["fail"]
+        parser.add_argument("--mask-from")
+        parser.add_argument("--seed")
+        parser.add_argument("--overwrite", action="store_true")
+
+    command = SimpleNamespace(add_parser=add_parser)
+    monkeypatch.setattr(main_module, "COMMANDS", (command,))
+    assert main(["fail"]) == 2
+    assert capsys.readouterr().err == f"kmod: {expected}\n"
+
+
+def test_spec_errors_keep_the_words_of_the_spec(monkeypatch, capsys):
+    def add_parser(subparsers):
+        error = InvalidSpecError("a.yaml", [Fault(1, 1, "`seed` is no key")])
+        raising(error).add_parser(subparsers)
+        subparsers.choices["fail"].add_argument("--seed")
+
+    command = SimpleNamespace(add_parser=add_parser)
+    monkeypatch.setattr(main_module, "COMMANDS", (command,))
+    assert main(["fail"]) == 2
+    assert "`seed` is no key" in capsys.readouterr().err
+
+
 def test_check_takes_under_a_second(tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text("version: 1\n")

@@ -1,12 +1,20 @@
 import json
+import shlex
 import shutil
 
 import keras
 import pytest
 
+import kmod
+from kmod.callbacks.best_modules import EpochModules
+from kmod.cli import modularize
+from kmod.cli.main import _build_parser as parser
 from kmod.cli.main import main
+from kmod.composition.saving import load
 from kmod.files import run_directory
+from kmod.graph.sizes import model_sizes
 from kmod.modules.module_store import load_store
+from kmod.spec.spec_file import spec_text
 
 
 def arguments(source_path, out, *more):
@@ -36,6 +44,111 @@ def test_store_is_written_and_the_run_directory_goes(
     assert store.manifest.arguments["recipe"]["macs_target"] == 2.5
     assert store.manifest.source.name == "source"
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    # The figures are those of the store and of its composition.
+    assert printed["metrics"] == store.manifest.metrics
+    chosen = printed["chosen_epoch"]
+    assert (chosen["epoch"], chosen["epochs"]) == (1, 1)
+    assert chosen["retention_rate"] == pytest.approx(0.5, abs=0.06)
+    assert printed["composition"]["seconds"] > 0
+    assert printed["composition"]["source_seconds"] > 0
+    assert printed["calibration"] == {"uncalibrated": [], "num_images": 288}
+    assert printed["advice"] == []
+    # The spec is ready and its commands are, too.
+    following = printed["next"]
+    spec = tmp_path / "store.yaml"
+    assert following["path"] == str(spec)
+    spec.write_text(following["spec"])
+    for command, folder in zip(following["commands"], [[], ["built"]]):
+        program, *words = shlex.split(command)
+        assert program == "kmod"
+        if folder:
+            words[-1] = str(tmp_path / "built")
+        assert main(words) == 0
+    composed = load(tmp_path / "built")
+    sizes = model_sizes(composed)
+    # The composition has no sigmoids and one softmax.
+    assert printed["composition"]["macs"] == sizes.macs
+    assert printed["composition"]["parameters"] == sizes.parameters
+
+
+def test_result_is_one_table(source_path, tmp_path, capsys):
+    out = tmp_path / "store"
+    options = ["--epochs", "2", "--batch-size", "256", "--mask-from", "conv_2"]
+    options += ["--retention-target", "0.9", "--accuracy-budget", "0.9"]
+    assert main(arguments(source_path, out, *options)) == 0
+    out, err = capsys.readouterr()
+    heading, *rows = [line.split() for line in out.splitlines()]
+    assert heading == "on validation images source modules".split()
+    metrics = load_store(tmp_path / "store").manifest.metrics
+    before, after = metrics["before"], metrics["after"]
+    gain = 100 * (after["accuracy"] - before["accuracy"])
+    assert rows[0] == [
+        "accuracy",
+        f"{before['accuracy']:.1%}",
+        f"{after['accuracy']:.1%}",
+        f"{gain:+.1f}",
+        "points",
+    ]
+    assert rows[1][2:] == ["100.0%", f"{after['retention_rate']:.1%}", "mean"]
+    assert [row[0].strip(",") for row in rows] == (
+        "accuracy kernels parameters parameters MACs MACs latency epoch "
+        "calibrated"
+    ).split()
+    why = " ".join(rows[-2])
+    assert why.startswith("epoch chosen 2 of 2 fewest kernels with ")
+    # It came down to its target, so only another one would help.
+    advice = err[err.index("What helps") :].splitlines()
+    assert advice[1].startswith("- a lower --retention-target: ")
+    assert "kmod check " in err and "kmod compose " in err
+
+
+@pytest.fixture
+def short_of_its_target(source_path):
+    """What a run is like that keeps more kernels than it is told to."""
+    source = keras.saving.load_model(source_path)
+    modular = kmod.ModularModel(source, retention_target=0.4)
+    modular.chosen_epoch = EpochModules(0, 0.9, 0.97, 0.93)
+    options = ["modularize", str(source_path), "--data", "digits"]
+    args = parser().parse_args([*options, "--out", "x"])
+    return args, modular
+
+
+def test_network_that_keeps_nearly_all_kernels_is_told_what_helps(
+    short_of_its_target,
+):
+    args, modular = short_of_its_target
+    chosen = modularize._chosen(args, modular)
+    assert chosen["reason"] == "most accurate, none has 93.0%"
+    figures = {"chosen_epoch": chosen}
+    after = {"retention_rate": 0.97}
+    figures["metrics"] = {"after": after}
+    epochs, budget, mask_from = modularize._advice(args, modular, figures)
+    assert epochs.startswith("--epochs 20, ")
+    assert "more than 1.0% of accuracy" in epochs
+    assert budget.startswith("--accuracy-budget 0.02, ")
+    assert mask_from.startswith("--mask-from conv_2 --retention-target 1 ")
+    after["retention_rate"] = 0.85
+    assert modularize._advice(args, modular, figures) == []
+
+
+def test_long_spec_is_shown_by_its_first_classes(tmp_path):
+    classes = [f"class {number}" for number in range(40)]
+    text = spec_text(
+        {
+            "version": 1,
+            "name": "many",
+            "stores": {"s": {"path": "store"}},
+            "classes": [
+                {"name": name, "module": {"store": "s", "class": name}}
+                for name in classes
+            ],
+        },
+        tmp_path / "many.yaml",
+    )
+    (tmp_path / "many.yaml").write_text(modularize._shortened(text))
+    spec = kmod.load_spec(tmp_path / "many.yaml")
+    assert list(spec.class_names) == classes[:3]
+    assert "40 classes" in modularize._shortened(text)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +156,12 @@ def test_store_is_written_and_the_run_directory_goes(
     [
         pytest.param(
             ["--recipe", "paper", "--retention-target", "0.5"],
-            "`retention_target` belongs to recipes",
+            "`--retention-target` belongs to recipes",
             id="target-of-paper-recipe",
         ),
         pytest.param(
             ["--recipe", "paper", "--macs-target", "2"],
-            "`macs_target` belongs to recipes",
+            "`--macs-target` belongs to recipes",
             id="macs-target-of-paper-recipe",
         ),
         pytest.param(

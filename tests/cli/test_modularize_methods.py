@@ -46,7 +46,7 @@ def test_store_names_its_method(source_path, tmp_path, capsys):
         ),
         pytest.param(
             ["--method", "cnnsplitter", "--population", "2"],
-            "`population` must be at least 4",
+            "`--population` must be at least 4",
             id="population-too-small",
         ),
     ],

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 from kmod.cli.main import main
@@ -51,7 +53,25 @@ OUR_NAMES = (
 
 
 @pytest.fixture(scope="module")
-def commands(store, source_path, weak_path, composed_path, tmp_path_factory):
+def binary_path(source, tmp_path_factory):
+    """A model of two outputs: all digits but 9, and 9."""
+    logits = keras.layers.Dense(2, activation="softmax", name="two")
+    features = source.get_layer("flatten").output
+    model = keras.Model(source.inputs[0], logits(features))
+    kernel, bias = source.get_layer("classes").get_weights()
+    rest = kernel[:, :9].mean(axis=1), bias[:9].mean()
+    logits.set_weights(
+        [np.stack([rest[0], kernel[:, 9]], 1), np.array([rest[1], bias[9]])]
+    )
+    path = tmp_path_factory.mktemp("binary") / "binary.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def commands(
+    store, source_path, weak_path, binary_path, composed_path, tmp_path_factory
+):
     """What each command is given, but for `--out` and its value."""
     spec = tmp_path_factory.mktemp("spec") / "spec.yaml"
     write_spec(
@@ -75,6 +95,7 @@ def commands(store, source_path, weak_path, composed_path, tmp_path_factory):
         "demo": ["demo"],
         "modularize": ["modularize", str(source_path), *search],
         "refine": ["refine", str(store.path), str(source_path), *search],
+        "import": ["import", str(binary_path), "--class", "9", *search[:2]],
         "choose": ["choose", *classes, *validation],
         "compose": ["compose", str(spec), "--format", "keras"],
         "patch": ["patch", str(weak_path), *donor, *validation],
@@ -82,7 +103,7 @@ def commands(store, source_path, weak_path, composed_path, tmp_path_factory):
     }
 
 
-NAMES = "demo modularize refine choose compose patch export".split()
+NAMES = "demo modularize refine import choose compose patch export".split()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -66,6 +67,33 @@ def test_a_few_images_of_each_class_of_the_data():
     assert np.bincount(few.labels).tolist() == [5, 45]
     np.testing.assert_array_equal(few.images, same.images)
     assert len(reader.load(DataRef("digits", "validation"))) == 288
+
+
+def test_images_from_files_are_read_at_the_size_of_the_model(tmp_path, digits):
+    for name, index in {"3": 0, "8": 1}.items():
+        (tmp_path / "train" / name).mkdir(parents=True)
+        images = digits.test.images[digits.test.labels == index][:10]
+        for number, image in enumerate(images):
+            path = tmp_path / "train" / name / f"{number}.png"
+            keras.utils.save_img(path, image, scale=False)
+    contract = InputContract((16, 12, 3), "float32", (0.0, 255.0))
+    reader = ImageReader(contract, "resize", ("8", "3"))
+    found = reader.load(DataRef(tmp_path, "train"))
+    assert found.images.shape == (16, 16, 12, 3)
+    assert np.bincount(found.labels).tolist() == [8, 8]
+    with pytest.raises(ArtifactError, match="without test images"):
+        reader.load(DataRef(tmp_path, "test"))
+
+
+@pytest.mark.parametrize("name", ["os:listdir", "photos"])
+def test_names_in_specs_are_no_functions_and_no_folders(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    reader = ImageReader(OWN, "resize", ("3", "8"))
+    with pytest.raises(ArtifactError, match="must not be called|A data set is"):
+        reader.load(DataRef(name, "test"))
 
 
 def test_other_class_of_a_plan(write_spec):

@@ -3,9 +3,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kmod.data.batches import check_training
+from kmod.data.batches import common_class_names
+from kmod.data.batches import count_steps
+from kmod.data.batches import fit_arguments
 from kmod.data.batches import iter_batches
 from kmod.data.batches import to_arrays
 from kmod.data.image_data import LabelledImages
+from kmod.errors import UsageError
 
 IMAGES = np.arange(5 * 4).reshape(5, 2, 2, 1).astype("float32")
 LABELS = np.array([0, 1, 2, 1, 0])
@@ -33,6 +38,11 @@ def dataset(*arrays):
         pytest.param((IMAGES, LABELS), id="arrays"),
         pytest.param((IMAGES, LABELS[:, None]), id="label-column"),
         pytest.param((IMAGES, LABELS.astype("uint8")), id="uint8-labels"),
+        pytest.param((IMAGES, LABELS.astype("float32")), id="whole-floats"),
+        pytest.param((IMAGES, np.eye(3)[LABELS]), id="one-hot"),
+        pytest.param(
+            dataset(IMAGES, np.eye(3)[LABELS]).batch(2), id="one-hot-tf-data"
+        ),
         pytest.param(LabelledImages(IMAGES, LABELS), id="labelled-images"),
         pytest.param(dataset(IMAGES, LABELS).batch(2), id="tf-data"),
         pytest.param(
@@ -60,14 +70,20 @@ def test_to_arrays_stops_at_the_limit():
     ("data", "message"),
     [
         pytest.param(
-            (IMAGES, np.eye(3)[LABELS]),
-            r"float64 labels of shape \(5, 3\). Turn one-hot .* `labels.argmax",
-            id="one-hot",
+            (IMAGES, np.full((5, 4), 0.25)),
+            r"float64 labels of shape \(5, 4\), such as .* `labels.argmax",
+            id="soft",
         ),
         pytest.param(
-            (IMAGES, LABELS.astype("float32")),
-            "float32 labels .* `labels.astype",
-            id="float",
+            (IMAGES, np.ones((5, 4))),
+            "rows of a single 1.*several labels at once .*module_from_model",
+            id="multi",
+        ),
+        pytest.param(
+            (IMAGES, LABELS + 0.5), "float64 labels .* such as 0.5", id="float"
+        ),
+        pytest.param(
+            (IMAGES, LABELS - 1), "from 0. Received: a label -1", id="negative"
         ),
         pytest.param(
             (IMAGES, LABELS[:3]), "5 images and 3 labels", id="counts-differ"
@@ -99,3 +115,84 @@ def test_data_of_another_form_are_refused(data, message):
 def test_data_of_another_type_are_refused():
     with pytest.raises(TypeError, match="Received: an object of type list"):
         to_arrays([IMAGES, LABELS])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        pytest.param(LABELS, "from 0 to 1, for .* a label 2", id="index"),
+        pytest.param(np.eye(3)[LABELS], "2 classes.*5, 3", id="one-hot"),
+    ],
+)
+@pytest.mark.parametrize("is_data_set", [False, True])
+def test_labels_of_other_classes_are_refused(labels, message, is_data_set):
+    data = dataset(IMAGES, labels).batch(2) if is_data_set else (IMAGES, labels)
+    with pytest.raises(ValueError, match=message.replace("5, 3", r"\d, 3")):
+        to_arrays(data, num_classes=2)
+    with pytest.raises(ValueError, match=message.replace("5, 3", r"\d, 3")):
+        check_training(fit_arguments(data, 2), 2)
+
+
+def test_training_data_are_checked_in_the_batches_that_are_used():
+    data = dataset(IMAGES, LABELS).batch(2).repeat()
+    check_training(fit_arguments(data, 2, steps_per_epoch=1), 2)
+    with pytest.raises(ValueError, match="a label 2"):
+        check_training(fit_arguments(data, 2, steps_per_epoch=2), 2)
+    with pytest.raises(ValueError, match="a label 2"):
+        check_training(fit_arguments(Pairs(), 2), 2)
+
+
+def test_unbatched_training_data_are_refused():
+    data = dataset(IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"Use `data.batch\(256\)`"):
+        check_training(fit_arguments(data, 2), 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(dataset(IMAGES, LABELS).batch(2).repeat(), id="tf-data"),
+        pytest.param(Endless(), id="py-dataset"),
+    ],
+)
+def test_endless_training_data_need_their_steps(data):
+    assert count_steps(fit_arguments(data, 2, steps_per_epoch=4)) == 4
+    with pytest.raises(UsageError, match=r"`steps_per_epoch`, or .* `take\("):
+        count_steps(fit_arguments(data, 2))
+
+
+def named(*class_names):
+    data = dataset(IMAGES, LABELS).batch(2)
+    data.class_names = list(class_names)
+    return data
+
+
+def test_class_names_are_those_of_the_data():
+    unnamed = dataset(IMAGES, LABELS).batch(2)
+    assert common_class_names(None, unnamed, None, (IMAGES, LABELS)) is None
+    assert common_class_names(None, unnamed, named("b", "a")) == ("b", "a")
+    # Names of the user's own come first: they may be in another language.
+    assert common_class_names(["chat", "chien"], named("cat", "dog")) == (
+        "chat",
+        "chien",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "data"),
+    [
+        pytest.param(None, (named("a", "b"), named("b", "a")), id="splits"),
+        pytest.param(None, (named("a", "b"), named("a")), id="lacking"),
+        pytest.param(["b", "a"], (named("a", "b"),), id="given"),
+    ],
+)
+def test_class_names_in_another_order_are_refused(given, data):
+    with pytest.raises(UsageError, match="same class names in the same order"):
+        common_class_names(given, *data)
+
+
+def test_endless_data_are_not_read_to_their_end():
+    data = dataset(IMAGES, LABELS).batch(2).repeat()
+    for endless in (data, Endless()):
+        with pytest.raises(ValueError, match="Received: an endless data set"):
+            check_training(fit_arguments(endless, 2), 3)

@@ -150,6 +150,41 @@ def test_other_paths(tmp_path, name, what):
         load_keras_file(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
+def test_legacy_file_of_a_user(tmp_path, suffix):
+    model = build_model(keras.layers.Dense(2))
+    path = tmp_path / f"m{suffix}"
+    model.save(path)
+    loaded = load_keras_file(path, allow_custom=True)
+    x = np.ones((1, 3))
+    np.testing.assert_array_equal(loaded(x), model(x))
+    with pytest.raises(ArtifactError, match="existing `.keras` file"):
+        load_keras_file(path)
+
+
+def test_code_in_a_legacy_file_is_not_run(tmp_path):
+    ran = []
+    path = tmp_path / "m.h5"
+    build_model(keras.layers.Lambda(lambda x: ran.append(1) or x)).save(path)
+    ran.clear()
+    with pytest.raises(ArtifactError, match="without Lambda layers"):
+        load_keras_file(path, allow_custom=True)
+    assert not ran
+
+
+def test_file_of_weights_alone(tmp_path):
+    path = tmp_path / "m.weights.h5"
+    build_model(keras.layers.Dense(2)).save_weights(path)
+    with pytest.raises(ArtifactError, match="of a file of weights, load them"):
+        load_keras_file(path, allow_custom=True)
+
+
+def test_saved_model_has_no_layers(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="a SavedModel, which holds op"):
+        load_keras_file(tmp_path, allow_custom=True)
+
+
 def test_damaged_file(tmp_path):
     (tmp_path / "m.keras").write_bytes(b"no archive")
     with pytest.raises(ArtifactError, match="can not be loaded by Keras"):

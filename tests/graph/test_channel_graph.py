@@ -1,10 +1,15 @@
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from keras import ops
 
 from kmod.errors import UnsupportedModelError
+from kmod.errors import UsageError
 from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.channel_graph import score_threshold
+from kmod.graph.exactness import measure_exactness
 
 
 def graph_of(*stack):
@@ -81,14 +86,168 @@ def test_layer_joined_with_the_output_is_not_counted():
     ("stack", "shape"),
     [
         pytest.param([layers.Conv2D(2, 3)], r"\(None, 2, 2, 2\)", id="image"),
+        pytest.param([layers.Conv2D(1, 4)], r"\(None, 1, 1, 1\)", id="map"),
         pytest.param(
-            [layers.Flatten(), layers.Dense(1)], r"\(None, 1\)", id="one-score"
+            [layers.Flatten(), layers.Dense(1, activation="softmax")],
+            r"\(None, 1\) of softmax. Give it",
+            id="one-softmax",
         ),
     ],
 )
 def test_output_must_be_a_score_for_each_class(stack, shape):
     with pytest.raises(UnsupportedModelError, match=f"two or more.*{shape}"):
         graph_of(*stack)
+
+
+def test_pooled_convolution_may_be_the_output_layer():
+    graph = graph_of(
+        layers.Conv2D(4, 3, name="conv"),
+        layers.Conv2D(3, 1, name="out"),
+        layers.GlobalAveragePooling2D(),
+        layers.Softmax(),
+    )
+    assert graph.kernels.layers == ("conv",)
+    assert graph.kernels.removable.all()
+    assert graph.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("stack", "activations"),
+    [
+        pytest.param(
+            [layers.Flatten(), layers.Dense(1, activation="sigmoid")],
+            ("sigmoid",),
+            id="fused",
+        ),
+        pytest.param(
+            [layers.Flatten(), layers.Dense(1), layers.Activation("sigmoid")],
+            ("sigmoid",),
+            id="layer",
+        ),
+        pytest.param([layers.Flatten(), layers.Dense(1)], (), id="logit"),
+        pytest.param(
+            [
+                layers.Conv2D(1, 1),
+                layers.GlobalAveragePooling2D(),
+                layers.Activation("sigmoid"),
+            ],
+            ("sigmoid",),
+            id="pooled",
+        ),
+    ],
+)
+def test_one_score_becomes_two_logits(stack, activations):
+    conv = layers.Conv2D(4, 3, name="conv")
+    model = keras.Sequential([keras.Input((4, 4, 3)), conv, *stack])
+    graph = channel_graph(model)
+    assert graph.kernels.layers == ("conv",)
+    assert graph.kernels.removable.all()
+    assert (graph.num_classes, graph.activations) == (2, activations)
+    images = np.random.default_rng(0).normal(size=(5, 4, 4, 3)) * 9
+    answers = model.predict(images, verbose=0)[:, 0]
+    logits = rebuild(graph).predict(images, verbose=0)
+    assert np.all(logits[:, 0] == 0) and np.ptp(answers) > 0.1
+    second = logits[:, 1]
+    if activations:
+        second = 1 / (1 + np.exp(-second))
+    np.testing.assert_allclose(answers, second, rtol=1e-5, atol=1e-6)
+    assert measure_exactness(model, graph).is_exact
+
+
+def test_one_score_of_other_weights_is_not_exact():
+    model, other = (
+        keras.Sequential(
+            [
+                keras.Input((4, 4, 3)),
+                layers.Conv2D(4, 3, name="conv"),
+                layers.Flatten(name="flat"),
+                layers.Dense(1, activation="sigmoid", name="out"),
+            ]
+        )
+        for _ in range(2)
+    )
+    graph, flat = channel_graph(model), channel_graph(
+        rebuild(channel_graph(other))
+    )
+    found = measure_exactness(
+        model, graph, (0, 1), flat, rebuild(channel_graph(other))
+    )
+    assert not found.is_exact
+
+
+@pytest.mark.parametrize(
+    ("last", "threshold"),
+    [
+        pytest.param(layers.Dense(1, activation="sigmoid"), 0.5, id="sigmoid"),
+        pytest.param(layers.Dense(1), 0, id="logit"),
+    ],
+)
+def test_second_class_is_above_the_threshold(last, threshold):
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), last])
+    assert score_threshold(model) == threshold
+
+
+def open_model():
+    image = keras.Input((None, None, 3))
+    features = layers.Conv2D(4, 3, name="conv")(image)
+    features = layers.GlobalAveragePooling2D()(features)
+    return keras.Model(image, layers.Dense(3)(features), name="open")
+
+
+def test_input_shape_fills_open_sizes():
+    model = open_model()
+    nodes = [len(layer._inbound_nodes) for layer in model.layers]
+    graph = channel_graph(model, input_shape=(6, 5, 3))
+    assert graph.trace.input.shape == (None, 6, 5, 3)
+    assert graph.trace.calls[0].outputs[0].shape == (None, 4, 3, 4)
+    assert rebuild(graph).input_shape == (None, 6, 5, 3)
+    assert measure_exactness(model, graph).is_exact
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
+
+
+@pytest.mark.parametrize(
+    "shape", [(6, 5, 1), (6, 5), (None, 5, 3)], ids=["channels", "rank", "open"]
+)
+def test_input_shape_must_fit(shape):
+    with pytest.raises(UsageError, match=r"input_shape.*'open' takes .*Give a"):
+        channel_graph(open_model(), input_shape=shape)
+
+
+def test_images_without_a_channel_axis_have_one_channel():
+    model = keras.Sequential(
+        [keras.Input((6, 5, 1)), layers.Flatten(), layers.Dense(2)]
+    )
+    traced = channel_graph(model, input_shape=(6, 5)).trace
+    assert traced.input.shape == (None, 6, 5, 1)
+
+
+def model_of_two(as_dict):
+    image = keras.Input((8,))
+    a, b = layers.Dense(2, name="a")(image), layers.Dense(3, name="b")(image)
+    outputs = {"first": a, "second": b} if as_dict else [a, b]
+    return keras.Model(image, outputs, name="two")
+
+
+@pytest.mark.parametrize(
+    ("as_dict", "name"),
+    [
+        pytest.param(False, "b", id="layer"),
+        pytest.param(True, "second", id="key"),
+    ],
+)
+def test_output_picks_one_of_several(as_dict, name):
+    model = model_of_two(as_dict)
+    graph = channel_graph(model, output=name)
+    assert [call.name for call in graph.trace.calls] == ["b"]
+    assert graph.num_classes == 3
+    assert len(model.outputs) == 2
+
+
+@pytest.mark.parametrize("name", [None, "c"])
+def test_output_must_be_named(name):
+    message = rf"one of \['a', 'b'\]. Received: output={name!r} for 'two'"
+    with pytest.raises(UsageError, match=message):
+        channel_graph(model_of_two(False), output=name)
 
 
 def test_groups_of_stand_for_what_is_joined(flow_of, conv):

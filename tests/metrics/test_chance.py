@@ -65,3 +65,33 @@ def test_the_most_frequent_class_does_not_help():
 def test_what_tells_nothing_is_not_judged_by(labels):
     assert check_above_chance(labels, labels) == 1
     assert check_above_chance(labels + 1, labels) == 0
+
+
+def test_an_order_that_fits_is_named():
+    predictions = np.where(np.arange(400) < 360, (LABELS + 1) % 4, 0)
+    with pytest.raises(
+        ArtifactError,
+        match="accuracy of 92.5% if read class by class: 0 as 1, 1 as 2, 2 as "
+        "3, 3 as 0",
+    ):
+        check_above_chance(predictions, LABELS)
+
+
+def test_only_classes_that_move_are_named():
+    with pytest.raises(
+        ArtifactError, match="class by class: 1 as 2, 2 as 3, 3 as 1"
+    ):
+        check_above_chance(np.array([0, 2, 3, 1])[LABELS], LABELS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_guesses_fit_in_no_order(num_classes, seed):
+    labels = np.arange(6 * num_classes) % num_classes
+    predictions = guesses(labels, num_classes, seed)
+    with pytest.raises(ArtifactError, match="the most frequent answer is"):
+        check_above_chance(0 * predictions, labels)
+    try:
+        check_above_chance(predictions, labels)
+    except ArtifactError as error:
+        assert "class by class" not in str(error)

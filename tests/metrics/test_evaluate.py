@@ -10,6 +10,7 @@ from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import confusions
 from kmod.metrics.evaluate import evaluate
 from kmod.metrics.evaluate import evaluate_answers
+from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.metrics.evaluate import weak_classes
 from kmod.metrics.evaluate import worst_confusion
 
@@ -66,6 +67,18 @@ def test_as_dict_is_json(evaluation):
         "f1": pytest.approx(2 / 3),
         "support": 2,
     }
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "linear"])
+def test_one_score_is_that_of_the_second_class(activation):
+    image = keras.Input((1, 1, 1))
+    flat = keras.layers.Flatten()(image)
+    dense = keras.layers.Dense(1, activation=activation)
+    model = keras.Model(image, dense(flat))
+    dense.set_weights([np.array([[4.0]]), np.array([-1.0])])
+    images = np.array([0, 0.2, 0.3, 1], "float32").reshape(-1, 1, 1, 1)
+    found = evaluate(model, (images, np.array([0, 0, 1, 0])), ["no", "yes"])
+    assert found.confusion.tolist() == [[2, 1], [0, 1]]
 
 
 def test_names_default_to_indices():
@@ -153,3 +166,26 @@ def test_weak_classes_have_images(four_classes):
     support = np.array([5, 5, 0, 5])
     without = dataclasses.replace(four_classes, support=support)
     assert weak_classes(without) == [1]
+
+
+def test_figures_of_a_class_without_images_are_empty():
+    labels = np.array([0, 0, 2])
+    found = evaluate_answers(labels, np.array([0, 1, 1]), ["a", "b", "c"])
+    classes = found.as_dict()["classes"]
+    empty = dict.fromkeys(("precision", "recall", "f1"))
+    assert classes["b"] == {**empty, "support": 0}
+    assert classes["c"] == {**dict.fromkeys(empty, 0.0), "support": 1}
+
+
+def test_classes_that_images_hardly_show_are_named():
+    labels = np.repeat([0, 1, 2], [100, 2, 3])
+    with pytest.warns(
+        UserWarning,
+        match=r"no image of \['d'\] and 1 image for 50 or more .* of \['b'\]",
+    ):
+        warn_of_rare_classes(labels, ["a", "b", "c", "d"])
+
+
+def test_even_images_are_not_warned_of(recwarn):
+    warn_of_rare_classes(np.repeat([0, 1], [49, 1]), ["a", "b"])
+    assert not recwarn

@@ -8,6 +8,7 @@ import pytest
 from kmod.callbacks import BestModules
 from kmod.callbacks import MaskRecorder
 from kmod.callbacks.epoch_checkpoints import EpochSeed
+from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 from kmod.metrics.calibration import fit_platt
 from kmod.modular.gradsplitter import modularize
@@ -150,6 +151,7 @@ def test_readme_way_ends_as_modularize_does(source, images):
     )
 
 
+EVERY_ROW = dataclasses.replace(DEFAULT, rows_per_image=0)
 RECIPES = {
     "default": {"recipe": dataclasses.replace(DEFAULT, rows_per_image=2)},
     # Trains heads, then masks, then heads again.
@@ -299,6 +301,88 @@ def test_best_epoch_before_the_cut_is_still_the_choice(run, tmp_path):
     assert_equal(resumed, through)
     first, *_, last = through.history.history["retention_rate"]
     assert resumed.retention_rate == first > last
+
+
+FORMS = {
+    "one-hot": lambda x, y: (x, np.eye(3)[y]),
+    "column": lambda x, y: (x, y[:, None]),
+    "floats": lambda x, y: (x, y.astype("float32")),
+    "weights": lambda x, y: (x, y, np.ones(len(y), "float32")),
+    "labelled-images": LabelledImages,
+    "tf-data": lambda x, y: batched(x, y),
+    "one-hot-tf-data": lambda x, y: batched(x, np.eye(3)[y]),
+    "weighted-tf-data": lambda x, y: batched(x, y, np.ones(len(y))),
+    "endless-tf-data": lambda x, y: batched(x, y).repeat(),
+}
+
+
+def batched(*arrays):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(24)
+
+
+@pytest.fixture(scope="module")
+def in_order(run):
+    """Runs one epoch on batches in the order of the images."""
+
+    def in_order(**options):
+        ordered = functools.partialmethod(ModularModel.fit, shuffle=False)
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(ModularModel, "fit", ordered)
+            return run(None, recipe=EVERY_ROW, epochs=1, **options)
+
+    return in_order
+
+
+@pytest.fixture(scope="module")
+def scores_of_arrays(in_order, images):
+    return in_order().class_scores(images[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_data_of_any_form_that_keras_takes_end_the_same(
+    in_order, images, scores_of_arrays, form
+):
+    train, validation = (FORMS[form](*part) for part in split(images))
+    options = {"train": train, "validation": validation}
+    if form == "endless-tf-data":
+        options = {"train": train, "steps_per_epoch": 3}
+    scores = in_order(**options).class_scores(images[0])
+    np.testing.assert_allclose(scores, scores_of_arrays, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_data_set", [False, True])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_labels_out_of_range_are_named_before_training(
+    run, images, part, is_data_set
+):
+    train, validation = split(images)
+    given = {"train": train, "validation": validation}
+    wrong = given[part][0], given[part][1] + 2 * (given[part][1] == 2)
+    given[part] = batched(*wrong) if is_data_set else wrong
+    count = Count()
+    with pytest.raises(
+        ValueError, match="from 0 to 2, for a model of 3 classes.*a label 4"
+    ):
+        run(None, callbacks=[count], **given)
+    assert count.epochs == []
+
+
+def test_pictures_that_keras_casts_and_reshapes_are_taken(source, images):
+    """Bytes for a float input, and grey images without their last axis."""
+    train, validation = (
+        (np.clip(100 + 50 * x, 0, 255).astype("uint8")[..., 0], y)
+        for x, y in split(images)
+    )
+    source_of_bytes = keras.models.clone_model(source)
+    source_of_bytes.set_weights(source.get_weights())
+    first = source_of_bytes.get_layer("conv_1")
+    kernel, bias = first.get_weights()
+    first.set_weights([kernel / 50, bias - 2 * kernel.sum((0, 1, 2))])
+    modular = modularize(
+        source_of_bytes, train, validation, epochs=1, verbose=0
+    )
+    assert modular.value_range == (0, 255)
 
 
 def other_source(source):

@@ -7,6 +7,9 @@ from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.sizes import model_sizes
 from kmod.modular.macs import Macs
+from kmod.modular.macs import MaskStart
+from kmod.modular.macs import mask_starts
+from kmod.modular.macs import propose_start
 from kmod.modular.placement import place
 
 
@@ -70,3 +73,31 @@ def test_group_costs_add_up_where_nothing_is_fixed():
     costs = np.array(macs.of_groups(ones)) * placement.may_go
     # The classifier reads the hidden units, which pay for it.
     assert costs.sum() == pytest.approx(float(macs.of_modules(ones)[0]))
+
+
+@pytest.mark.parametrize("name", networks())
+def test_what_is_in_front_of_a_layer_is_the_stem_of_masks_from_there(name):
+    model = build(networks()[name])
+    graph = channel_graph(model)
+    starts = mask_starts(graph, model)
+    assert len(starts) > 1
+    for start in starts:
+        placement = place(graph, start.layer, False)
+        macs = Macs(graph, placement, model)
+        assert start.macs_in_front == pytest.approx(macs.stem / macs.total)
+        assert start.removable == pytest.approx(1 - placement.least_retention)
+        assert placement.least_retention < start.retention_target <= 1
+
+
+@pytest.mark.parametrize(
+    ("in_front", "proposed"),
+    [
+        pytest.param([0, 0.3, 0.5, 0.7], 2, id="first-with-half"),
+        pytest.param([0, 0.3, 0.95], 1, id="not-where-nothing-is-behind"),
+        pytest.param([0, 0.2], 1, id="nearest"),
+        pytest.param([0.0], 0, id="only"),
+    ],
+)
+def test_half_of_the_cost_is_proposed_for_the_stem(in_front, proposed):
+    starts = [MaskStart(str(i), x, 0.5) for i, x in enumerate(in_front)]
+    assert propose_start(starts).layer == str(proposed)

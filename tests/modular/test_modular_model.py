@@ -46,6 +46,45 @@ def test_modules_learn_the_classes(modular, data):
     assert (modular.class_scores(data[0]).argmax(1) == data[1]).mean() > 0.9
 
 
+@pytest.fixture
+def folders(tmp_path, data):
+    """Reads the data set of a folder that `keras` gives class names."""
+    images, labels = data
+    for label, name in enumerate(["10", "2", "ant"]):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images[labels == label][:4]):
+            path = tmp_path / name / f"{index}.png"
+            keras.utils.save_img(path, image)
+
+    def read(**options):
+        return keras.utils.image_dataset_from_directory(
+            tmp_path,
+            image_size=(6, 6),
+            color_mode="grayscale",
+            verbose=False,
+            **options,
+        )
+
+    return read
+
+
+def test_class_names_are_those_of_the_data_set(small_cnn, quick, folders):
+    model = ModularModel(small_cnn, recipe=quick())
+    model.compile(run_eagerly=True)
+    assert model.class_names == ("0", "1", "2")
+    model.fit(folders(), epochs=1, verbose=0)
+    assert model.class_names == ("10", "2", "ant")
+    again = ModularModel.from_config(model.get_config())
+    assert again.class_names == ("10", "2", "ant")
+    with pytest.raises(UsageError, match="the same order"):
+        model.fit(folders(class_names=["ant", "10", "2"]), verbose=0)
+
+
+def test_class_names_given_stay(modular, folders):
+    modular.fit(folders(), epochs=1, verbose=0)
+    assert modular.class_names == tuple(NAMES)
+
+
 def test_source_weights_stay(modular, small_cnn, data):
     modular.compile()
     frozen = modular.flat_source.get_weights()
@@ -231,6 +270,27 @@ def test_save_and_load(small_cnn, quick, data, tmp_path):
     assert copy.retention_rate <= modular.retention_rate + 1e-6
 
 
+@keras.saving.register_keras_serializable("test_modular_model")
+class Unknown(layers.Layer):
+    def call(self, inputs):
+        return inputs
+
+
+def test_target_out_of_reach_names_what_pins(data):
+    image = keras.Input(data[0].shape[1:])
+    features = layers.Conv2D(8, 3, name="first")(image)
+    features = layers.Conv2D(2, 3, name="second")(Unknown(name="own")(features))
+    features = layers.GlobalAveragePooling2D()(features)
+    model = ModularModel(keras.Model(image, layers.Dense(3)(features)))
+    model.compile()
+    message = (
+        r"retention_target=0.\d+. Of 10 kernels, layer 'own' pins 8, because "
+        "kmod has no rule for Unknown layers.*register_channel_rule"
+    )
+    with pytest.raises(UsageError, match=message):
+        fit(model, data)
+
+
 def test_config_holds_every_argument(small_cnn, quick):
     options = {"dtype": "mixed_bfloat16", "value_range": (-1, 1)}
     model = ModularModel(
@@ -363,3 +423,31 @@ def test_sources_that_would_answer_otherwise_are_refused(
 def test_sources_that_can_not_be_read_are_refused():
     with pytest.raises(UnsupportedModelError, match="must be built"):
         ModularModel(keras.Sequential([layers.Dense(2)]))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param(lambda y: y + 1, id="index"),
+        pytest.param(lambda y: np.eye(4)[y], id="one-hot"),
+    ],
+)
+def test_labels_of_other_classes_are_refused(small_cnn, data, labels):
+    images, wrong = data[0], labels(data[1])
+    modular = ModularModel(small_cnn, value_range=(-2, 3))
+    modular.compile()
+    with pytest.raises(ValueError, match="3 classes"):
+        modular.calibrate(images, wrong)
+    for given in ({"y": wrong}, {"validation_data": (images, wrong)}):
+        with pytest.raises(ValueError, match="3 classes"):
+            modular.fit(**{"x": images, "y": data[1], **given}, verbose=0)
+
+
+def test_calibration_takes_one_hot_labels(small_cnn, data):
+    images, labels = data
+    found = []
+    for given in (labels, np.eye(3)[labels]):
+        modular = ModularModel(small_cnn, value_range=(-2, 3))
+        modular.calibrate(images, given)
+        found.append(modular.class_scores(images))
+    np.testing.assert_array_equal(*found)

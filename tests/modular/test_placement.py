@@ -2,6 +2,7 @@ import keras
 import pytest
 from keras import layers
 
+from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.modular.placement import place
@@ -68,6 +69,22 @@ def test_mask_from_must_leave_something():
 
     with pytest.raises(UsageError, match="mask_from='c', behind which all"):
         place_in(body, mask_from="c")
+
+
+@keras.saving.register_keras_serializable("test_placement")
+class Unknown(layers.Layer):
+    def call(self, inputs):
+        return inputs
+
+
+def test_model_whose_kernels_are_all_pinned():
+    message = (
+        "of whose 2 kernels none can. Of 2 kernels, layer 'own' pins 2, "
+        "because kmod has no rule for Unknown layers. Teach kmod .* with "
+        "`kmod.register_channel_rule`. `kmod inspect` lists all."
+    )
+    with pytest.raises(UnsupportedModelError, match=message):
+        place_in(lambda x: Unknown(name="own")(conv("a")(x)))
 
 
 def normalised(x):

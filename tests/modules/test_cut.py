@@ -171,6 +171,32 @@ def test_gains_go_into_what_reads_the_channels(modular, source):
         np.testing.assert_allclose(cut, expected, rtol=1e-6)
 
 
+def test_modules_of_one_score_complement_each_other():
+    image = keras.Input((8, 8, 3))
+    features = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    features = layers.GlobalAveragePooling2D()(features)
+    answer = layers.Dense(1, activation="sigmoid")(features)
+    source = keras.Model(image, answer)
+    modular = ModularModel(source, ["no", "yes"])
+    drawn = np.random.default_rng(0).normal(size=(6, 8, 8, 3))
+    expected = source.predict(drawn, verbose=0)
+    no, yes = (cut_module(modular, index) for index in range(2))
+    log_odds = log_odds_model(yes).predict(drawn, verbose=0)
+    logit = np.log(expected / (1 - expected))
+    np.testing.assert_allclose(2 * log_odds, logit, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        no.predict(drawn, verbose=0),
+        1 - yes.predict(drawn, verbose=0),
+        rtol=1e-5,
+    )
+    modular.kernel_masks = masks_without(modular, 2)
+    assert cut_module(modular, 1).get_layer("conv").filters == 3
+    smaller = cut_module(modular, 1).predict(drawn, verbose=0)
+    masked = modular.class_scores(drawn)[:, 1:]
+    np.testing.assert_allclose(smaller, masked, rtol=1e-4)
+    assert np.abs(smaller - yes.predict(drawn, verbose=0)).max() > 1e-3
+
+
 def test_other_classes_keep_their_own_scales(scaled, source):
     gamma = source.get_layer("norm").get_weights()[0]
     cut = cut_module(scaled, 1).get_layer("norm").get_weights()[0]

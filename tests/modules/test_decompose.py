@@ -180,3 +180,21 @@ def test_source_at_chance_level_is_not_cut(tmp_path, data, monkeypatch):
             decompose(modular_model(), tmp_path / "s", data=(images, wrong))
     assert cut == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_class_without_images_has_no_figures(tmp_path, data):
+    images, labels = data
+    shown = images[labels == 0], labels[labels == 0]
+    with pytest.warns(UserWarning, match=r"no image of \['c'\]"):
+        store = decompose(modular_model(), tmp_path / "store", data=shown)
+    assert store.info("c").metrics == {}
+    assert set(store.info("a/b").metrics) == {"precision", "recall", "f1"}
+
+
+@pytest.mark.parametrize("labels", [lambda y: y + 1, lambda y: np.eye(3)[y]])
+def test_labels_of_other_classes_are_refused(tmp_path, data, labels):
+    with pytest.raises(ValueError, match="2 classes"):
+        decompose(
+            modular_model(), tmp_path / "store", data=(data[0], labels(data[1]))
+        )
+    assert not (tmp_path / "store").exists()

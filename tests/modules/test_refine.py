@@ -46,8 +46,8 @@ def source(train, digits):
     return train(network(0), digits, epochs=4, from_logits=True)
 
 
-@pytest.fixture(scope="module")
-def store(source, arrays, digits, tmp_path_factory):
+def cut(source, path, arrays, digits):
+    """Decomposes into modules of one late kernel each."""
     modular = ModularModel(source, digits.class_names, mask_from="late")
     masks = modular.kernel_masks
     late = modular.kernels.ids_of("late")
@@ -55,8 +55,13 @@ def store(source, arrays, digits, tmp_path_factory):
     for index in range(3):
         masks[index, late[index * KEPT : (index + 1) * KEPT]] = 1
     modular.kernel_masks = masks
-    folder = tmp_path_factory.mktemp("stores")
-    return decompose(modular, folder / "cut", data=arrays[1])
+    return decompose(modular, path, data=arrays[1])
+
+
+@pytest.fixture(scope="module")
+def store(source, arrays, digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "cut"
+    return cut(source, path, arrays, digits)
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +182,73 @@ def test_other_value_range_is_refused(store, source, arrays, tmp_path):
     with pytest.raises(UsageError, match=r"value_range=\(0, 255\) and float"):
         refine(store, tmp_path / "new", source, train, scaled)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("is_data_set", [False, True])
+def test_one_hot_labels_are_taken(store, source, arrays, tmp_path, is_data_set):
+    tf = pytest.importorskip("tensorflow")
+    train, validation = ((x, np.eye(3)[y]) for x, y in arrays)
+    if is_data_set:
+        train = tf.data.Dataset.from_tensor_slices(train).batch(64)
+    path = tmp_path / "new"
+    new = refine(store, path, source, train, validation, epochs=1, verbose=0)
+    assert accuracy(new, arrays) > 0.6
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["train", "validation"])
+def test_labels_out_of_range_are_refused(store, source, arrays, tmp_path, part):
+    given = list(arrays)
+    given[part] = given[part][0], given[part][1] + 1
+    with pytest.raises(ValueError, match="3 classes. Received: a label 3"):
+        refine(store, tmp_path / "new", source, *given)
+    assert not (tmp_path / "new").exists()
+
+
+def test_frozen_layers_stay_frozen(source, arrays, digits, tmp_path):
+    partly = keras.models.clone_model(source)
+    partly.set_weights(source.get_weights())
+    for name in ("norm", "late"):
+        partly.get_layer(name).trainable = False
+    old = cut(partly, tmp_path / "cut", arrays, digits)
+    path = tmp_path / "new"
+    new = refine(old, path, partly, *arrays, epochs=1, verbose=0)
+    for layer in ("norm", "late", "stem"):
+        for before, after in zip(*(weights(s, "8", layer) for s in (old, new))):
+            np.testing.assert_array_equal(before, after)
+    before, after = (weights(s, "8", "logits")[0] for s in (old, new))
+    assert np.any(before != after)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_the_whole_way_under_a_global_policy(
+    train, digits, arrays, tmp_path, policy
+):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        source = train(network(0), digits, epochs=4, from_logits=True)
+        modular = ModularModel(
+            source,
+            digits.class_names,
+            mask_from="late",
+            value_range=(0, 255),
+            retention_target=0.7,
+        )
+        modular.compile()
+        modular.fit(*arrays[0], epochs=1, verbose=0)
+        modular.calibrate(*arrays[1])
+        old = decompose(modular, tmp_path / "cut", data=arrays[1])
+        new = refine(
+            old, tmp_path / "new", source, *arrays, epochs=1, verbose=0
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert modular.dtype_policy.name == policy
+    assert accuracy(new, arrays) > 0.6
+    assert new["8"].model.get_layer("late").compute_dtype == "float32"

@@ -850,6 +850,23 @@ def test_invalid_spec_is_not_written(tmp_path):
             {
                 "classes": TWO_CLASSES,
                 "scores": {
+                    "calibration": "fit",
+                    "data": {"path": "../photos", "split": "validation"},
+                },
+                "checks": [
+                    {
+                        "metric": "accuracy",
+                        "min": 0.5,
+                        "data": {"path": "digits.npz", "split": "test"},
+                    },
+                ],
+            },
+            id="own-images",
+        ),
+        pytest.param(
+            {
+                "classes": TWO_CLASSES,
+                "scores": {
                     "calibration": "joint",
                     "data": {"name": "digits", "split": "validation"},
                     "auxiliary": [{"store": "s", "class": "null"}],
@@ -885,3 +902,52 @@ def test_spec_data_is_the_same_spec_from_elsewhere(tmp_path, parts):
     path = tmp_path / "else" / "where" / "spec.yaml"
     again = write_spec(spec_data(spec), path)
     assert again == dataclasses.replace(spec, path=path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{split: test}", "either `name` or `path`, not both. Received: the"),
+        ("{name: a, path: b, split: test}", "either `name` or `path`, not bot"),
+        ("{path: /photos, split: test}", "holds on one machine only"),
+        ("{pth: photos, split: test}", "unknown key 'pth'.*mean 'path'"),
+        ("{name: 'os:remove', split: test}", "is not valid. Accepted: up to"),
+        ("[{name: a, path: b, split: test}]", "either `name` or `path`, not b"),
+    ],
+)
+def test_data_are_named_or_lie_somewhere(tmp_path, data, message):
+    classes = "\n".join(
+        f"  - {{name: {name}, module: {{store: s, class: {name}}}}}"
+        for name in ("a", "b")
+    )
+    text = (
+        "version: 1\nname: n\nstores: {s: {path: s}}\n"
+        f"classes:\n{classes}\n"
+        f"scores: {{calibration: fit, data: {data}}}\n"
+    )
+    with pytest.raises(SpecError, match=message) as caught:
+        parse_spec(text.encode(), tmp_path / "spec.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_path_of_data_starts_at_the_spec(tmp_path):
+    path = tmp_path / "specs" / "a.yaml"
+    path.parent.mkdir()
+    spec = write_spec(
+        {
+            "version": 1,
+            "name": "n",
+            "stores": {"s": {"path": tmp_path / "s"}},
+            "classes": TWO_CLASSES,
+            "scores": {
+                "calibration": "fit",
+                "data": {"path": tmp_path / "photos", "split": "test"},
+            },
+        },
+        path,
+    )
+    assert "path: ../photos" in path.read_text()
+    (data,) = load_spec(path).scores.data
+    assert data == spec.scores.data[0]
+    assert data.name == tmp_path / "photos"
+    assert str(data) == "photos:test"

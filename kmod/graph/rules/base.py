@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmod.errors import UnsupportedModelError
 from kmod.graph.calls import Call
 from kmod.graph.channels import ChannelMap
 from kmod.graph.channels import ChannelSpace
@@ -98,8 +99,21 @@ def copy_of(operation: Any, **changes: Any) -> Replacement:
     Returns:
         Tuple `(layer, weights)`, the layer not built yet; an operation has no
         weights.
+
+    Raises:
+        UnsupportedModelError: If it can not be made from its config.
     """
-    copy = type(operation).from_config({**operation.get_config(), **changes})
+    kind, config = type(operation), {**operation.get_config(), **changes}
+    try:
+        copy = kind.from_config(config)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            "A layer of a source model must be what its `get_config` says, "
+            "because modules are made from that. Received: the layer "
+            f"{operation.name!r} of type {kind.__name__}, whose `from_config` "
+            f"fails: {str(error).strip().rpartition(chr(10))[2]} Mend "
+            "its `get_config`."
+        ) from error
     if not isinstance(operation, keras.layers.Layer):
         return copy, None
     return copy, operation.get_weights()

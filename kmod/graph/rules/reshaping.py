@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kmod.graph.channels import PINNED
 from kmod.graph.channels import ChannelMap
 from kmod.graph.rules.base import LayerRule
 from kmod.graph.rules.base import channel_axis
@@ -61,6 +62,23 @@ class ReshapeRule(LayerRule):
         sizes = list(call.outputs[0].shape)
         sizes[kept.axis] = len(kept)
         return copy_of(call.operation, target_shape=tuple(sizes[1:]))
+
+
+class PadRule(LayerRule):
+    """`keras.ops.pad`: what is added to the channels belongs to no kernel."""
+
+    def flow(self, call, space):
+        (image,) = call.inputs
+        read = space.map_of(image)
+        if read is None:
+            return [None]
+        widths = call.operation.pad_width
+        width = widths[read.axis] if len(widths) > 1 else widths[0]
+        if any(width) and call.operation.mode != "constant":
+            space.pin(read, call.name, "it repeats channels at their end")
+            return [None]
+        ids = np.pad(read.ids, width, constant_values=PINNED)
+        return [ChannelMap(read.axis, ids)]
 
 
 def flatten(ids, call, shape):

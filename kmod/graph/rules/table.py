@@ -26,6 +26,7 @@ from kmod.graph.rules.per_channel import PReluRule
 from kmod.graph.rules.per_channel import ScaleRule
 from kmod.graph.rules.per_channel import SpatialRule
 from kmod.graph.rules.reshaping import GlobalPoolingRule
+from kmod.graph.rules.reshaping import PadRule
 from kmod.graph.rules.reshaping import ReshapeRule
 from kmod.graph.rules.reshaping import flatten
 from kmod.graph.rules.reshaping import permute
@@ -87,7 +88,10 @@ OPERATION_RULES: dict[str, LayerRule] = {
     ),
     "Concatenate": ConcatenateRule(),
     "Split": SplitRule(),
+    "Pad": PadRule(),
 }
+
+NO_RULE = "kmod has no rule for"
 
 _registered: dict[type, LayerRule] = {}
 
@@ -129,4 +133,4 @@ def rule_for(call: Call) -> LayerRule:
     rule = _registered.get(kind) or LAYER_RULES.get(kind)
     if rule is None and kind.__module__.startswith("keras.src.ops."):
         rule = OPERATION_RULES.get(kind.__name__)
-    return rule or PinningRule(f"kmod has no rule for {kind.__name__} layers")
+    return rule or PinningRule(f"{NO_RULE} {kind.__name__} layers")

@@ -7,6 +7,9 @@ from pathlib import Path
 import keras
 
 from kmod.callbacks import BestModules
+from kmod.data.batches import check_training
+from kmod.data.batches import common_class_names
+from kmod.data.batches import fit_arguments
 from kmod.files import data_digest
 from kmod.files.run_directory import RunDirectory
 from kmod.files.run_directory import open_run
@@ -37,7 +40,9 @@ def modularize_by_search(
     mask_from: str | None = None,
     head_epochs: int = 2,
     batch_size: int = 64,
+    steps_per_epoch: int | None = None,
     value_range: tuple[float, float] | None = None,
+    output: str | None = None,
     seed: int = 0,
     run_directory: str | Path | None = None,
     resume: bool = False,
@@ -52,16 +57,21 @@ def modularize_by_search(
 
     Args:
         source: Trained Functional or Sequential classifier.
-        train: `(images, labels)`, labels integer class indices, or batched
-            data that Keras' `fit` takes; read only if `head_epochs` is not 0.
+        train: `(images, labels)`, labels class indices or one-hot, with
+            sample weights as a third item if there are any; or batched data
+            that Keras' `fit` takes. Read only if `head_epochs` is not 0.
         validation: `(images, labels)` or batched data, cut from training data.
         options: How to search. Defaults to `SearchOptions()`.
-        class_names: Names of the classes. Defaults to `"0"`, `"1"`, ...
+        class_names: Names of the classes. Defaults to those that data sets
+            have, and else to `"0"`, `"1"`, ...
         mask_from: First layer whose kernels may go; see `ModularModel`.
         head_epochs: Integer, epochs with masks that stand still, 0 for none.
         batch_size: Integer, images to a step in those, for arrays.
+        steps_per_epoch: Integer, batches to an epoch; an endless data set
+            needs it. Defaults to all there are.
         value_range: Smallest and largest pixel value that the source takes.
             Defaults to what is read off `validation`.
+        output: Name of the source's output to take, of several.
         seed: Integer, seed of all that is drawn.
         run_directory: Directory of its own to keep every generation and
             epoch in. Defaults to none, so that a run that was cut short
@@ -86,6 +96,7 @@ def modularize_by_search(
             package that is needed is not installed.
         ArtifactError: If the source model is no better than chance on
             `validation`, or the run to resume can not be read.
+        ValueError: If labels are not of the source model's classes.
 
     Reference:
 
@@ -96,11 +107,12 @@ def modularize_by_search(
     modular, images, labels, _ = start_modular(
         source,
         validation,
-        class_names=class_names,
+        class_names=common_class_names(class_names, train, validation),
         recipe=RECIPE,
         mask_from=mask_from,
         seed=seed,
         value_range=value_range,
+        output=output,
         run_directory=run_directory,
         resume=resume,
     )
@@ -109,6 +121,7 @@ def modularize_by_search(
         train if head_epochs else None,
         (images, labels),
         packages=("pygad",),
+        steps_per_epoch=steps_per_epoch,
         method="cnnsplitter",
         options=options.as_dict(),
         mask_from=mask_from,
@@ -117,6 +130,11 @@ def modularize_by_search(
         batch_size=batch_size,
         seed=seed,
     )
+    if head_epochs:
+        check_training(
+            fit_arguments(train, batch_size, steps_per_epoch),
+            modular.num_classes,
+        )
     digest = data_digest(identity)
     if figures is not None:
         check_figures(Path(figures), digest)
@@ -138,6 +156,7 @@ def modularize_by_search(
             (images, labels),
             head_epochs,
             batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
             run=run,
             verbose=verbose,
         )
@@ -152,6 +171,7 @@ def recover(
     epochs: int,
     *,
     batch_size: int = 64,
+    steps_per_epoch: int | None = None,
     run: RunDirectory | None = None,
     verbose: str | int = "auto",
 ) -> None:
@@ -169,6 +189,7 @@ def recover(
             BestModules(source_accuracy=1.0),
             epochs=epochs,
             batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
             run=run,
             verbose=verbose,
         )

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
 from kmod.graph import PassThrough
 from kmod.graph import rebuild
@@ -30,6 +31,41 @@ def test_unknown_layer_pins_and_is_named(flow_of, own_layer):
     flow = flow_of(lambda x, y: own_layer(name="own")(y))
     assert flow.free == [0, 0, 0, 0]
     assert flow.pins == {"own": "kmod has no rule for OwnScale layers"}
+
+
+def test_pins_in_words_name_the_worst_layers(flow_of, conv, own_layer):
+    def body(image, first):
+        second = conv("second", kernels=6)(first)
+        return layers.UnitNormalization(name="unit")(second)
+
+    words = flow_of(body).graph.pins_in_words()
+    assert words == (
+        "Of 10 kernels, layer 'unit' pins 6, because it normalises over "
+        "channels. `kmod inspect` lists all."
+    )
+    words = flow_of(lambda x, y: own_layer(name="own")(y)).graph.pins_in_words()
+    assert "'own' pins 4, because kmod has no rule for OwnScale" in words
+    assert "Teach kmod a layer of your own with `kmod.register_ch" in words
+    assert flow_of(lambda x, y: y).graph.pins_in_words() == ""
+
+
+class Forgetful(layers.Layer):
+    def __init__(self, factor):
+        super().__init__(name="forgetful")
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+    def get_config(self):
+        return {}
+
+
+def test_layer_must_come_from_its_config(flow_of):
+    flow = flow_of(lambda x, y: Forgetful(2)(y))
+    message = "'forgetful' of type Forgetful, whose .* Mend its `get_config`"
+    with pytest.raises(UnsupportedModelError, match=message):
+        rebuild(flow.graph)
 
 
 def test_unknown_layer_is_kept_as_it_is(flow_of, own_layer):

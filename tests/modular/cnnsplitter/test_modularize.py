@@ -12,8 +12,8 @@ import pytest
 
 from kmod.errors import UsageError
 from kmod.files.run_directory import RunDirectory
-from kmod.modular.cnnsplitter import SearchOptions
-from kmod.modular.cnnsplitter import modularize_by_search
+from kmod.modular.cnnsplitter.modularize import modularize_by_search
+from kmod.modular.cnnsplitter.options import SearchOptions
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
 
@@ -32,7 +32,8 @@ CHILD = """
 import sys
 import keras
 import numpy as np
-from kmod.modular.cnnsplitter import SearchOptions, modularize_by_search
+from kmod.modular.cnnsplitter.modularize import modularize_by_search
+from kmod.modular.cnnsplitter.options import SearchOptions
 import json
 source = keras.models.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as saved:
@@ -275,3 +276,36 @@ def test_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=r"pip install kmod\["):
         search(source, images, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("train", "error", "message"),
+    [
+        pytest.param(
+            lambda x, y: (x, y + 1), ValueError, "a label 3", id="labels"
+        ),
+        pytest.param(
+            lambda x, y: tf_data(x, y), ValueError, "data.batch", id="unbatched"
+        ),
+        pytest.param(
+            lambda x, y: tf_data(x, y).batch(8).repeat(),
+            UsageError,
+            "`steps_per_epoch`",
+            id="endless",
+        ),
+    ],
+)
+def test_training_data_are_checked_before_the_search(
+    source, images, tmp_path, train, error, message
+):
+    run = tmp_path / "run"
+    with pytest.raises(error, match=message):
+        modularize_by_search(
+            source, train(*images), images, run_directory=run, verbose=0
+        )
+    assert not run.exists()
+
+
+def tf_data(*arrays):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices(arrays)
