@@ -10,6 +10,9 @@ from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 from kmod.cli.models import positive_integer
 from kmod.cli.module_table import module_row
+from kmod.modular.cnnsplitter.options import HEAD_EPOCHS
+from kmod.modular.recipe import DEFAULT_BUDGET
+from kmod.modular.recipe import DEFAULT_EPOCHS
 
 # The options that belong to one method; all others belong to both.
 OPTIONS_OF = {
@@ -23,8 +26,6 @@ OPTIONS_OF = {
         "figures",
     ),
 }
-DEFAULT_BUDGET = 0.01
-HEAD_EPOCHS = 2
 # A network that keeps more than this hardly became smaller.
 MUCH_KEPT = 0.85
 # More layers take too long to compose for the latency alone.
@@ -234,8 +235,6 @@ def _figures(args, modular, store):
 
 def _chosen(args, modular):
     """The epoch that was restored, and why; `None` if none was trained."""
-    from kmod.modular.gradsplitter import DEFAULT_EPOCHS
-
     chosen = modular.chosen_epoch
     if chosen is None:
         return None

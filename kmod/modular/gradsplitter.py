@@ -21,10 +21,10 @@ from kmod.files.run_directory import open_run
 from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.recipe import DEFAULT_BUDGET
+from kmod.modular.recipe import DEFAULT_EPOCHS
 from kmod.modular.recipe import Recipe
 from kmod.modular.run_identity import run_identity
-
-DEFAULT_EPOCHS = 10
 
 
 def modularize(
@@ -40,7 +40,7 @@ def modularize(
     epochs: int | None = None,
     batch_size: int = 64,
     steps_per_epoch: int | None = None,
-    accuracy_budget: float = 0.01,
+    accuracy_budget: float = DEFAULT_BUDGET,
     round_to: int = 1,
     value_range: tuple[float, float] | None = None,
     output: str | None = None,
@@ -175,8 +175,12 @@ def start_modular(
     Takes the arguments of `modularize`; `arguments` are the modular model's.
 
     Returns:
-        Tuple of the `ModularModel`, the validation images, their labels and
-        the source model's accuracy on them.
+        Tuple of the `ModularModel`, the validation images `(n, ...)`, their
+        class indices `(n,)` and the source model's accuracy on them, 0 to 1.
+
+    Raises:
+        UsageError, UnsupportedModelError, ArtifactError, ValueError: As
+            `modularize`.
     """
     if resume and run_directory is None:
         raise UsageError(

@@ -125,6 +125,10 @@ class Recipe:
         return cls(**{**values, "phases": phases})
 
 
+# Of trainings without phases of their own.
+DEFAULT_EPOCHS = 10
+DEFAULT_BUDGET = 0.01  # Accuracy that modules may lose.
+
 DEFAULT = Recipe("default")
 
 PAPER = Recipe(

@@ -200,7 +200,9 @@ def test_size_must_be_said_once():
 
 @pytest.mark.parametrize("resized", [False, True])
 def test_keras_hub_task(resized):
-    keras_hub = pytest.importorskip("keras_hub")
+    keras_hub = pytest.importorskip(
+        "keras_hub", reason="It is in no extra; a stand-in is tested above."
+    )
     keras.utils.set_random_seed(0)
     model = keras_hub.models.DenseNetImageClassifier(
         keras_hub.models.DenseNetBackbone(

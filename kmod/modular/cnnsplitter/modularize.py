@@ -15,6 +15,7 @@ from kmod.files.run_directory import RunDirectory
 from kmod.files.run_directory import open_run
 from kmod.modular.cnnsplitter.evaluator import align_heads
 from kmod.modular.cnnsplitter.genetic_search import GeneticSearch
+from kmod.modular.cnnsplitter.options import HEAD_EPOCHS
 from kmod.modular.cnnsplitter.options import SearchOptions
 from kmod.modular.cnnsplitter.plots import check_figures
 from kmod.modular.cnnsplitter.plots import save_figures
@@ -38,7 +39,7 @@ def modularize_by_search(
     options: SearchOptions | None = None,
     class_names: Sequence[str] | None = None,
     mask_from: str | None = None,
-    head_epochs: int = 2,
+    head_epochs: int = HEAD_EPOCHS,
     batch_size: int = 64,
     steps_per_epoch: int | None = None,
     value_range: tuple[float, float] | None = None,

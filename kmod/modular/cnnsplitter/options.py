@@ -4,6 +4,8 @@ import dataclasses
 
 from kmod.errors import UsageError
 
+HEAD_EPOCHS = 2  # That train heads after the search.
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
