@@ -23,7 +23,7 @@ from common import part
 from common import write_result
 
 from kmod.data.load import load_data
-from kmod.modular.gradsplitter import modularize
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 
 BATCH_SIZE = 64

@@ -17,7 +17,7 @@ from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.files.run_directory import RUN_FILE
-from kmod.modular.gradsplitter import modularize
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import Recipe
 
 

@@ -38,7 +38,7 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.files import atomic_write
 from kmod.graph.sizes import model_sizes
-from kmod.modular.gradsplitter import modularize
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store

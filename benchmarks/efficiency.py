@@ -49,8 +49,8 @@ from kmod.composition.composer import compose
 from kmod.data.load import load_data
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.latency import measure_latency
-from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modular.recipe import PAPER
 from kmod.modules.decompose import decompose

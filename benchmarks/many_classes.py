@@ -29,8 +29,8 @@ from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.graph.sizes import model_sizes
-from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store

@@ -50,8 +50,8 @@ from kmod.modular.cnnsplitter.modularize import RECIPE
 from kmod.modular.cnnsplitter.modularize import modularize_by_search
 from kmod.modular.cnnsplitter.modularize import recover
 from kmod.modular.cnnsplitter.options import SearchOptions
-from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.zoo.train import train_source
 

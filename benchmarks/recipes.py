@@ -22,7 +22,7 @@ from common import write_result
 
 from kmod.data.load import load_data
 from kmod.files import atomic_write
-from kmod.modular.gradsplitter import modularize
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modular.recipe import PAPER
 from kmod.zoo.build import build

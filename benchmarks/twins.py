@@ -17,8 +17,8 @@ from keras import layers
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.subsets import class_subset
-from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modular.stem import cache_stem
 from kmod.zoo.augmented_images import AugmentedImages

@@ -25,8 +25,8 @@ from .modular.cnnsplitter.modularize import (
     modularize_by_search as modularize_by_search,
 )
 from .modular.cnnsplitter.options import SearchOptions as SearchOptions
-from .modular.gradsplitter import modularize as modularize
 from .modular.modular_model import ModularModel as ModularModel
+from .modular.modularize import modularize as modularize
 from .modular.recipe import Phase as Phase
 from .modular.recipe import Recipe as Recipe
 from .modules.adaptation import Adaptation as Adaptation

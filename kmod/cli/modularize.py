@@ -506,7 +506,7 @@ def _budget(args):
 
 
 def _train_masks(args, source, train, validation, **options):
-    from kmod.modular.gradsplitter import modularize
+    from kmod.modular.modularize import modularize
 
     modular = modularize(
         source,

@@ -26,7 +26,7 @@ from kmod.metrics.evaluate import evaluate
 from kmod.metrics.evaluate import weak_classes
 from kmod.metrics.latency import measure_latency
 from kmod.metrics.overlap import class_overlap
-from kmod.modular.gradsplitter import modularize
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.patching.patcher import patch

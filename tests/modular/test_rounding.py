@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from kmod.errors import UsageError
-from kmod.modular.gradsplitter import modularize
 from kmod.modular.mask_schedule import round_up
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modularize import modularize
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4, 7])

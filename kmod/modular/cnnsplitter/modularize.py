@@ -20,9 +20,9 @@ from kmod.modular.cnnsplitter.options import SearchOptions
 from kmod.modular.cnnsplitter.plots import check_figures
 from kmod.modular.cnnsplitter.plots import save_figures
 from kmod.modular.cnnsplitter.population import import_pygad
-from kmod.modular.gradsplitter import fit_run
-from kmod.modular.gradsplitter import start_modular
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modularize import fit_run
+from kmod.modular.modularize import start_modular
 from kmod.modular.recipe import DEFAULT
 from kmod.modular.run_identity import run_identity
 

@@ -11,8 +11,8 @@ from kmod.callbacks.epoch_checkpoints import EpochSeed
 from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 from kmod.metrics.calibration import fit_platt
-from kmod.modular.gradsplitter import modularize
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modular.recipe import PAPER
 from kmod.modular.recipe import Phase

@@ -1,4 +1,4 @@
-"""GradSplitter: finds every class's kernels by gradient."""
+"""GradSplitter, from a source model to a calibrated modular model."""
 
 from collections.abc import Sequence
 from pathlib import Path
