@@ -9,7 +9,6 @@ JSON file holds already are not measured again without `--again`.
 """
 
 import argparse
-import collections
 import functools
 import json
 import math
@@ -22,7 +21,6 @@ import numpy as np
 from keras import applications
 
 from kmod.files import atomic_write
-from kmod.graph import ChannelGraph
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
@@ -181,15 +179,26 @@ def random_masks(
 
 
 def output_gap(
-    modular: ModularModel, images: np.ndarray, class_index: int
+    modular: ModularModel, images: np.ndarray, class_index: int | None = None
 ) -> tuple[float, float]:
     """Compares a cut module with the masked model.
+
+    Args:
+        modular: Modular model with its masks set.
+        images: Images to compare on.
+        class_index: The class. Defaults to the one whose log-odds differ most
+            between images, so that they tell most: behind few kernels of a
+            deep random network all images may look the same.
 
     Returns:
         Tuple `(gap, spread)`: the largest difference of log-odds, and how much
         they differ between images, both relative to the largest log-odds.
     """
-    expected = modular.class_log_odds(images)[:, [class_index]]
+    expected = modular.class_log_odds(images)
+    if class_index is None:
+        spreads = np.ptp(expected, axis=0) / np.abs(expected).max(axis=0)
+        class_index = int(spreads.argmax())
+    expected = expected[:, [class_index]]
     module = log_odds_model(cut_module(modular, class_index))
     answer = keras.ops.convert_to_numpy(module(images))
     gap = np.abs(answer - expected).max()
@@ -206,7 +215,7 @@ def measure(model: keras.Model, retentions=RETENTIONS) -> dict:
     gaps, spreads = {}, {}
     for index, retention in enumerate(retentions):
         randomise_classes(modular, retention, seed=index)
-        gap, spread = output_gap(modular, images, index)
+        gap, spread = output_gap(modular, images)
         gaps[str(retention)], spreads[str(retention)] = gap, spread
     kernels = modular.kernels
     return {
@@ -215,23 +224,14 @@ def measure(model: keras.Model, retentions=RETENTIONS) -> dict:
         "kernels": kernels.num_kernels,
         "groups": kernels.num_groups,
         "removable": int(kernels.removable.sum()),
-        "pins": pin_table(modular.graph),
+        "pins": [
+            {"layer": c.kind, "reason": c.reason, "kernels": c.kernels}
+            for c in modular.graph.pin_costs()
+        ],
         "gaps": gaps,
         "spreads": spreads,
         "machine": machine(),
     }
-
-
-def pin_table(graph: ChannelGraph) -> list[dict]:
-    """Counts pinned kernels by the kind of layer and the reason."""
-    kinds = {c.name: type(c.operation).__name__ for c in graph.trace.calls}
-    found = collections.defaultdict(set)
-    for pin in graph.pins:
-        found[kinds[pin.layer], pin.reason].update(pin.kernels.tolist())
-    return [
-        {"layer": kind, "reason": reason, "kernels": len(kernels)}
-        for (kind, reason), kernels in sorted(found.items())
-    ]
 
 
 def machine() -> dict:

@@ -60,6 +60,22 @@ REUSE = {
     "last_layer_gap": "the best source with a new last layer",
     "wrong_class_control_gap": "control: modules of wrong classes",
 }
+COMPOSITIONS = {
+    "all ten": "ten classes of one source",
+    "five": "five of them",
+    "two sources": "ten classes of two sources",
+}
+FREQUENCIES = {
+    "even": "equally frequent",
+    "as learned": "as frequent as learned",
+}
+PRIORS = {
+    "none": "raw",
+    "calibrated": "`calibrated`",
+    "even": "`even`",
+    "shares": "own shares",
+}
+WAYS = {"default": "default options", "proposed": "as `inspect` proposes"}
 SHOTS = {"new_task": "20", "new_task-50": "50"}
 
 
@@ -418,6 +434,87 @@ def more_accurate():
     return table(head, [list(row) for row in gains.items()])
 
 
+def priors():
+    found = read_result("priors")["mean"]
+    rows = [
+        [
+            f"{title}, images {frequency}",
+            *(
+                f"{found[split][name][key][prior]:.1f}"
+                for split in ("validation", "test")
+                for prior in PRIORS
+            ),
+        ]
+        for name, title in COMPOSITIONS.items()
+        for key, frequency in FREQUENCIES.items()
+    ]
+    head = [
+        "composition",
+        *(f"{title}, validation" for title in PRIORS.values()),
+        *(f"{title}, test" for title in PRIORS.values()),
+    ]
+    return table(head, rows)
+
+
+def memory():
+    found = read_result("memory")
+    rows = [
+        [
+            (
+                "control: `kmod modularize`, all in memory"
+                if name == "control"
+                else f"`kmod {name}`"
+            ),
+            *(
+                f"{cell[key] * 2**20 / 1e9:.2f}"
+                for key in ("peak_mib", "anonymous_mib")
+            ),
+        ]
+        for name, cell in found["commands"].items()
+    ]
+    head = [
+        f"{found['images']:,} JPEG files of 96x96x3, "
+        f"{found['decoded_mib'] * 2**20 / 1e9:.1f} GB decoded",
+        "most memory, GB",
+        "of it without a file, GB",
+    ]
+    return table(head, rows)
+
+
+def own_photos():
+    found = read_result(SUMMARY)["own_photos"]
+    head = [
+        "`modularize`, seed",
+        "source → composed, 120 test images",
+        "4,000 test images",
+        "kernels kept",
+        "F1 of the patched class",
+        "`modularize`",
+        "most memory",
+    ]
+    rows = []
+    for way, words in WAYS.items():
+        runs = found[way]
+        for number, kept in enumerate(runs["retention_rate"]):
+            run = {key: values[number] for key, values in runs.items()}
+            rows.append(
+                [
+                    f"{words}, {run['seed']}",
+                    _to(run["source_accuracy"], run["accuracy"]),
+                    _to(run["source_accuracy_many"], run["accuracy_many"]),
+                    f"{kept:.0%}",
+                    _to(*run["patched"]) if run["patched"] else "no help",
+                    f"{run['seconds'] / 60:.1f} min",
+                    f"{run['peak_mib'] / 1024:.1f} GiB",
+                ]
+            )
+    return table(head, rows)
+
+
+def _to(before, after):
+    return f"{before:.1%} → {after:.1%}"
+
+
 def table(head, rows):
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -436,6 +533,9 @@ FIGURES = {
         patching,
         new_task,
         more_accurate,
+        priors,
+        memory,
+        own_photos,
     )
 }
 

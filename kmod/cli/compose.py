@@ -6,13 +6,17 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kmod.cli import console
+from kmod.cli.module_table import calibrated_on
 
 if TYPE_CHECKING:
     from kmod.composition.plan import CompositionPlan
 
 _FORMATS = ("savedmodel", "keras", "litert", "onnx")
 _DEFAULT_FORMATS = _FORMATS[:2]
-_COLUMNS = ("class", "from", "kernels kept", "kernels", "parameters", "MACs")
+_COLUMNS = (
+    *("class", "from", "kernels kept", "kernels", "parameters", "MACs"),
+    *("calibrated on", "shift"),
+)
 _STORE_COLUMNS = ("store", "licence", "adapter", "path")
 _CHECK_COLUMNS = ("check", "class", "data", "measured", "least")
 
@@ -112,12 +116,15 @@ def _build(planned, args):
 
 
 def _print(figures, out):
+    from kmod.composition.plan import prior_in_words
+
     rows = [
         [
             row["class"],
             f"{row['store']}: {row['module']}",
             f"{row['retention_rate']:.1%}",
             *_counts(row),
+            *_calibration(row),
         ]
         for row in figures["classes"]
     ]
@@ -125,7 +132,12 @@ def _print(figures, out):
     rows.append(["estimate", "", "", "", *_counts(figures["estimate"])])
     if "composed" in figures:
         rows.append(["composed", "", "", "", *_counts(figures["composed"])])
-    console.print_table(_COLUMNS, rows)
+    width = max(map(len, rows))
+    rows = [[*row, *[""] * (width - len(row))] for row in rows]
+    console.print_table(_COLUMNS[:width], rows)
+    if figures["prior"] is not None:
+        words = prior_in_words(figures["prior"])
+        console.print_message(f"Scores take classes to be {words}.")
     console.print_table(_STORE_COLUMNS, _stores(figures))
     if "composed" in figures and figures["composed"]["checks"]:
         console.print_table(_CHECK_COLUMNS, _checks(figures["composed"]))
@@ -136,6 +148,13 @@ def _print(figures, out):
 def _counts(row):
     keys = ("kernels", "parameters", "macs")
     return [f"{row[key]:,}" for key in keys if key in row]
+
+
+def _calibration(row):
+    """How many images a score rests on, and what `prior` adds to it."""
+    if row["calibrated_on"] is None:
+        return []
+    return [calibrated_on(row["calibrated_on"]), f"{row['shift']:+.2f}"]
 
 
 def _stores(figures):

@@ -4,6 +4,7 @@ import argparse
 
 from kmod.cli import console
 from kmod.demo.settings import SETTINGS
+from kmod.demo.settings import list_demo
 
 
 def add_parser(subparsers) -> None:
@@ -41,7 +42,7 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from kmod.files import check_output
 
-    check_output(args.out, args.overwrite, _list_demo)
+    check_output(args.out, args.overwrite, list_demo)
 
     from kmod.demo.pipeline import run_demo
 
@@ -60,12 +61,6 @@ def run(args: argparse.Namespace) -> int:
         _print_summary(results)
         console.print_message(f"report: {args.out}/report.html")
     return 0
-
-
-def _list_demo(path):
-    from kmod.demo.pipeline import list_demo
-
-    return list_demo(path)
 
 
 def _print_summary(results):

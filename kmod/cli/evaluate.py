@@ -25,6 +25,11 @@ def add_parser(subparsers) -> None:
         parser, "data set and its split, such as digits:test or photos:test"
     )
     parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help="output of the model to take, where it has several",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"
     )
     parser.set_defaults(run=run)
@@ -48,23 +53,42 @@ def run(args: argparse.Namespace) -> int:
     from kmod.metrics.evaluate import confusions
     from kmod.metrics.evaluate import evaluate
 
-    model = load_classifier(args.model)
+    model = load_classifier(args.model, args.output)
     if Path(args.model).is_dir():
         manifest = read_composition_manifest(args.model)
-        data = load_images(name, args, manifest.input.shape)
+        data = load_images(name, args, manifest.input.shape, [split])
         images = reader_of_manifest(manifest).read(data, split)
         class_names = manifest.class_names
     else:
-        data = load_images(name, args, image_shape(model))
+        data = load_images(name, args, image_shape(model), [split])
         images = images_for(model, data, split)
         class_names = data.class_names
     evaluation = evaluate(model, images, class_names)
+    _warn_of_guesses(evaluation, Path(args.model).name)
     if args.json:
         found = {"confusions": confusions(evaluation)}
         console.print_json(evaluation.as_dict() | found)
     else:
         _print(evaluation)
     return 0
+
+
+def _warn_of_guesses(evaluation, name):
+    """Says what may be wrong with data on which a model only guesses."""
+    import numpy as np
+
+    from kmod.errors import ArtifactError
+    from kmod.metrics.chance import check_above_chance
+
+    counts = evaluation.confusion
+    labels, predictions = (
+        np.repeat(index.ravel(), counts.ravel())
+        for index in np.indices(counts.shape)
+    )
+    try:
+        check_above_chance(predictions, labels, repr(name))
+    except ArtifactError as error:
+        console.print_message(f"kmod: {error}")
 
 
 def _print(evaluation):

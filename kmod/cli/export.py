@@ -54,12 +54,13 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
+    from kmod.composition.composition_manifest import list_export
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
     from kmod.files import check_output
 
     if not args.serving:
-        check_output(args.out, args.overwrite, _list_export)
+        check_output(args.out, args.overwrite, list_export)
     check_path(args.model)
     if args.data is not None:
         own_path(parse_split(args.data)[0], args.data_dir)
@@ -84,12 +85,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list_export(path):
-    from kmod.composition.exporting import list_export
-
-    return list_export(path)
-
-
 def _images(exportable, args):
     """Loads a batch of the images that `--data` names."""
     from kmod.composition.labelled_images import ImageReader
@@ -99,6 +94,6 @@ def _images(exportable, args):
 
     name, split = parse_split(args.data)
     options = file_options(name, exportable.input.shape, args.data_dir)
-    data = load_data(name, args.data_dir, **options)
+    data = load_data(name, args.data_dir, splits=[split], **options)
     reader = ImageReader(exportable.input, "resize", exportable.class_names)
     return reader.first_images(data, split)

@@ -17,6 +17,7 @@ _LAYERS_IN_FRONT = ("Rescaling", "Normalization", "Resizing", "CenterCrop")
 _OPERATIONS_IN_FRONT = (
     "Add Cast Divide Flip GetItem Multiply Subtract TrueDivide".split()
 )
+_NAMED = 3  # Layers of a kind that pins; `--json` names all.
 # What networks are given is spread about as widely.
 _LEAST_SPREAD, _LARGEST_VALUE = 0.9, 6.0
 
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 def _kind(path):
     """Returns how a path of its kind is read and shown."""
     from kmod.composition.composition_manifest import COMPOSITION_FILE
+    from kmod.export.presets import is_preset
     from kmod.modules.manifest import MODULE_FILE
     from kmod.modules.manifest import STORE_FILE
 
@@ -80,7 +82,7 @@ def _kind(path):
     }
     if path.suffix in {".yaml", ".yml"}:
         return _read_spec, _show_composition
-    if not path.is_dir():
+    if not path.is_dir() or is_preset(path):
         return _read_model, _show_model
     for name, kind in kinds.items():
         if (path / name).is_file():
@@ -128,6 +130,7 @@ def _read_model(path, output, size):
             "differs_from": exactness.layer,
         },
         "layers": [_layer(graph, name) for name in graph.kernels.layers],
+        "pins": [dataclasses.asdict(cost) for cost in graph.pin_costs()],
         "mask_from": _proposal(starts),
         "mask_starts": [dataclasses.asdict(start) for start in starts],
         "next": (
@@ -314,6 +317,8 @@ def _show_model(figures):
             for row in figures["layers"]
         ],
     )
+    for cost in figures["pins"]:
+        console.print_data(_cost_in_words(cost, figures["kernels"]))
     console.print_data(_input_in_words(figures["input"]))
     console.print_data(_output_in_words(figures))
     console.print_data(_proposal_in_words(figures))
@@ -323,6 +328,17 @@ def _show_model(figures):
             f"next, with the images that the model was trained for as DATA:\n"
             f"  {figures['next']}"
         )
+
+
+def _cost_in_words(cost, num_kernels):
+    names = ", ".join(cost["layers"][:_NAMED])
+    if more := len(cost["layers"][_NAMED:]):
+        names += f" and {more} more"
+    share = cost["kernels"] / num_kernels
+    return (
+        f"pinned: {cost['kernels']} kernels, {share:.0%}, by {cost['kind']} "
+        f"({names}), because {cost['reason']}"
+    )
 
 
 def _input_in_words(figures):

@@ -31,6 +31,7 @@ from kmod.cli import test
 from kmod.cli.faults import print_faults
 from kmod.errors import KmodError
 from kmod.errors import SpecError
+from kmod.files.custom_layers import custom_layers_scope
 from kmod.spec.faults import LocatedError
 
 # One file per command, in the order of the work. A command imports what is
@@ -52,6 +53,11 @@ COMMANDS = (
     schema,
 )
 
+LOADING_MODELS = frozenset(
+    "choose compose evaluate export import inspect modularize patch refine "
+    "test".split()
+)
+
 _UNEXPECTED = 1
 _MISSING = 3
 _INTERRUPTED = 130
@@ -70,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     _set_up_tensorflow()
     args = _build_parser().parse_args(argv)
     try:
-        return args.run(args)
+        with custom_layers_scope(getattr(args, "custom_layers", ())):
+            return args.run(args)
     except (Exception, KeyboardInterrupt) as error:
         if args.debug:
             traceback.print_exc()
@@ -109,7 +116,16 @@ def _build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
-    for subparser in subparsers.choices.values():
+    for name, subparser in subparsers.choices.items():
+        if name in LOADING_MODELS:
+            subparser.add_argument(
+                "--custom-layers",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="Python module that registers layers of your own, which "
+                "models may then hold; it is imported",
+            )
         subparser.add_argument(
             "--debug",
             action="store_true",

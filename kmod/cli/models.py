@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmod.cli import console
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.files import check_output
@@ -96,16 +97,29 @@ def load_model(path: str | Path, output: str | None = None) -> keras.Model:
     return model if output is None else functional_of(model, output)
 
 
-def load_classifier(path: str | Path) -> keras.Model:
+def load_classifier(path: str | Path, output: str | None = None) -> keras.Model:
     """Loads a `.keras` file, or a composed model with its `class_names`.
+
+    Args:
+        path: The file, or the directory of a composed model.
+        output: Name of the output of the file's model to take, of several.
 
     Raises:
         ArtifactError: If there is none, or it can not be loaded.
         IntegrityError: If a composed model is not as it was written.
+        UsageError: If it has no such output, or is a composed model.
     """
     from kmod.composition.saving import load
+    from kmod.export.presets import is_preset
 
-    return load(path) if Path(path).is_dir() else load_model(path)
+    if not Path(path).is_dir() or is_preset(path):
+        return load_model(path, output)
+    if output is not None:
+        raise UsageError(
+            "`--output` names an output of a `.keras` file; a composed model "
+            f"has one. Received: --output {output} for '{path}'. Leave it out."
+        )
+    return load(path)
 
 
 def add_data_arguments(
@@ -148,10 +162,21 @@ def add_data_arguments(
         "outputs (default: all, in the order of the data; folders and labels "
         "are sorted as text, 10 before 2)",
     )
+    parser.add_argument(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="pixel values that the model takes, such as 0 1, which images "
+        "are scaled to (default: as the data have them, files 0 to 255)",
+    )
 
 
 def load_images(
-    name: str, args: argparse.Namespace, shape: Sequence[int | None]
+    name: str,
+    args: argparse.Namespace,
+    shape: Sequence[int | None],
+    splits: Sequence[str] = ("train", "validation", "test"),
 ) -> ImageData:
     """Loads the data that the options of `add_data_arguments` name.
 
@@ -159,29 +184,35 @@ def load_images(
         name: The data, without a split.
         args: Arguments of the command.
         shape: Of the images that the model takes.
+        splits: Those that are wanted; of others images may be missing.
 
     Raises:
         ArtifactError, UsageError: As `kmod.load_data`.
     """
     from kmod.data.load import load_data
     from kmod.data.own_images import file_options
+    from kmod.data.value_range import scale_values
 
     options = file_options(name, shape, args.data_dir)
     given = {"image_size": args.image_size, "color_mode": args.color_mode}
     options |= {key: value for key, value in given.items() if value is not None}
-    return load_data(name, args.data_dir, classes=args.classes, **options)
+    options |= {"classes": args.classes, "splits": splits}
+    data = load_data(name, args.data_dir, **options)
+    if args.value_range is None:
+        return data
+    return scale_values(data, args.value_range)
 
 
 def image_shape(model: keras.Model) -> tuple[int | None, ...]:
     """Returns the shape of the images that a model takes, if it tells."""
-    shape = model.input_shape
-    return tuple(shape[1:]) if isinstance(shape, tuple) else ()
+    inputs = getattr(model, "inputs", None) or ()
+    return tuple(inputs[0].shape[1:]) if len(inputs) == 1 else ()
 
 
 def images_for(
     model: keras.Model, data: ImageData, split: str
 ) -> LabelledImages:
-    """Picks the images for a `.keras` file.
+    """Picks the images for a `.keras` file, and says what it may miss.
 
     Args:
         model: Classifier of the classes of the data set.
@@ -190,9 +221,14 @@ def images_for(
 
     Raises:
         ArtifactError: If images or classes do not fit the model.
+        UnsupportedModelError: If its graph can not be read.
+        UsageError: If it has several outputs.
     """
+    from kmod.graph.sources import functional_of
+
+    functional = functional_of(model)
     images = data.images_of(split)
-    shape, wanted = images.images.shape[1:], tuple(model.input_shape[1:])
+    shape, wanted = images.images.shape[1:], image_shape(functional)
     sizes = zip(wanted, shape)
     if len(wanted) != len(shape) or any(w not in (None, s) for w, s in sizes):
         raise ArtifactError(
@@ -201,16 +237,35 @@ def images_for(
             "that the model was made for."
         )
     num_classes = len(data.class_names)
-    takes_one = num_classes == 2 and model.output_shape == (None, 1)
-    if model.output_shape != (None, num_classes) and not takes_one:
+    answer = tuple(functional.outputs[0].shape)
+    takes_one = num_classes == 2 and answer == (None, 1)
+    if answer != (None, num_classes) and not takes_one:
         raise ArtifactError(
             "A `.keras` file does not name its classes, so they must be those "
             f"of the data set, {num_classes} in {data.name!r}. "
-            f"Received: an output of shape {model.output_shape}. Give "
+            f"Received: an output of shape {answer}. Give "
             "`--classes` with those of the model in the order of its outputs, "
             "another data set, or the directory of a composed model."
         )
+    if images.images.dtype == "uint8" and not _scales(model):
+        console.print_message(
+            f"kmod: {data.name!r} has values from 0 to 255, and the model "
+            "does not scale them itself. If it was trained on others, give "
+            "these, such as `--value-range 0 1`."
+        )
     return images
+
+
+def _scales(model):
+    """Tells whether a model has its images' values scaled inside."""
+    import keras
+
+    from kmod.graph.sources import is_preprocessing
+
+    scaling = keras.layers.Rescaling, keras.layers.Normalization
+    return is_preprocessing(model) or any(
+        isinstance(layer, scaling) for layer in model._flatten_layers()
+    )
 
 
 def image_contract(data: ImageData) -> InputContract:

@@ -28,6 +28,8 @@ OPTIONS_OF = {
 }
 # A network that keeps more than this hardly became smaller.
 MUCH_KEPT = 0.85
+# Modules that miss what was asked for by more are of little use.
+MUCH_LOST = 0.05
 # More layers take too long to compose for the latency alone.
 MAX_LAYERS = 300
 NUM_LISTED, NUM_SHOWN = 12, 3
@@ -295,13 +297,17 @@ def _composition(source, store):
 
 
 def _advice(args, modular, figures):
-    """What helps where modules keep nearly all kernels."""
+    """What helps where modules keep nearly all kernels, or lose much."""
     from kmod.modular.macs import mask_starts
     from kmod.modular.macs import propose_start
 
+    proposed = propose_start(mask_starts(modular.graph, modular.flat_source))
+    layers = modular.kernels.layers
+    begins = layers.index(modular.mask_from) if modular.mask_from else 0
+    is_earlier = begins < layers.index(proposed.layer)
     kept = figures["metrics"]["after"]["retention_rate"]
     if kept <= MUCH_KEPT:
-        return []
+        return _advice_on_loss(args, modular, is_earlier and proposed)
     target = modular.recipe.retention_target
     if args.method == "cnnsplitter":
         target = _search_options(args).retention_target
@@ -321,15 +327,35 @@ def _advice(args, modular, figures):
             f"--accuracy-budget {2 * budget or DEFAULT_BUDGET:g}, if that is "
             "worth the size; `kmod refine` wins accuracy back afterwards",
         ]
-    proposed = propose_start(mask_starts(modular.graph, modular.flat_source))
-    layers = modular.kernels.layers
-    begins = layers.index(modular.mask_from) if modular.mask_from else 0
-    if layers.index(proposed.layer) > begins:
+    if is_earlier:
         advice.append(
             f"--mask-from {proposed.layer} --retention-target 1 "
             "--macs-target 1 and `kmod refine` afterwards, if all modules "
             "together shall be cheap: compact networks have few kernels to "
             "spare, but a stem is computed once"
+        )
+    return advice
+
+
+def _advice_on_loss(args, modular, later_start):
+    chosen = modular.chosen_epoch
+    if (
+        args.method != "gradsplitter"
+        or chosen.least_accuracy - chosen.accuracy <= MUCH_LOST
+    ):
+        return []
+    epochs = args.epochs or modular.recipe.epochs or DEFAULT_EPOCHS
+    advice = [
+        f"--epochs {2 * epochs}, or more images, so that modules recover "
+        "from what they lose; `kmod refine` wins accuracy back afterwards"
+    ]
+    target = modular.recipe.retention_target
+    if target is not None:
+        advice.append(f"a higher --retention-target than {target:g}")
+    if later_start:
+        advice.append(
+            f"--mask-from {later_start.layer}, behind which fewer layers "
+            "lose kernels"
         )
     return advice
 
@@ -383,10 +409,12 @@ def _print(figures):
     )
     advice = figures["advice"]
     if advice:
-        kept = figures["metrics"]["after"]["retention_rate"]
-        console.print_message(
-            f"The modules keep {kept:.0%} of the kernels. What helps:"
-        )
+        before, after = (figures["metrics"][key] for key in ("before", "after"))
+        does = f"keep {after['retention_rate']:.0%} of the kernels"
+        if after["retention_rate"] <= MUCH_KEPT:
+            lost = 100 * (before["accuracy"] - after["accuracy"])
+            does = f"lose {lost:.1f} points of accuracy"
+        console.print_message(f"The modules {does}. What helps:")
         for each in advice:
             console.print_message(f"- {each}.")
     store, following = figures["store"], figures["next"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
 
 def module_row(info: ModuleInfo) -> dict[str, Any]:
     """Returns the figures of a module, for `print_modules` and for JSON."""
+    from kmod.modules.manifest import CalibrationImages
+
+    images = CalibrationImages.of(info)
     return {
         "class": info.class_name,
         "retention_rate": info.retention_rate,
         "parameters": info.parameters,
         "macs": info.macs,
         "max_output_gap": info.max_output_gap,
+        "calibrated_on": images and dataclasses.asdict(images),
     }
 
 
@@ -58,6 +63,13 @@ def _gap(value):
     return "not compared" if value is None else f"{value:.1e}"
 
 
+def calibrated_on(images: Mapping[str, int] | None) -> str:
+    """Says how many images a module was calibrated on, of its class and all."""
+    if images is None:
+        return "not known"
+    return f"{images['num_class_images']:,} of {images['num_images']:,}"
+
+
 # Heading and form of every figure.
 _COLUMNS = {
     "class": ("class", str),
@@ -67,4 +79,5 @@ _COLUMNS = {
     "parameters": ("parameters", "{:,}".format),
     "macs": ("MACs", "{:,}".format),
     "max_output_gap": ("gap", _gap),
+    "calibrated_on": ("calibrated on", calibrated_on),
 }

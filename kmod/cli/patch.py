@@ -41,6 +41,11 @@ def add_parser(subparsers) -> None:
         "split",
     )
     parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help="output of the weak model to take, where it has several",
+    )
+    parser.add_argument(
         "--out", required=True, metavar="DIR", help="directory to make"
     )
     parser.add_argument(
@@ -86,9 +91,9 @@ def run(args: argparse.Namespace) -> int:
 
     from kmod.patching.donors import read_donor
 
-    weak = load_model(args.weak)
+    weak = load_model(args.weak, args.output)
     donors = [read_donor(text) for text in dict.fromkeys(args.donors)]
-    data = load_images(name, args, image_shape(weak))
+    data = load_images(name, args, image_shape(weak), [split, "test"])
     data.images_of("test")  # The patch is measured on them.
     validation = images_for(weak, data, split)
     weak.class_names = data.class_names
@@ -165,6 +170,7 @@ def _spec(choice, contract, args):
         [store.path for store in stores],
         Path(args.out) / _SPEC_FILE,
         None if is_same else InputSpec(contract.shape, contract.range),
+        args.output,
     )
 
 

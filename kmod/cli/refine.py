@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     from kmod.modules.refine import refine
 
-    data = load_images(args.data, args, modules.manifest.input.shape)
+    shape = modules.manifest.input.shape
+    data = load_images(args.data, args, shape, ["train", "validation"])
     class_names = modules.manifest.class_names
     if args.classes is None and set(class_names) <= set(data.class_names):
         data = select_classes(data, class_names)

@@ -83,6 +83,10 @@ def _takes(part, definitions):
             title = part["title"]
             anchor = title.lower().replace(" ", "-")
             return f"[{title[0].lower()}{title[1:]}](#{anchor})"
+    if "then" in part:  # One of a few words, or a mapping.
+        words = _takes(part["then"], definitions)
+        shares = _takes(part["additionalProperties"], definitions)
+        return f"{words} or mapping of class names to {shares}"
     if "enum" in part:
         return " or ".join(f"`{value}`" for value in part["enum"])
     if "const" in part:

@@ -6,6 +6,7 @@ on what was saved, with those of digests and saved forms.
 
 import dataclasses
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from typing import Literal
@@ -17,16 +18,20 @@ from kmod.composition.composition_manifest import manifest_of
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.labelled_images import ImageReader
 from kmod.composition.labelled_images import reader_of_manifest
+from kmod.composition.lock import lock_path
 from kmod.composition.plan import CompositionPlan
+from kmod.composition.plan import prior_in_words
 from kmod.composition.saving import KERAS_FILE
 from kmod.composition.saving import SPEC_FILE
 from kmod.composition.saving import load
+from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.export.write import FORMS
 from kmod.export.write import TOLERANCE
 from kmod.export.write import largest_gap
 from kmod.files import check_files
+from kmod.files.plain_yaml import read_yaml
 from kmod.metrics.evaluate import evaluate
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.cut import log_odds_model
@@ -84,6 +89,7 @@ def run_checks(
     model: keras.Model,
     planned: CompositionPlan,
     data_dir: str | Path | None = None,
+    given: Mapping[DataRef, Any] | None = None,
 ) -> list[CheckResult]:
     """Measures all that the spec's checks ask for.
 
@@ -94,6 +100,7 @@ def run_checks(
         model: The composed model.
         planned: The plan it was built from.
         data_dir: Directory of the prepared data sets.
+        given: Labelled images in the place of data sets.
 
     Returns:
         What every check found.
@@ -105,7 +112,7 @@ def run_checks(
     results = _measure(
         model,
         planned.spec.checks,
-        reader_of_manifest(manifest_of(planned)),
+        reader_of_manifest(manifest_of(planned), given),
         data_dir,
     )
     if not all(result.passed for result in results):
@@ -198,11 +205,30 @@ def _test_composition(path, data_dir):
         if (path / form.path).exists():
             gap = largest_gap(model, name, path / form.path, images)
             yield _same_answers(f"answers of {name}", gap)
+    if manifest.calibration.get("prior") is not None:
+        yield same_prior(path, manifest.calibration["prior"])
     reader = reader_of_manifest(manifest)
     recorded = manifest.metrics.get("checks", ())
     paths = _paths(path / SPEC_FILE) if recorded else {}
     for figures in recorded:
         yield _same_check(model, figures, reader, data_dir, paths)
+
+
+def same_prior(path: Path, prior: str | Mapping[str, float]) -> TestResult:
+    """Compares how frequent classes count as with what was locked.
+
+    Args:
+        path: Directory of the composed model.
+        prior: What its manifest says.
+    """
+    lock = lock_path(path / SPEC_FILE)
+    if not lock.is_file():
+        return TestResult("prior", "skipped", f"there is no '{lock.name}'")
+    locked = read_yaml(lock).get("prior")
+    detail = f"classes {prior_in_words(prior)}"
+    if locked == prior:
+        return TestResult("prior", "passed", detail)
+    return TestResult("prior", "failed", f"{detail}, locked as {locked!r}")
 
 
 def _paths(spec_path):
@@ -269,9 +295,7 @@ def _same_metrics(store, data_dir):
 
 def _same_module_metrics(store, name, images):
     module = store[name]
-    log_odds = log_odds_model(module.model).predict(
-        images.images, batch_size=256, verbose=0
-    )[:, 0]
+    log_odds = predict(log_odds_model(module.model), images.images)[:, 0]
     index = store.manifest.class_names.index(name)
     found = module_metrics(log_odds, images.labels == index)
     recorded = module.info.metrics

@@ -1,7 +1,9 @@
 """Builds one classifier from the modules that a spec names."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +12,8 @@ from kmod.composition.checks import run_checks
 from kmod.composition.composition_manifest import Composition
 from kmod.composition.composition_manifest import manifest_of
 from kmod.composition.composition_manifest import total_sizes
+from kmod.composition.composition_manifest import with_fit
+from kmod.composition.labelled_images import given_images
 from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import merge_patched
@@ -24,15 +28,18 @@ from kmod.composition.scoring import fit_joint
 from kmod.composition.scoring import fit_lines
 from kmod.composition.scoring import join
 from kmod.composition.scoring import score_classes
+from kmod.data.disk_arrays import concatenate
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.export.keras_file import load_keras_file
 from kmod.files import file_digest
 from kmod.files import slugs
+from kmod.files.custom_layers import custom_layers_scope
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.fusion.fuse import fuse
 from kmod.graph.sharing import merge_models
+from kmod.graph.sources import functional_of
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.module_store import ModuleStore
@@ -41,7 +48,11 @@ from kmod.spec.spec_file import load_spec
 
 
 def compose(
-    spec: str | Path | Spec, data_dir: str | Path | None = None
+    spec: str | Path | Spec,
+    data_dir: str | Path | None = None,
+    *,
+    data: Any = None,
+    custom_layers: Sequence[type] = (),
 ) -> keras.Model:
     """Builds the model that a composition spec declares, and checks it.
 
@@ -53,6 +64,14 @@ def compose(
         spec: The spec, or the path of its YAML file.
         data_dir: Directory of the prepared data sets that the spec's checks
             and calibration name.
+        data: Labelled images to calibrate on, in place of those that
+            `scores.data` names: `(images, labels)`, `LabelledImages`, a
+            batched data set, or the validation images of an `ImageData`.
+            Labels are indices of the spec's classes, unless the data have
+            class names. For checks as well, a mapping of data sets as the
+            spec names them, such as `"pets:test"`, to such images.
+        custom_layers: Registered layer classes of your own that modules may
+            hold.
 
     Returns:
         Functional model of built-in layers, images to `(batch, num_classes)`
@@ -65,6 +84,8 @@ def compose(
         ArtifactError: If what it names is missing or does not fit together.
         IntegrityError: If a store or module is not as it was written.
         CheckError: If one of the spec's checks fails.
+        UsageError: If `data` are not what the spec needs.
+        ValueError: If labels of `data` are no class indices.
 
     Example:
 
@@ -73,31 +94,41 @@ def compose(
     """
     if not isinstance(spec, Spec):
         spec = load_spec(spec)
-    return compose_plan(plan(spec), data_dir)
+    with custom_layers_scope(custom_layers):
+        return compose_plan(plan(spec), data_dir, data)
 
 
 def compose_plan(
-    planned: CompositionPlan, data_dir: str | Path | None = None
+    planned: CompositionPlan,
+    data_dir: str | Path | None = None,
+    data: Any = None,
 ) -> keras.Model:
     """Builds the model of a plan and checks it; see `compose`."""
+    spec, given = given_images(planned.spec, data)
+    planned = dataclasses.replace(planned, spec=spec)
+    manifest = manifest_of(planned)
+    images = None
+    if spec.scores.is_fitted:
+        images = _images_to_fit_on(planned, data_dir, given)
+        manifest = with_fit(manifest, images.labels)
     parts = build_parts(planned)
-    if planned.spec.base is not None:
-        name = planned.spec.name
-        model = merge_patched(parts, _patches(planned), name)
+    if spec.base is not None:
+        model = merge_patched(parts, _patches(planned), spec.name)
     else:
-        model = _merge_classes(planned, parts, data_dir)
+        model = _merge_classes(planned, parts, images)
     model = fuse(model)
-    model.class_names = planned.spec.class_names
-    checks = run_checks(model, planned, data_dir)
+    model.class_names = spec.class_names
+    checks = run_checks(model, planned, data_dir, given)
     has_size = None not in model.input_shape[1:]
     manifest = dataclasses.replace(
-        manifest_of(planned),
+        manifest,
         metrics={"checks": [c.as_dict() for c in checks]} if checks else {},
         unshared=total_sizes(parts.values()) if has_size else None,
     )
-    base = planned.spec.base
     model.composition = Composition(
-        manifest, _without_modules(planned), base and file_digest(base.path)
+        manifest,
+        _without_modules(planned),
+        spec.base and file_digest(spec.base.path),
     )
     return model
 
@@ -191,61 +222,62 @@ def _load_weak(planned):
     """Loads the weak model of a patch spec, up to its logits."""
     base = planned.spec.base
     weak = load_keras_file(base.path, allow_custom=True)
-    sizes = zip(weak.input_shape[1:], planned.input.shape, strict=True)
+    own_shape = tuple(functional_of(weak, base.output).inputs[0].shape[1:])
+    sizes = zip(own_shape, planned.input.shape, strict=True)
     if any(own not in (None, size) for own, size in sizes):
         raise ArtifactError(
             f"The weak model must take images of {planned.input.shape}, as "
             "the plan says. Received: images of "
-            f"{tuple(weak.input_shape[1:])} from '{base.path}'. Write its "
+            f"{own_shape} from '{base.path}'. Write its "
             "own images as `input` into the spec; the modules get adapters."
         )
-    logits = rebuild(channel_graph(weak, input_shape=planned.input.shape))
+    logits = rebuild(channel_graph(weak, base.output, planned.input.shape))
     if logits.output_shape != (None, len(base.classes)):
         raise ArtifactError(
             f"The spec names {len(base.classes)} classes of its base, so "
             "that must answer as many scores. Received: an output of shape "
-            f"{weak.output_shape} from '{base.path}'. Correct "
+            f"{logits.output_shape} from '{base.path}'. Correct "
             "`base.classes`."
         )
     return logits
 
 
-def _merge_classes(planned, parts, data_dir):
+def _merge_classes(planned, parts, images):
     image, outputs = merge_models(parts)
     scores = planned.spec.scores
     has_other = scores.other is not None
+    names_by_class, shifts = _names_by_class(planned), iter(planned.shifts)
     log_odds = score_classes(
-        [
-            [outputs[name] for name in names]
-            for names in _names_by_class(planned)
-        ],
+        [[outputs[name] for name in names] for names in names_by_class],
         is_last=not (has_other or scores.is_fitted),
+        shifts=[[next(shifts) for _ in names] for names in names_by_class],
     )
     if scores.auxiliary:
         more = [outputs[name] for name in _auxiliary_names(planned)]
         log_odds = join([log_odds, *more], "all_scores")
     if scores.is_fitted:
-        log_odds = _fitted(planned, image, log_odds, data_dir)
+        log_odds = _fitted(planned, image, log_odds, images)
     if has_other:
         log_odds = add_other(log_odds, scores.other)
     return build_classifier(image, log_odds, planned.spec.name, scores.output)
 
 
-def _fitted(planned, image, log_odds, data_dir):
+def _fitted(planned, image, log_odds, images):
     """Calibrates the scores of all classes on labelled images."""
     scores, model = planned.spec.scores, keras.Model(image, log_odds)
     names = tuple(entry.name for entry in planned.classes)
-    images = _images_to_fit_on(planned, names, data_dir)
     if scores.calibration == "joint":
-        return apply_layer(log_odds, fit_joint(model, images, names))
-    lines = fit_lines(model, images, names)
+        layer = fit_joint(model, images, names, scores.prior)
+        return apply_layer(log_odds, layer)
+    lines = fit_lines(model, images, names, scores.prior)
     return apply_lines(log_odds, lines, is_last=scores.other is None)
 
 
-def _images_to_fit_on(planned, names, data_dir):
+def _images_to_fit_on(planned, data_dir, given):
     scores = planned.spec.scores
+    names = tuple(entry.name for entry in planned.classes)
     reader = dataclasses.replace(
-        reader_of_manifest(manifest_of(planned)),
+        reader_of_manifest(manifest_of(planned), given),
         class_names=names,
         other=len(names),
     )
@@ -254,6 +286,6 @@ def _images_to_fit_on(planned, names, data_dir):
         for data in scores.data
     ]
     return LabelledImages(
-        np.concatenate([each.images for each in few]),
+        concatenate([each.images for each in few]),
         np.concatenate([each.labels for each in few]),
     )

@@ -18,11 +18,13 @@ import yaml
 
 from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.plan import CompositionPlan
+from kmod.composition.plan import prior_in_words
 from kmod.errors import ArtifactError
 from kmod.files import data_digest
 from kmod.files import file_record
 from kmod.files.manifest import VERSION
 from kmod.files.manifest import installed_versions
+from kmod.files.manifest import list_sealed
 from kmod.files.manifest import read_manifest
 from kmod.files.manifest import to_plain
 from kmod.files.manifest import write_manifest
@@ -31,10 +33,12 @@ from kmod.modules.manifest import InputContract
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
     from kmod.composition.patched_model import Patch
 
 COMPOSITION_FILE = "composition.yaml"
+EXPORT_FILE = "export.yaml"
 SCHEMA = "composition/composed_model.schema.json"
 # Licences that Hugging Face knows by its own name, the SPDX id in lower case.
 KNOWN_LICENSES = {
@@ -121,6 +125,9 @@ class CompositionManifest:
         output: `"probabilities"` or `"logits"`.
         other: Which class is for images that no module claims, if any.
         size: How its adapters bring images to another size.
+        calibration: What makes the scores of its modules comparable: the
+            `kind`, the `prior` of classes, and of a kind that is fitted the
+            number of images of each class, `class_images`. Empty if patched.
         created_by: Versions of kmod, Keras and TensorFlow.
         files: `size` and `digest` of every file but the manifest, by path.
     """
@@ -136,6 +143,7 @@ class CompositionManifest:
     output: str = "probabilities"
     other: str | None = None
     size: str = "resize"
+    calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     created_by: Mapping[str, str] = dataclasses.field(
         default_factory=installed_versions
     )
@@ -147,13 +155,21 @@ class CompositionManifest:
 def manifest_of(planned: CompositionPlan) -> CompositionManifest:
     """Returns what is known of a model before it is built."""
     scores, is_patched = planned.spec.scores, planned.spec.base is not None
+    shifts = iter(planned.shifts)
+    calibration = {"kind": scores.calibration, "prior": planned.prior}
     return CompositionManifest(
         name=planned.spec.name,
         class_names=planned.spec.class_names,
         input=planned.input,
         license=planned.spec.license,
         sources=tuple(
-            _source(planned, entry.name, module, is_patched and number > 0)
+            _source(
+                planned,
+                entry.name,
+                module,
+                is_patched and number > 0,
+                next(shifts),
+            )
             for entry in planned.classes
             for number, module in enumerate(entry.modules)
         )
@@ -164,6 +180,27 @@ def manifest_of(planned: CompositionPlan) -> CompositionManifest:
         output=scores.output,
         other=scores.other and scores.other.name,
         size=planned.spec.input.size if planned.spec.input else "resize",
+        calibration={} if is_patched else calibration,
+    )
+
+
+def with_fit(
+    manifest: CompositionManifest, labels: np.ndarray
+) -> CompositionManifest:
+    """Returns a manifest that says what its calibration was fitted on.
+
+    Args:
+        manifest: The manifest.
+        labels: int64 array `(n,)`, class indices of the images; those above
+            the classes are of none of them.
+    """
+    classes = [name for name in manifest.class_names if name != manifest.other]
+    counts = {
+        name: int((labels == index).sum()) for index, name in enumerate(classes)
+    }
+    images = {"num_images": len(labels), "class_images": counts}
+    return dataclasses.replace(
+        manifest, calibration={**manifest.calibration, **images}
     )
 
 
@@ -267,6 +304,11 @@ def read_composition_manifest(directory: str | Path) -> CompositionManifest:
     return CompositionManifest(**{**data, **lists, "input": contract})
 
 
+def list_export(path: Path) -> dict[str, Any]:
+    """Lists the files of an export; see `list_sealed`."""
+    return list_sealed(path / EXPORT_FILE)
+
+
 def list_composition(path: Path) -> dict[str, Any]:
     """Lists the files of a composed model, as `check_output` asks for them.
 
@@ -288,10 +330,13 @@ def _digest(data):
     return data_digest({"version": VERSION, **data})
 
 
-def _source(planned, class_name, module, is_auxiliary):
+def _source(planned, class_name, module, is_auxiliary, shift=0.0):
     store = planned.stores[module.ref.store]
+    images = module.calibration
     return {
         **({"auxiliary": True} if is_auxiliary else {}),
+        **({"class_share": images.share} if images else {}),
+        **({"shift": shift} if shift else {}),
         "class": class_name,
         "module": module.ref.class_name,
         "store": store.digest,
@@ -380,7 +425,16 @@ def _introduction(manifest):
             f"\nThe class {_escaped(manifest.other)} is for images that no "
             "module claims.\n"
         )
-    return text
+    return text + _prior(manifest.calibration)
+
+
+def _prior(calibration):
+    """Says how frequent classes count as."""
+    prior = calibration.get("prior")
+    if prior is None:
+        return ""
+    words = _escaped(prior_in_words(prior))
+    return f"\nIts scores take classes to be {words}.\n"
 
 
 def _sources(manifest):

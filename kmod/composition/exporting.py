@@ -7,6 +7,8 @@ from typing import Any
 import keras
 
 from kmod.composition.composition_manifest import COMPOSITION_FILE
+from kmod.composition.composition_manifest import EXPORT_FILE
+from kmod.composition.composition_manifest import list_export
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import load
 from kmod.errors import UsageError
@@ -16,7 +18,6 @@ from kmod.export.write import write_form
 from kmod.files import atomic_directory
 from kmod.files import read_files
 from kmod.files.manifest import installed_versions
-from kmod.files.manifest import list_sealed
 from kmod.files.manifest import to_plain
 from kmod.files.manifest import write_sealed
 from kmod.graph.content import content_digest
@@ -27,7 +28,6 @@ from kmod.modules.manifest import read_store_manifest
 from kmod.modules.module_store import read_module
 
 VERSION = 1
-EXPORT_FILE = "export.yaml"
 BYTES = (0.0, 255.0)
 EXPORTED = ("savedmodel", "litert", "onnx")
 
@@ -119,11 +119,6 @@ def export_model(
         }
         write_sealed(temporary / EXPORT_FILE, to_plain(manifest))
     return Path(directory)
-
-
-def list_export(path: Path) -> dict[str, Any]:
-    """Lists the files of an export; see `list_sealed`."""
-    return list_sealed(path / EXPORT_FILE)
 
 
 def _load_module(path):

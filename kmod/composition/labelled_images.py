@@ -4,21 +4,29 @@ import collections
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from typing import Literal
 
 import numpy as np
 
 from kmod.composition.composition_manifest import CompositionManifest
+from kmod.data.batches import class_names_of
+from kmod.data.batches import to_arrays
+from kmod.data.disk_arrays import take
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.load import load_named
 from kmod.data.own_images import file_options
+from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
+from kmod.errors import UsageError
 from kmod.modules.adaptation import adapt_images
 from kmod.modules.adaptation import plan_adaptation
 from kmod.modules.manifest import InputContract
+from kmod.spec.model import IN_MEMORY
 from kmod.spec.model import DataRef
+from kmod.spec.model import Spec
 
 NUM_COMPARED = 64
 
@@ -38,6 +46,9 @@ class ImageReader:
             them out.
         aliases: Labels for further names, those of the modules that score a
             class together: trucks are vehicles.
+        renamed: Labels for the names of modules that score a class of another
+            name alone, for data that do not show it by its own.
+        given: Labelled images that stand in the place of data sets.
     """
 
     input: InputContract
@@ -45,6 +56,8 @@ class ImageReader:
     class_names: tuple[str, ...]
     other: int | None = None
     aliases: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    renamed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    given: Mapping[DataRef, Any] = dataclasses.field(default_factory=dict)
 
     def load(
         self,
@@ -52,7 +65,7 @@ class ImageReader:
         data_dir: str | Path | None = None,
         images_per_class: int | None = None,
     ) -> LabelledImages:
-        """Loads the images that a spec names.
+        """Loads the images that a spec names, or those given for them.
 
         Args:
             data: The data set and its split. Images from files are brought
@@ -64,14 +77,33 @@ class ImageReader:
         Raises:
             ArtifactError: If the data set can not be loaded, or as `read`.
         """
-        if isinstance(data.name, Path):
-            options = file_options(data.name, self.input.shape)
-            loaded = load_data(data.name, **options)
-        else:
-            loaded = load_named(data.name, data_dir)
+        loaded = self.given.get(data)
+        if loaded is None:
+            loaded = self._loaded(data, data_dir)
+        elif not isinstance(loaded, ImageData):
+            return self._read_given(loaded, images_per_class)
         if images_per_class is not None:
             loaded = _keep(loaded, data.split, _draw, images_per_class)
         return self.read(loaded, data.split)
+
+    def _loaded(self, data, data_dir):
+        if data.name == IN_MEMORY.name:
+            raise not_given(data)
+        if isinstance(data.name, Path):
+            options = file_options(data.name, self.input.shape)
+            return load_data(data.name, splits=[data.split], **options)
+        return load_named(data.name, data_dir, splits=[data.split])
+
+    def _read_given(self, data, images_per_class):
+        images, labels = to_arrays(data)
+        if images.ndim == 3:
+            images = images[..., None]  # Grey images, as Keras takes them.
+        found = LabelledImages(images, labels)
+        value_range_of(images, self.input.range)
+        if images_per_class is not None:
+            found = found.take(_draw(labels, images_per_class))
+        adapted = self._adapt(found, self.input.range)
+        return self._label(adapted, class_names_of(data))
 
     def read(self, data: ImageData, split: str) -> LabelledImages:
         """Returns the images of a split.
@@ -88,10 +120,12 @@ class ImageReader:
 
     def adapt(self, data: ImageData, split: str) -> LabelledImages:
         """Returns the images of a split, labelled as the data set does."""
-        found = data.images_of(split)
+        return self._adapt(data.images_of(split), tuple(data.value_range))
+
+    def _adapt(self, found, value_range):
         # Keras itself turns images of another data type into the model's.
         own = InputContract(
-            found.images.shape[1:], self.input.dtype, tuple(data.value_range)
+            found.images.shape[1:], self.input.dtype, value_range
         )
         if own == self.input:
             return found
@@ -106,8 +140,17 @@ class ImageReader:
         return self.adapt(data, split).images.astype(self.input.dtype)
 
     def _label(self, images, data_classes):
+        outside = -1 if self.other is None else self.other
         names = {name: i for i, name in enumerate(self.class_names)}
-        known = {**self.aliases, **names}
+        if data_classes is None:  # Then labels are those of the model.
+            more = max(images.labels.max() + 1 - len(names), 0)
+            return _relabelled(images, [*names.values()] + [outside] * more)
+        renamed = {
+            name: index
+            for name, index in self.renamed.items()
+            if self.class_names[index] not in data_classes
+        }
+        known = {**renamed, **self.aliases, **names}
         if known.keys().isdisjoint(data_classes):
             raise ArtifactError(
                 "A data set must show classes of the model, of the same "
@@ -115,13 +158,17 @@ class ImageReader:
                 f"model of {list(names)}. Take another data set, or name the "
                 "classes as it does."
             )
-        outside = -1 if self.other is None else self.other
         indices = [known.get(name, outside) for name in data_classes]
-        labels = np.array(indices)[images.labels]
-        kept = labels >= 0
-        if kept.all():
-            return LabelledImages(images.images, labels)
-        return LabelledImages(images.images[kept], labels[kept])
+        return _relabelled(images, indices)
+
+
+def _relabelled(images, indices):
+    """Labels images anew; those that get -1 are left out."""
+    labels = np.array(indices)[images.labels]
+    kept = np.flatnonzero(labels >= 0)
+    if len(kept) == len(labels):
+        return LabelledImages(images.images, labels)
+    return LabelledImages(take(images.images, kept), labels[kept])
 
 
 def _keep(data, split, choose, count):
@@ -140,27 +187,98 @@ def _draw(labels, count):
     )
 
 
-def reader_of_manifest(manifest: CompositionManifest) -> ImageReader:
+def reader_of_manifest(
+    manifest: CompositionManifest, given: Mapping[DataRef, Any] | None = None
+) -> ImageReader:
     """Returns what reads images for a composed model."""
     names = manifest.class_names
     other = None if manifest.other is None else names.index(manifest.other)
-    aliases = _aliases(
+    aliases, renamed = _aliases(
         (names.index(source["class"]), source["module"])
         for source in manifest.sources
         if not source.get("auxiliary")
     )
-    return ImageReader(manifest.input, manifest.size, names, other, aliases)
+    return ImageReader(
+        manifest.input,
+        manifest.size,
+        names,
+        other,
+        aliases,
+        renamed,
+        given or {},
+    )
 
 
 def _aliases(modules):
-    """Labels the names of modules that share a class, each with no other."""
+    """Labels the names of modules that score one class and no other.
+
+    Returns:
+        Those of modules that share a class, and those of the others.
+    """
     modules = list(modules)
     sizes = collections.Counter(index for index, _ in modules)
     owners = collections.defaultdict(set)
     for index, name in modules:
         owners[name].add(index)
-    return {
-        name: index
-        for name, (index, *others) in owners.items()
-        if sizes[index] > 1 and not others
-    }
+    found = {}, {}
+    for name, (index, *others) in owners.items():
+        if not others:
+            found[sizes[index] == 1][name] = index
+    return found
+
+
+def given_images(spec: Spec, data: Any) -> tuple[Spec, Mapping[DataRef, Any]]:
+    """Finds out which data sets of a spec were given in Python.
+
+    Args:
+        spec: The spec.
+        data: As `kmod.compose` takes it.
+
+    Returns:
+        Tuple of the spec, as if it named what was given, and what was given
+        for each of its data sets.
+
+    Raises:
+        UsageError: If the spec needs no such data.
+        ArtifactError: If it needs data that were not given.
+    """
+    given = {}
+    if isinstance(data, Mapping):
+        refs = {str(ref): ref for ref in _data_sets(spec)}
+        unknown = [name for name in data if name not in refs]
+        if unknown:
+            raise UsageError(
+                "`data` are given by the names of the spec's data sets. "
+                f"Accepted: {list(refs)}. Received: {unknown}. Name them so "
+                "in the spec's `scores` or `checks`."
+            )
+        given = {refs[name]: data[name] for name in data}
+    elif data is not None:
+        if not spec.scores.is_fitted:
+            raise UsageError(
+                "`data` calibrates the scores of a spec of `calibration: fit` "
+                "or `joint`. Received: calibration "
+                f"{spec.scores.calibration!r}. Write one of these, or give a "
+                "mapping, such as {'pets:test': images}, for checks."
+            )
+        scores = dataclasses.replace(spec.scores, data=(IN_MEMORY,))
+        spec = dataclasses.replace(spec, scores=scores)
+        given = {IN_MEMORY: data}
+    for ref in _data_sets(spec):
+        if ref.name == IN_MEMORY.name and ref not in given:
+            raise not_given(ref)
+    return spec, given
+
+
+def _data_sets(spec):
+    return *spec.scores.data, *(check.data for check in spec.checks)
+
+
+def not_given(data: DataRef) -> ArtifactError:
+    """Returns the error of images that only Python can give."""
+    return ArtifactError(
+        f"The data set {IN_MEMORY.name!r} stands for images that are given in "
+        f"Python. Received: '{data}' without them. Give them as "
+        "`kmod.compose(spec, data=...)`, or write the name or path of a data "
+        "set into the spec."
+    )

@@ -34,8 +34,8 @@ def lock_data(planned: CompositionPlan) -> dict[str, Any]:
 
     Returns:
         Dict of the digests of the `stores` with all their files, of the
-        content of their `modules` that are used, of a patch spec's `base`, and
-        of the versions `created_by`.
+        content of their `modules` that are used, of the `prior` of classes, of
+        a patch spec's `base`, and of the versions `created_by`.
     """
     data = {"version": VERSION, "stores": {}}
     for name, store in planned.stores.items():
@@ -45,6 +45,8 @@ def lock_data(planned: CompositionPlan) -> dict[str, Any]:
             if module.ref.store == name
         }
         data["stores"][name] = {"digest": store.digest, "modules": modules}
+    if planned.prior is not None:
+        data["prior"] = planned.prior
     if planned.spec.base is not None:
         data["base"] = {"digest": file_digest(planned.spec.base.path)}
     data["created_by"] = installed_versions()

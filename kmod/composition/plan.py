@@ -11,9 +11,11 @@ from kmod.errors import IntegrityError
 from kmod.errors import KmodError
 from kmod.files.plain_yaml import Fault
 from kmod.files.plain_yaml import shorten
+from kmod.metrics.calibration import prior_shifts
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import describe
 from kmod.modules.adaptation import plan_adaptation
+from kmod.modules.manifest import CalibrationImages
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import ModuleSizes
 from kmod.modules.module_store import ModuleStore
@@ -28,7 +30,9 @@ from kmod.spec.licences import requirement
 from kmod.spec.model import ModuleRef
 from kmod.spec.model import Spec
 
+DEFAULT_PRIOR = "even"  # benchmarks/priors.py compares.
 SIZES = ("kernels", "parameters", "macs")
+FEW_IMAGES = 10  # Of a class, to calibrate on.
 ALL_CLASSES = "*"  # What the auxiliary modules of `scores` help.
 
 
@@ -40,11 +44,13 @@ class PlannedModule:
         ref: Where the module comes from.
         sizes: Its sizes.
         content: Its content digest: which model it is.
+        calibration: The images that it was calibrated on, where known.
     """
 
     ref: ModuleRef
     sizes: ModuleSizes
     content: str
+    calibration: CalibrationImages | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -52,6 +58,8 @@ class PlannedModule:
             "store": self.ref.store,
             "module": self.ref.class_name,
             **dataclasses.asdict(self.sizes),
+            "calibrated_on": self.calibration
+            and dataclasses.asdict(self.calibration),
         }
 
 
@@ -100,6 +108,36 @@ class CompositionPlan:
         own = (m for planned in self.classes for m in planned.modules)
         return *own, *self.auxiliary
 
+    @property
+    def prior(self) -> str | Mapping[str, float] | None:
+        """How frequent classes count as: `scores.prior`, or its default.
+
+        `None` if neither the spec says it nor any module the images that it
+        was calibrated on.
+        """
+        scores = self.spec.scores
+        if scores.prior is not None or scores.calibration != "stored":
+            return scores.prior
+        is_known = any(module.calibration for module in self.modules)
+        return DEFAULT_PRIOR if is_known and self.spec.base is None else None
+
+    @property
+    def shifts(self) -> tuple[float, ...]:
+        """What is added to the stored score of each of `modules`, for `prior`.
+
+        A class of several modules divides its share among them.
+        """
+        prior = self.prior
+        is_stored = self.spec.scores.calibration == "stored"
+        if not is_stored or prior in (None, "calibrated"):
+            return (0.0,) * len(self.modules)
+        rows = [(c, module) for c in self.classes for module in c.modules]
+        wanted = None
+        if prior != "even":
+            wanted = [prior[c.name] / len(c.modules) for c, _ in rows]
+        shares = (m.calibration and m.calibration.share for _, m in rows)
+        return tuple(prior_shifts(list(shares), wanted))
+
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON.
 
@@ -108,12 +146,13 @@ class CompositionPlan:
         modules, and the stem of a source. Neither a weak model that is
         patched nor adapters count, nor what `fuse` changes a little.
         """
-        rows = [(c.name, module) for c in self.classes for module in c.modules]
-        rows += [(ALL_CLASSES, module) for module in self.auxiliary]
+        names = [c.name for c in self.classes for _ in c.modules]
+        names += [ALL_CLASSES] * len(self.auxiliary)
         return {
             "name": self.spec.name,
             "class_names": list(self.spec.class_names),
             "license": self.spec.license,
+            "prior": self.prior,
             "input": dataclasses.asdict(self.input),
             "stores": {
                 name: {
@@ -125,7 +164,10 @@ class CompositionPlan:
                 for name, store in self.stores.items()
             },
             "classes": [
-                {"class": name, **module.as_dict()} for name, module in rows
+                {"class": name, **module.as_dict(), "shift": shift}
+                for name, module, shift in zip(
+                    names, self.modules, self.shifts, strict=True
+                )
             ],
             "total": _sums(self.modules),
             "estimate": self._estimate(),
@@ -145,6 +187,16 @@ class CompositionPlan:
                 repeated = (len(distinct) - 1) * stem.get(key, 0)
                 estimate[key] += sums[key] - repeated
         return estimate
+
+
+def prior_in_words(prior: str | Mapping[str, float]) -> str:
+    """Says how frequent classes count as, as `scores.prior` has it."""
+    if prior == "even":
+        return "equally frequent"
+    if prior == "calibrated":
+        return "as frequent as in the images that scores were calibrated on"
+    shares = ", ".join(f"{name} {prior[name]:.1%}" for name in prior)
+    return f"as frequent as {shares}"
 
 
 def _sums(modules: Iterable[PlannedModule]) -> dict[str, int]:
@@ -181,6 +233,7 @@ def plan(spec: Spec) -> CompositionPlan:
     contract, adaptations = _plan_images(spec, stores, faults)
     _check_licences(spec, stores, faults)
     _warn_of_apart_scores(spec, stores, faults)
+    _check_calibrations(spec, by_class, stores, faults)
     if spec.base is not None and not spec.base.path.is_file():
         faults.add(
             ("base", "path"),
@@ -356,7 +409,12 @@ def _find_module(store, ref, path, faults):
     except ArtifactError as error:
         faults.add((*path, "class"), error)
         return None
-    return PlannedModule(ref, sizes, store.content(ref.class_name))
+    return PlannedModule(
+        ref,
+        sizes,
+        store.content(ref.class_name),
+        store.calibration_images(ref.class_name),
+    )
 
 
 def _plan_images(spec, stores, faults):
@@ -444,3 +502,50 @@ def _warn_of_apart_scores(spec, stores, faults):
             "Take `scores: {calibration: joint, data: ...}` with a few "
             "labelled images of all classes.",
         )
+
+
+def _check_calibrations(spec, by_class, stores, faults):
+    """Says of stored calibrations that they rest on few images, or on none.
+
+    Where frequencies of classes shall be others, those of the images that a
+    module was calibrated on must be known.
+    """
+    if spec.base is not None or spec.scores.calibration != "stored":
+        return
+    modules = [
+        (path, ref, stores[ref.store].calibration_images(ref.class_name))
+        for _, refs in by_class
+        for path, ref in refs.items()
+        if ref.store in stores and ref.class_name in stores[ref.store]
+    ]
+    unknown = [
+        f"{shorten(ref.class_name)} of store {shorten(ref.store)}"
+        for _, ref, images in modules
+        if images is None
+    ]
+    if unknown and spec.scores.prior not in (None, "calibrated"):
+        faults.add(
+            ("scores", "prior"),
+            "`prior` takes off how frequent the class of each module was "
+            "among the images that it was calibrated on. Received: modules "
+            f"that say nothing of them: {', '.join(unknown[:20])}. Calibrate "
+            "them anew with `kmod refine` or `kmod modularize`, on images of "
+            "every class; or write `calibration: fit` with images of your "
+            "own, or leave `prior` out.",
+        )
+    calibrated = {
+        name
+        for name, store in stores.items()
+        if any(record.calibration for record in store.manifest.modules)
+    }
+    for path, ref, images in modules:
+        count = 0 if images is None else images.num_class_images
+        if ref.store in calibrated and count < FEW_IMAGES:
+            rests = f"on {count} images of its class" if count else "on nothing"
+            faults.warn(
+                path,
+                f"module {shorten(ref.class_name)} of store "
+                f"{shorten(ref.store)} is calibrated {rests}, unlike others, "
+                "so its scores compare badly. Hold out more images of the "
+                "class, or write `calibration: fit`.",
+            )

@@ -27,6 +27,7 @@ from kmod.files import atomic_directory
 from kmod.files import check_files
 from kmod.files import file_digest
 from kmod.files import read_files
+from kmod.files.custom_layers import custom_layers_scope
 from kmod.modules.adaptation import comparison_images
 from kmod.spec.model import spec_data
 from kmod.spec.spec_file import write_spec
@@ -101,11 +102,14 @@ def save(
         write_composition_manifest(temporary, manifest)
 
 
-def load(directory: str | Path) -> keras.Model:
+def load(
+    directory: str | Path, *, custom_layers: Sequence[type] = ()
+) -> keras.Model:
     """Loads a composed model, after the digests of its files are checked.
 
     Args:
         directory: Directory that `kmod.save` or `kmod compose --out` wrote.
+        custom_layers: Registered layer classes of your own that it may hold.
 
     Returns:
         The model, with its `class_names`.
@@ -130,7 +134,8 @@ def load(directory: str | Path) -> keras.Model:
             "it again with `--format keras`, or load the SavedModel with "
             "TensorFlow."
         )
-    model = load_keras_file(directory / KERAS_FILE)
+    with custom_layers_scope(custom_layers):
+        model = load_keras_file(directory / KERAS_FILE)
     model.class_names = manifest.class_names
     return model
 
@@ -146,7 +151,8 @@ def _write_spec(made_from, directory):
                 f"they were composed. Received: '{path}', which is gone or "
                 "another one. Bring it back, or compose the spec again."
             )
-        shutil.copyfile(path, directory / WEAK_FILE)
-        data["base"]["path"] = directory / WEAK_FILE
+        copy = (directory / WEAK_FILE).with_suffix(path.suffix)
+        shutil.copyfile(path, copy)
+        data["base"]["path"] = copy
     write_spec(data, directory / SPEC_FILE)
     write_lock(made_from.plan, lock_path(directory / SPEC_FILE))

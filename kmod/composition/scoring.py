@@ -5,6 +5,7 @@ The last layers of every composed and patched model are built here.
 
 import math
 import numbers
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,11 +13,14 @@ import keras
 import numpy as np
 
 from kmod.data.image_data import LabelledImages
+from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
 from kmod.export.savedmodel import PROBABILITIES_LAYER
 from kmod.metrics.calibration import Layer
 from kmod.metrics.calibration import fit_platt
 from kmod.metrics.calibration import fit_scores
+from kmod.metrics.calibration import logit
+from kmod.metrics.calibration import prior_shifts
 from kmod.spec.model import OtherClass
 
 LOG_ODDS_LAYER = "log_odds"
@@ -78,7 +82,9 @@ def line(
 
 
 def score_classes(
-    scores: Sequence[Sequence[keras.KerasTensor]], is_last: bool
+    scores: Sequence[Sequence[keras.KerasTensor]],
+    is_last: bool,
+    shifts: Sequence[Sequence[float]] | None = None,
 ) -> keras.KerasTensor:
     """Joins the scores of modules to one score for each class.
 
@@ -89,18 +95,28 @@ def score_classes(
     Args:
         scores: For each class, the scores `(batch, 1)` of its modules.
         is_last: Whether nothing else is done to them.
+        shifts: What is added to each of them. Defaults to nothing.
 
     Returns:
         Tensor `(batch, num_classes)`.
     """
-    columns = [_any_of(list(of_class)) for of_class in scores]
-    return join(columns, LOG_ODDS_LAYER if is_last else "class_scores")
+    shifts = shifts or [[0.0] * len(own) for own in scores]
+    columns = [_any_of(list(own), each) for own, each in zip(scores, shifts)]
+    name = LOG_ODDS_LAYER if is_last else "class_scores"
+    alone = [each[0] if len(each) == 1 else 0.0 for each in shifts]
+    if not any(alone):
+        return join(columns, name)
+    return line(join(columns, "module_scores"), 1.0, alone, name)
 
 
-def _any_of(scores):
+def _any_of(scores, shifts):
     if len(scores) == 1:
         return scores[0]
     joined = keras.layers.Concatenate(dtype="float32")(scores)
+    if any(shifts):
+        joined = keras.layers.Rescaling(1.0, list(shifts), dtype="float32")(
+            joined
+        )
     return keras.ops.logsumexp(joined, axis=-1, keepdims=True)
 
 
@@ -145,13 +161,15 @@ def add_other(
     Its score is the log-odds of the threshold on every image, so it is the
     highest if and only if the probability of every class is below that.
     """
-    log_odds = math.log(other.threshold) - math.log1p(-other.threshold)
-    constant = line(scores[:, :1], 0.0, log_odds, "other_score")
+    constant = line(scores[:, :1], 0.0, logit(other.threshold), "other_score")
     return join([scores, constant], LOG_ODDS_LAYER)
 
 
 def fit_lines(
-    model: keras.Model, data: LabelledImages, class_names: Sequence[str]
+    model: keras.Model,
+    data: LabelledImages,
+    class_names: Sequence[str],
+    prior: str | Mapping[str, float] | None = None,
 ) -> list[tuple[float, float]]:
     """Calibrates every class on a few labelled images (Platt scaling).
 
@@ -163,6 +181,8 @@ def fit_lines(
         data: Images, labelled in the classes of the model; a label above
             them means none of them.
         class_names: Names of the classes.
+        prior: How frequent they count as; see `Scores`. Defaults to as
+            frequent as in the data.
 
     Returns:
         Scale, never below 0, and shift for each class.
@@ -171,11 +191,25 @@ def fit_lines(
         ArtifactError: If there are no images of a class, or of no other.
     """
     _check_every_class(data.labels, class_names)
-    scores = model.predict(data.images, batch_size=256, verbose=0)
-    return [
+    scores = predict(model, data.images)
+    lines = (
         line_of(scores[:, index], data.labels == index)
         for index in range(len(class_names))
-    ]
+    )
+    shifts = _shifts(data.labels, class_names, prior, logit)
+    return [(scale, old + new) for (scale, old), new in zip(lines, shifts)]
+
+
+def _shifts(labels, class_names, prior, score_of):
+    """Brings scores fitted on images to other frequencies of the classes."""
+    if prior in (None, "calibrated"):
+        return [0.0] * len(class_names)
+    counts = np.bincount(labels, minlength=len(class_names))
+    shares = (counts[: len(class_names)] / len(labels)).tolist()
+    wanted = None
+    if prior != "even":
+        wanted = [prior[name] for name in class_names]
+    return prior_shifts(shares, wanted, score_of)
 
 
 def line_of(scores: np.ndarray, is_class: np.ndarray) -> tuple[float, float]:
@@ -188,13 +222,15 @@ def line_of(scores: np.ndarray, is_class: np.ndarray) -> tuple[float, float]:
     Returns:
         Scale and shift.
     """
-    share = float(is_class.mean())
-    constant = 0.0, math.log(share) - math.log1p(-share)
+    constant = 0.0, logit(float(is_class.mean()))
     return fit_platt(scores, is_class) or constant
 
 
 def fit_joint(
-    model: keras.Model, data: LabelledImages, class_names: Sequence[str]
+    model: keras.Model,
+    data: LabelledImages,
+    class_names: Sequence[str],
+    prior: str | Mapping[str, float] | None = None,
 ) -> Layer:
     """Fits the layer of `apply_layer` on a few labelled images.
 
@@ -204,6 +240,7 @@ def fit_joint(
         data: Images, labelled in the classes of the model; those with a label
             above them are left out.
         class_names: Names of the classes.
+        prior: As in `fit_lines`.
 
     Returns:
         See `fit_scores`.
@@ -213,8 +250,10 @@ def fit_joint(
     """
     images = data.take(np.flatnonzero(data.labels < len(class_names)))
     _check_every_class(images.labels, class_names)
-    scores = model.predict(images.images, batch_size=256, verbose=0)
-    return fit_scores(scores, images.labels)
+    scores = predict(model, images.images)
+    weights, bias = fit_scores(scores, images.labels)
+    shifts = _shifts(images.labels, class_names, prior, math.log)
+    return weights, bias + np.array(shifts, bias.dtype)
 
 
 def _check_every_class(labels, class_names):

@@ -9,10 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from kmod.data.disk_arrays import collect
+from kmod.data.disk_arrays import parts
+from kmod.data.disk_arrays import rows
 from kmod.data.image_data import LabelledImages
+from kmod.data.value_range import check_values
 from kmod.errors import UsageError
 
 ENDLESS = -1  # What TensorFlow calls the length of such a data set.
+NO_IMAGE = (
+    "`data` must hold at least one image. Received: no batch. Look at what it "
+    "was made from; a data set made from a generator can be read only once."
+)
 
 
 def iter_batches(
@@ -43,16 +51,16 @@ def iter_batches(
         empty = False
         yield _images_and_labels(batch, num_classes)
     if empty:
-        raise ValueError(
-            "`data` must hold at least one image. Received: no batch. A "
-            "data set made from a generator can be read only once."
-        )
+        raise ValueError(NO_IMAGE)
 
 
 def to_arrays(
     data: Any, limit: int | None = None, num_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Collects any data into one array of images and one of labels.
+    """Returns any data as one array of images and one of labels.
+
+    Arrays are returned as they are, those of `LabelledImages`, too. Data sets
+    are collected, on disk if they are large.
 
     Args:
         data: What `iter_batches` accepts.
@@ -66,14 +74,24 @@ def to_arrays(
     Raises:
         TypeError, ValueError: As `iter_batches`.
     """
-    batches, count = [], 0
-    for batch in iter_batches(data, num_classes=num_classes):
-        batches.append(batch)
-        count += len(batch[1])
-        if limit is not None and count >= limit:
-            break
-    images, labels = (np.concatenate(parts)[:limit] for parts in zip(*batches))
-    return images, labels
+    if isinstance(data, LabelledImages):
+        data = data.images, data.labels
+    if isinstance(data, tuple) and len(data[0]):
+        some = [part[:limit] for part in data[:2]]
+        return _images_and_labels(some, num_classes)
+    labels = []
+
+    def batches():
+        count = 0
+        for images, own in iter_batches(data, num_classes=num_classes):
+            labels.append(own)
+            yield (images,)
+            count += len(own)
+            if limit is not None and count >= limit:
+                return
+
+    (images,) = collect(batches())
+    return images[:limit], np.concatenate(labels)[:limit]
 
 
 def class_names_of(data: Any) -> tuple[str, ...] | None:
@@ -137,25 +155,51 @@ def fit_arguments(
     return arguments
 
 
-def check_training(arguments: Mapping[str, Any], num_classes: int) -> None:
-    """Reads all labels of training data once, before a step is made.
+def check_training(
+    arguments: Mapping[str, Any],
+    num_classes: int,
+    shape: Sequence[int] | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> None:
+    """Reads all training data once, before a step is made.
 
     A generator can not be read twice, so it is not read here.
 
     Args:
         arguments: Arguments of `keras.Model.fit`, at least `x`.
         num_classes: Integer, number of classes that labels may be of.
+        shape: Shape of the images that the model takes. Defaults to any.
+        value_range: Smallest and largest pixel value that it takes. Defaults
+            to any.
 
     Raises:
-        ValueError: If labels are not of these classes, or data come as single
-            images.
+        ArtifactError: If values are not finite.
+        TypeError: If the data are of another type than `fit` takes.
+        UsageError: If images are of another shape or far from the range.
+        ValueError: If labels are not of these classes, data come as single
+            images, or images and labels differ in number.
     """
-    x, y = arguments["x"], arguments.get("y")
-    if y is not None:
-        class_indices(np.asarray(y), num_classes)
-        return
-    for labels in _labels_of(x, arguments.get("steps_per_epoch")):
+    low, high = [], []
+    for size, least, most, labels in _summaries(arguments):
         class_indices(np.asarray(labels), num_classes)
+        if size is not None:
+            _check_shape(tuple(map(int, size)), shape)
+            low.append(least)
+            high.append(most)
+    if low:
+        check_values(float(np.min(low)), float(np.max(high)), value_range)
+
+
+def _check_shape(found, shape):
+    if shape is None:
+        return
+    shape = tuple(shape)
+    if found != shape and not (shape[-1] == 1 and found == shape[:-1]):
+        raise UsageError(
+            "Images to train on must be of the shape that the model takes, "
+            f"{shape}. Received: images of shape {found}. Bring them to it, "
+            "as those to validate on."
+        )
 
 
 def count_steps(arguments: Mapping[str, Any]) -> int:
@@ -166,12 +210,15 @@ def count_steps(arguments: Mapping[str, Any]) -> int:
 
     Raises:
         UsageError: If the data do not tell their length.
+        ValueError: If they are empty, or come as single images.
     """
     import keras
 
     if arguments["steps_per_epoch"]:
         return arguments["steps_per_epoch"]
     x = arguments["x"]
+    if _is_tf_data(x):
+        _check_batched(x)
     if isinstance(x, dict):
         x = next(iter(x.values()))
     if isinstance(x, keras.utils.PyDataset):
@@ -183,7 +230,9 @@ def count_steps(arguments: Mapping[str, Any]) -> int:
         steps = math.ceil(images / (arguments["batch_size"] or 32))
     else:
         steps = len(x) if hasattr(x, "__len__") else -1
-    if steps < 1:
+    if steps == 0:
+        raise ValueError(NO_IMAGE)
+    if steps < 0:
         raise UsageError(
             "`fit` must know how many steps an epoch has, to spread the "
             "removal of kernels over them. Received: data of unknown or "
@@ -193,25 +242,87 @@ def count_steps(arguments: Mapping[str, Any]) -> int:
     return steps
 
 
-def _labels_of(data, num_batches):
-    """Returns the labels of each batch of a data set, none of a generator."""
+def _summaries(arguments):
+    """Yields shape, least and largest value and labels of each batch.
+
+    Of a generator, which can be read only once, it yields nothing; of
+    anything but images, such as what a stem made of them, the labels only.
+    """
     import keras
 
-    if isinstance(data, keras.utils.PyDataset):
+    data, labels = arguments["x"], arguments.get("y")
+    num_batches = arguments.get("steps_per_epoch")
+    if labels is not None:
+        yield _summary(data, labels)
+    elif isinstance(data, keras.utils.PyDataset):
         if num_batches is None:
             num_batches = data.num_batches
             _check_ends(num_batches is not None)
-        return (_parts(data[index])[1] for index in range(num_batches))
-    if not _is_tf_data(data):
-        return ()
+        for index in range(num_batches):
+            yield _summary(*_parts(data[index])[:2])
+    elif _is_tf_data(data):
+        _check_batched(data)
+        if num_batches is None:
+            _check_ends(data.cardinality() != ENDLESS)
+        else:
+            data = data.take(num_batches)
+        images = data.element_spec[0]
+        if isinstance(images, dict):
+            labels = data.map(lambda _, labels, *others: labels)
+            for each in labels.as_numpy_iterator():
+                yield None, 0, 0, each
+        else:
+            _check_kind(images.dtype.as_numpy_dtype, images.shape)
+            yield from data.map(_tensor_summary).as_numpy_iterator()
+    elif isinstance(data, (list, tuple, dict, str)) or not (
+        hasattr(data, "__iter__") and not hasattr(data, "dtype")
+    ):
+        raise _wrong_type(data)
+
+
+def _summary(images, labels):
+    if isinstance(images, dict):
+        return None, 0, 0, labels
+    if not hasattr(images, "dtype"):
+        raise _wrong_type(images)
+    images = _numbers(images)
+    if len(images) != len(labels):
+        raise _uneven(images, labels)
+    extremes = [(np.min(part), np.max(part)) for part in parts(images)]
+    return images.shape[1:], np.min(extremes), np.max(extremes), labels
+
+
+def _tensor_summary(images, labels, *others):
+    import tensorflow as tf
+
+    images = tf.cast(images, "float32")
+    is_finite = tf.reduce_all(tf.math.is_finite(images))
+    low, high = tf.reduce_min(images), tf.reduce_max(images)
+    low = tf.where(is_finite, low, np.nan)
+    return tf.shape(images)[1:], low, high, labels
+
+
+def _numbers(images):
+    """Returns images as an array of numbers."""
+    images = np.asanyarray(images)
+    _check_kind(images.dtype, images.shape)
+    return images
+
+
+def _check_kind(dtype, shape):
+    if np.dtype(dtype).kind in "OSU":
+        raise TypeError(
+            "Images must be one array of numbers. Received: an array of "
+            f"{np.dtype(dtype)} of shape {shape}. Images of one size are "
+            "joined by `numpy.stack(images)`; paths are read by "
+            "`kmod.load_data`."
+        )
+
+
+def _check_batched(data):
     labels = _parts(data.element_spec)[1]
     if labels.shape.rank == 0:
         class_indices(np.zeros(()))
-    if num_batches is None:
-        _check_ends(data.cardinality() != ENDLESS)
-    else:
-        data = data.take(num_batches)
-    return data.map(lambda _, labels, *others: labels).as_numpy_iterator()
 
 
 def _is_tf_data(data):
@@ -225,9 +336,9 @@ def _raw_batches(data, batch_size):
     if isinstance(data, tuple):
         images, labels, *_ = data
         return (
-            (
-                images[start : start + batch_size],
-                labels[start : start + batch_size],
+            tuple(
+                rows(part, slice(start, start + batch_size))
+                for part in (images, labels)
             )
             for start in range(0, max(len(images), len(labels)), batch_size)
         )
@@ -239,10 +350,15 @@ def _raw_batches(data, batch_size):
     if _is_tf_data(data):
         _check_ends(data.cardinality() != ENDLESS)
         return data.as_numpy_iterator()
-    raise TypeError(
-        "`data` must be a tuple (images, labels), LabelledImages, a batched "
-        "tf.data.Dataset or a keras.utils.PyDataset. Received: an object of "
-        f"type {type(data).__name__}."
+    raise _wrong_type(data)
+
+
+def _wrong_type(data):
+    return TypeError(
+        "`data` must be a tuple (images, labels) of arrays, LabelledImages, a "
+        "batched tf.data.Dataset or a keras.utils.PyDataset. Received: an "
+        f"object of type {type(data).__name__}. `kmod.load_data` reads "
+        "folders and files; `numpy.array` makes an array of a list."
     )
 
 
@@ -266,14 +382,19 @@ def _parts(batch):
 
 def _images_and_labels(batch, num_classes):
     images, labels, *_ = _parts(batch)
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = _numbers(images), np.asarray(labels)
     labels = class_indices(labels, num_classes)
     if len(images) != len(labels):
-        raise ValueError(
-            "`data` must have one label for each image. Received: "
-            f"{len(images)} images and {len(labels)} labels in a batch."
-        )
+        raise _uneven(images, labels)
     return images, labels
+
+
+def _uneven(images, labels):
+    return ValueError(
+        "`data` must have one label for each image. Received: "
+        f"{len(images)} images and {len(labels)} labels in a batch. Give "
+        "those that belong together, in the same order."
+    )
 
 
 def class_indices(
@@ -333,6 +454,11 @@ def class_indices(
 
 
 def _way_out(labels):
+    if labels.dtype.kind in "OSU":
+        return (
+            "Number the classes, `names, labels = numpy.unique(labels, "
+            "return_inverse=True)`, and give the names as `class_names`."
+        )
     if labels.ndim == 2 and np.isin(labels, (0, 1)).all():
         return (
             "Images of several labels at once have no one class to choose: "
@@ -357,4 +483,6 @@ def _is_whole(labels):
 
 
 def _example(labels):
-    return f", such as {labels[0].tolist()}" if len(labels) else ""
+    if labels.ndim == 1 and labels.dtype.kind == "f":
+        labels = labels[labels % 1 != 0]  # Others are no example.
+    return f", such as {np.asarray(labels[0]).tolist()}" if len(labels) else ""

@@ -1,10 +1,11 @@
-"""Labelled images in memory, and a data set in its three splits."""
+"""Labelled images, and a data set in its three splits."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 
+from kmod.data.disk_arrays import take
 from kmod.errors import ArtifactError
 
 SPLITS = ("train", "validation", "test")
@@ -15,7 +16,8 @@ class LabelledImages:
     """Images and the class index of each.
 
     Attributes:
-        images: Array `(n, height, width, channels)`.
+        images: Array `(n, height, width, channels)`, a `numpy.memmap` where
+            memory has no room for it.
         labels: int64 array `(n,)` of class indices.
 
     Raises:
@@ -39,7 +41,7 @@ class LabelledImages:
 
     def take(self, indices: np.ndarray) -> "LabelledImages":
         """Returns the images at `indices`, in that order."""
-        return LabelledImages(self.images[indices], self.labels[indices])
+        return LabelledImages(take(self.images, indices), self.labels[indices])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,18 +1,22 @@
 """Loads data sets: by name, from files, from functions."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from kmod.data.batches import to_arrays
+from kmod.data.disk_arrays import check_room
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.own_images import CHANNELS
 from kmod.data.own_images import TEST_SEED
 from kmod.data.own_images import TEST_SPLIT
+from kmod.data.own_images import chosen_classes
 from kmod.data.own_images import is_function
 from kmod.data.own_images import load_function
 from kmod.data.own_images import load_path
@@ -22,6 +26,7 @@ from kmod.data.subsets import hold_out
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 
+BATCH_SIZE = 256
 # Shares to validate on: of few images it takes more of them.
 FEW_SPLIT = 0.2
 MANY_SPLIT = 0.1
@@ -35,10 +40,11 @@ def load_data(
     image_size: tuple[int, int] | None = None,
     color_mode: Literal["grayscale", "rgb", "rgba"] | None = None,
     classes: Sequence[str] | None = None,
+    splits: Sequence[str] = SPLITS,
     seed: int = 0,
     download: bool = False,
 ) -> ImageData:
-    """Loads an image classification data set into memory.
+    """Loads an image classification data set.
 
     Images of your own are one of these:
 
@@ -55,7 +61,9 @@ def load_data(
       validate and test on, or an `ImageData`. It is imported and called.
 
     Files that can not be read are counted, named in a warning of the logger
-    `kmod` and left out.
+    `kmod` and left out. Images that take more than 256 MiB are kept in a
+    temporary file instead of memory: as bytes, in the size asked for. The
+    environment variable TMPDIR says where.
 
     Args:
         name: `"digits"`, 1,797 images that scikit-learn brings along, the
@@ -71,6 +79,8 @@ def load_data(
             `"rgba"`. Defaults to `"rgb"`.
         classes: Names of the classes to take, in this order. Defaults to all,
             in that of the data.
+        splits: Which of `"train"`, `"validation"` and `"test"` are wanted. Of
+            the others no image is read, where that saves time.
         seed: Integer, seed of the choice of validation images.
         download: Whether to fetch data that are not there.
 
@@ -81,7 +91,7 @@ def load_data(
     Raises:
         ArtifactError: If the data set is unknown, is not there, is not one of
             images of one size with one class each, or has a class without
-            images, or takes more than 4 GiB.
+            images, or the disk has no room for it.
         UsageError: If `validation_split` is out of range, or `image_size` is
             missing or does not fit.
 
@@ -95,13 +105,19 @@ def load_data(
     _check_share(validation_split)
     if path is not None:
         share = validation_split or FEW_SPLIT
-        data = load_path(path, share, seed, image_size, color_mode)
+        data = load_path(
+            path, share, seed, image_size, color_mode, classes, splits
+        )
     elif is_function(name):
         data = load_function(name)
     else:
-        data = load_named(name, data_dir, validation_split, seed, download)
+        data = load_named(
+            name, data_dir, validation_split, seed, download, splits
+        )
     _check_size(data, image_size, color_mode)
-    return data if classes is None else select_classes(data, classes)
+    if classes is None or data.class_names == tuple(classes):
+        return data
+    return select_classes(data, classes)
 
 
 def load_named(
@@ -110,6 +126,7 @@ def load_named(
     validation_split: float | None = None,
     seed: int = 0,
     download: bool = False,
+    splits: Sequence[str] = SPLITS,
 ) -> ImageData:
     """Does what `load_data` does for a name that others wrote.
 
@@ -125,7 +142,7 @@ def load_named(
             "Save what it returns as an .npz file."
         )
     share = validation_split or MANY_SPLIT
-    return _load_tfds(name, data_dir, share, seed, download)
+    return _load_tfds(name, data_dir, share, splits, seed, download)
 
 
 def _check_share(share):
@@ -159,15 +176,7 @@ def select_classes(data: ImageData, classes: Sequence[str]) -> ImageData:
         ArtifactError: If the data set does not have them.
     """
     classes = tuple(classes)
-    known = {name: index for index, name in enumerate(data.class_names)}
-    unknown = [name for name in classes if name not in known]
-    if unknown or len(set(classes)) != len(classes) or len(classes) < 2:
-        raise ArtifactError(
-            "`classes` must name two or more classes of the data, each once. "
-            f"Received: {list(classes)} for {data.name!r}, whose classes are "
-            f"{list(data.class_names)}. Name them as the data do."
-        )
-    indices = [known[name] for name in classes]
+    indices = chosen_classes(classes, data.class_names, data.name)
     parts = {
         split: class_subset(part, indices)
         for split in SPLITS
@@ -211,15 +220,21 @@ def _load_digits(validation_split, seed):
     )
 
 
-def _load_tfds(name, data_dir, validation_split, seed, download):
+def _load_tfds(name, data_dir, validation_split, splits, seed, download):
     builder = _builder(name, data_dir)
     if download:
         builder.download_and_prepare()
     _check_is_there(builder, name, data_dir)
     _check_form(builder.info)
-    train, validation = hold_out(
-        _read(builder, "train"), validation_split, seed
-    )
+    shape = _features(builder.info)[0].shape
+    none = LabelledImages(np.empty((0, *shape), "uint8"), np.empty(0, "int64"))
+    train = validation = test = none
+    if "train" in splits or "validation" in splits:
+        train, validation = hold_out(
+            _read(builder, "train"), validation_split, seed
+        )
+    if "test" in splits:
+        test = _read(builder, "test")
     return ImageData(
         name=builder.name,
         version=str(builder.version),
@@ -227,7 +242,7 @@ def _load_tfds(name, data_dir, validation_split, seed, download):
         value_range=(0.0, 255.0),
         train=train,
         validation=validation,
-        test=_read(builder, "test"),
+        test=test,
     )
 
 
@@ -302,6 +317,12 @@ def _features(info):
 def _read(builder, split):
     import tensorflow_datasets as tfds
 
-    tensors = builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
-    images, labels = tfds.as_numpy(tensors)
-    return LabelledImages(images, labels.astype("int64"))
+    count = builder.info.splits[split].num_examples
+    shape = _features(builder.info)[0].shape
+    check_room(count * math.prod(shape), builder.name)
+    read = builder.as_dataset(
+        split=split,
+        as_supervised=True,
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+    return LabelledImages(*to_arrays(read.batch(BATCH_SIZE)))

@@ -1,17 +1,15 @@
 """Reads images of one's own: folders, tables, arrays and functions.
 
-All of them are held in memory. What Keras reads from a folder, this reads to
-the same pixels, rounded to bytes, and files that can not be read are left out.
+What Keras reads from a folder, this reads to the same pixels, rounded to bytes,
+and files that can not be read are left out.
 """
 
 import csv
 import hashlib
-import importlib
 import logging
 import math
 import os
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -23,20 +21,26 @@ import numpy as np
 
 from kmod.data.batches import class_names_of
 from kmod.data.batches import to_arrays
+from kmod.data.disk_arrays import PART
+from kmod.data.disk_arrays import check_room
+from kmod.data.disk_arrays import collect
+from kmod.data.disk_arrays import take
+from kmod.data.disk_arrays import update_digest
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.data.subsets import class_subset_indices
 from kmod.data.subsets import hold_out_indices
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.files.custom_layers import import_here
 
 # The test images stay the same for every seed, so that a model trained with
 # one seed is never tested on its own training images.
 TEST_SPLIT = 0.2
 TEST_SEED = 0
 ORDER_SEED = 0
-MAX_BYTES = 4 * 2**30
 CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
 TABLE_FORMS = (".csv", ".npz")
 # Names that the arrays of a split have in files of Keras and of others.
@@ -140,8 +144,14 @@ def load_path(
     seed: int,
     image_size: tuple[int, int] | None,
     color_mode: Literal["grayscale", "rgb", "rgba"] | None,
+    classes: Sequence[str] | None = None,
+    splits: Sequence[str] = SPLITS,
 ) -> ImageData:
-    """Loads a folder, a .csv or an .npz file; arguments as of `load_data`."""
+    """Loads a folder, a .csv or an .npz file; arguments as of `load_data`.
+
+    Of a folder or a .csv file only the `classes` and `splits` are read that
+    are wanted. An .npz file is read whole.
+    """
     suffix = path.suffix.lower() if path.is_file() else ""
     if suffix == ".npz":
         arrays, class_names = _read_npz(path)
@@ -154,6 +164,17 @@ def load_path(
         parts = {split: LabelledImages(*each) for split, each in arrays.items()}
         value_range = value_range_of(parts["train"].images)
     else:
+        arrays = {split: _mixed(*each) for split, each in arrays.items()}
+        if classes is not None:
+            name = path.resolve().name
+            chosen = chosen_classes(classes, class_names, name)
+            arrays = {
+                split: _of_classes(*each, chosen)
+                for split, each in arrays.items()
+            }
+            class_names = tuple(classes)
+        for split in set(SPLITS) - set(splits):
+            arrays[split] = tuple(each[:0] for each in arrays[split])
         parts = _read_splits(
             arrays, class_names, path, image_size, color_mode, ignored
         )
@@ -166,6 +187,30 @@ def load_path(
         path=path.resolve(),
         **parts,
     )
+
+
+def chosen_classes(
+    classes: Sequence[str], class_names: Sequence[str], name: str
+) -> list[int]:
+    """Returns the class indices of some classes of a data set.
+
+    Args:
+        classes: Names of the classes.
+        class_names: Names of all classes of the data set.
+        name: Name of the data set.
+
+    Raises:
+        ArtifactError: If they are not two or more of its classes, each once.
+    """
+    known = {name: index for index, name in enumerate(class_names)}
+    unknown = set(classes) - set(known)
+    if unknown or len(set(classes)) != len(classes) or len(classes) < 2:
+        raise ArtifactError(
+            "`classes` must name two or more classes of the data, each once. "
+            f"Received: {list(classes)} for {name!r}, whose classes are "
+            f"{list(class_names)}. Name them as the data do."
+        )
+    return [known[name] for name in classes]
 
 
 def load_function(name: str) -> ImageData:
@@ -212,10 +257,8 @@ def load_function(name: str) -> ImageData:
 
 def _import(module_name, name):
     """Imports a module, also of the working directory."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
     try:
-        return importlib.import_module(module_name)
+        return import_here(module_name)
     except ModuleNotFoundError as error:
         raise ArtifactError(
             "`module:function` must name a module that can be imported. "
@@ -223,8 +266,6 @@ def _import(module_name, name):
             "module is, or install it. Where a whole data set is asked for, "
             "leave `:test` out."
         ) from error
-    finally:
-        sys.path.remove(here)
 
 
 def _folder_files(folder: Path) -> tuple[dict[str, Files], list[str]]:
@@ -362,6 +403,20 @@ def _with_labels(
     }
 
 
+def _mixed(paths, labels):
+    """Returns files in another order: the first few are of all classes."""
+    order = np.random.default_rng(ORDER_SEED).permutation(len(paths))
+    return paths[order], labels[order]
+
+
+def _of_classes(paths, labels, chosen):
+    """Returns the files of some classes, which are numbered anew."""
+    if not len(paths):
+        return paths, labels
+    kept, labels = class_subset_indices(labels, chosen)
+    return paths[kept], labels
+
+
 def _read_splits(
     files, class_names, path, image_size, color_mode, ignored
 ) -> dict[str, LabelledImages]:
@@ -374,15 +429,13 @@ def _read_splits(
         )
     shape = (*image_size, CHANNELS[color_mode or "rgb"])
     total = sum(len(paths) for paths, _ in files.values())
-    _check_memory(total * math.prod(shape), path, "smaller images")
+    check_room(total * math.prod(shape), path)
     parts, broken = {}, []
     for split, (paths, labels) in files.items():
-        # Mixed, so that the first few are of all classes.
-        order = np.random.default_rng(ORDER_SEED).permutation(len(paths))
-        images, kept = _read_images(paths[order], shape)
-        found = labels[order[kept]]
+        images, kept = _read_images(paths, shape)
+        found = labels[kept]
         parts[split] = LabelledImages(images, found)
-        broken += sorted({*paths.tolist()} - {*paths[order[kept]].tolist()})
+        broken += sorted({*paths.tolist()} - {*paths[kept].tolist()})
         if lost := sorted({*labels.tolist()} - {*found.tolist()}):
             raise ArtifactError(
                 "Each class must have images that can be read. Received: none "
@@ -406,15 +459,6 @@ def _base(path):
     return path if path.is_dir() else path.parent
 
 
-def _check_memory(size, path, instead):
-    if size > MAX_BYTES:
-        raise ArtifactError(
-            f"Images are held in memory, at most {MAX_BYTES / 2**30:.0f} GiB "
-            f"of them. Received: '{path}', which would take "
-            f"{size / 2**30:.1f} GiB. Take fewer or {instead}."
-        )
-
-
 def _read_images(
     paths: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -436,11 +480,16 @@ def _read_images(
 
     data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), paths))
     data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
-    images, kept = np.empty((len(paths), *shape), "uint8"), []
-    for indices, batch in data.batch(BATCH_SIZE).as_numpy_iterator():
-        images[len(kept) : len(kept) + len(batch)] = batch
-        kept += indices.tolist()
-    return images[: len(kept)], np.array(kept, "int64")
+    kept = []
+
+    def batches():
+        yield (np.empty((0, *shape), "uint8"),)
+        for indices, images in data.batch(BATCH_SIZE).as_numpy_iterator():
+            kept.extend(indices.tolist())
+            yield (images,)
+
+    (images,) = collect(batches())
+    return images, np.array(kept, "int64")
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
@@ -448,7 +497,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
-        _check_memory(size, path, "a folder of images")
+        check_room(size, path)
         with np.load(path, allow_pickle=False) as file:
             parts = _npz_parts(file, path)
             class_names = file["class_names"] if "class_names" in file else None
@@ -474,7 +523,8 @@ def _npz_parts(file, path):
     for split, pairs in ARRAYS.items():
         for images, labels in pairs:
             if images in file and labels in file:
-                images, labels = to_arrays((file[images], file[labels]))
+                images = _read_array(file, images)
+                images, labels = to_arrays((images, file[labels]))
                 if images.ndim == 3:
                     images = images[..., None]
                 parts[split] = images, labels
@@ -486,6 +536,28 @@ def _npz_parts(file, path):
             "so."
         )
     return parts
+
+
+def _read_array(file, name):
+    """Reads an array of an .npz file, part by part."""
+    with file.zip.open(f"{name}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0
+        if version > (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, is_by_column, dtype = read(stream)
+        row = dtype.itemsize * math.prod(shape[1:])
+        if is_by_column or dtype.hasobject or not shape or not row * shape[0]:
+            return file[name]
+        size = max(1, PART // row)
+        counts = (
+            min(size, shape[0] - start) for start in range(0, shape[0], size)
+        )
+        (array,) = collect(
+            (np.frombuffer(stream.read(n * row), dtype).reshape(n, *shape[1:]),)
+            for n in counts
+        )
+    return array
 
 
 def _checked_labels(parts, class_names, path):
@@ -520,7 +592,7 @@ def _all_splits(parts, class_names, path, validation_split, seed):
                 "images, or sort them into train, validation and test."
             )
         return [
-            (items[indices], labels[indices])
+            (take(items, indices), labels[indices])
             for indices in hold_out_indices(labels, share, seed)
         ]
 
@@ -540,5 +612,5 @@ def _digest(parts: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         for array in (parts[split].images, parts[split].labels):
-            digest.update(np.ascontiguousarray(array).reshape(-1).view("uint8"))
+            update_digest(digest, array)
     return digest.hexdigest()[:12]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kmod.data.disk_arrays import take
 from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 
@@ -64,16 +65,31 @@ def class_subset(
     Raises:
         UsageError: If a class is named twice or has no image.
     """
-    absent = sorted(set(classes) - set(images.labels.tolist()))
+    kept, labels = class_subset_indices(images.labels, classes)
+    return LabelledImages(take(images.images, kept), labels)
+
+
+def class_subset_indices(
+    labels: np.ndarray, classes: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the images that `class_subset` keeps.
+
+    Returns:
+        Tuple of them and of their new labels.
+
+    Raises:
+        UsageError: As `class_subset`.
+    """
+    absent = sorted(set(classes) - set(labels.tolist()))
     if absent or len(set(classes)) != len(classes):
         raise UsageError(
             "`classes` must name classes that have images, each once. "
             f"Received: classes={list(classes)}, without images: {absent}. "
-            f"Classes with images: {np.unique(images.labels).tolist()}."
+            f"Classes with images: {np.unique(labels).tolist()}."
         )
-    matches = images.labels[:, None] == np.asarray(classes)
-    kept = matches.any(axis=1)
-    return LabelledImages(images.images[kept], matches[kept].argmax(axis=1))
+    matches = labels[:, None] == np.asarray(classes)
+    kept = np.flatnonzero(matches.any(axis=1))
+    return kept, matches[kept].argmax(axis=1)
 
 
 def dirichlet_subset(

@@ -1,7 +1,15 @@
 """Which range of pixel values images have."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
+from kmod.data.disk_arrays import collect
+from kmod.data.disk_arrays import parts
+from kmod.data.image_data import SPLITS
+from kmod.data.image_data import ImageData
+from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 
@@ -34,12 +42,9 @@ def value_range_of(
         ArtifactError: If values are not finite or, with nothing declared, all
             the same.
     """
-    low, high = float(np.min(images)), float(np.max(images))
-    if not np.isfinite([low, high]).all():
-        raise ArtifactError(
-            "Images have finite values. Received: values from "
-            f"{low} to {high}. Look for what made them so."
-        )
+    extremes = [(np.min(part), np.max(part)) for part in parts(images)]
+    low, high = float(np.min(extremes)), float(np.max(extremes))
+    check_values(low, high)
     if declared is None and images.dtype == "uint8":
         declared = (0.0, 255.0)
     if declared is None:
@@ -74,3 +79,81 @@ def _usual_range(low, high):
             "`value_range`."
         )
     return low, high
+
+
+def check_values(
+    low: float, high: float, value_range: tuple[float, float] | None = None
+) -> None:
+    """Refuses values that can not be those of images, or of these images.
+
+    Augmentation may leave the range, so only another scale is refused.
+
+    Args:
+        low: The smallest value of all images.
+        high: The largest one.
+        value_range: Smallest and largest pixel value that a model takes.
+            Defaults to any.
+
+    Raises:
+        ArtifactError: If they are not finite.
+        UsageError: If they are of another scale than the range.
+    """
+    if not np.isfinite([low, high]).all():
+        raise ArtifactError(
+            "Images have finite values. Received: values from "
+            f"{low} to {high}. Look for what made them so."
+        )
+    if value_range is None:
+        return
+    start, end = value_range
+    share = (high - low) / (end - start)
+    if not LEAST_EXTENT <= share <= 1 / LEAST_EXTENT:
+        raise UsageError(
+            "Images to train on must be scaled as those to validate on. "
+            f"Received: values from {low:g} to {high:g}, where the source "
+            f"model takes {start:g} to {end:g}. Scale both in the same way."
+        )
+
+
+def scale_values(data: ImageData, value_range: Sequence[float]) -> ImageData:
+    """Returns a data set with its values in the range that a model takes.
+
+    Args:
+        data: Data set.
+        value_range: What its smallest and its largest pixel value become.
+
+    Raises:
+        UsageError: If they do not rise.
+    """
+    low, high = map(float, value_range)
+    if not -np.inf < low < high < np.inf:
+        raise UsageError(
+            "`value_range` must be the smallest and the largest pixel value "
+            "that the model takes. Received: "
+            f"value_range=({low:g}, {high:g}). Images scaled by 1/255 are "
+            "from 0 to 1."
+        )
+    start, end = data.value_range
+    scale = np.float32((high - low) / (end - start))
+
+    def scaled(images):
+        if not len(images):
+            return images.astype("float32")
+        (found,) = collect(
+            (
+                (part.astype("float32") - np.float32(start)) * scale
+                + np.float32(low),
+            )
+            for part in parts(images)
+        )
+        return found
+
+    found = {split: getattr(data, split) for split in SPLITS}
+    return dataclasses.replace(
+        data,
+        value_range=(low, high),
+        **{
+            split: LabelledImages(scaled(each.images), each.labels)
+            for split, each in found.items()
+        },
+    )

@@ -13,11 +13,12 @@ import numpy as np
 from kmod.composition.composer import compose
 from kmod.data.image_data import ImageData
 from kmod.data.load import load_data
+from kmod.demo.settings import DEMO_FILE
 from kmod.demo.settings import Settings
+from kmod.demo.settings import list_demo
 from kmod.demo.settings import settings_for
 from kmod.files import atomic_directory
 from kmod.files import read_files
-from kmod.files.manifest import list_sealed
 from kmod.files.manifest import write_sealed
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.comparison import compare_evaluations
@@ -30,12 +31,10 @@ from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.patching.patcher import patch
-from kmod.report.page import write_report
+from kmod.report.html import write_report
 from kmod.spec.spec_file import write_spec
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
-
-DEMO_FILE = "demo.yaml"
 
 
 def run_demo(
@@ -78,11 +77,6 @@ def run_demo(
         manifest = {"version": 1, "files": read_files(folder)}
         write_sealed(folder / DEMO_FILE, manifest)
     return results
-
-
-def list_demo(path: Path) -> dict[str, Any]:
-    """Lists the files of a demo; see `list_sealed`."""
-    return list_sealed(path / DEMO_FILE)
 
 
 class _Demo:

@@ -1,8 +1,13 @@
 """What the demo does on each data set."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 from kmod.errors import UsageError
+from kmod.files.manifest import list_sealed
+
+DEMO_FILE = "demo.yaml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,3 +95,8 @@ def settings_for(name: str) -> Settings:
             "`kmod modularize`."
         )
     return SETTINGS[name]
+
+
+def list_demo(path: Path) -> dict[str, Any]:
+    """Lists the files of a demo; see `list_sealed`."""
+    return list_sealed(path / DEMO_FILE)

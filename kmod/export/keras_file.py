@@ -1,7 +1,8 @@
 """`.keras` files: modules and composed models as kmod wrote them, and users'.
 
 Keras' safe mode has been got round before, so what a file of kmod names is
-held against a closed list first, and only classes on it are ever looked up.
+held against a closed list first, and only classes on it are ever looked up:
+Keras' own, and registered layers that the user has named.
 """
 
 import json
@@ -14,7 +15,13 @@ from typing import Any
 import keras
 
 from kmod.errors import ArtifactError
+from kmod.errors import UsageError
+from kmod.export.presets import is_preset
+from kmod.export.presets import load_preset
 from kmod.export.savedmodel import predict_by_name
+from kmod.files.custom_layers import given_custom_layers
+from kmod.files.custom_layers import import_here
+from kmod.graph.sources import registered_name
 
 LEGACY = (".h5", ".hdf5")
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
@@ -61,7 +68,8 @@ def load_keras_file(
         path: A `.keras` file.
         allow_custom: Whether the file is one that the user brought. It may
             then hold more than built-in layers, such as registered ones, and
-            may be a model in legacy HDF5, `.h5` or `.hdf5`.
+            may be a model in legacy HDF5, `.h5` or `.hdf5`, or a directory
+            that an `ImageClassifier` of KerasHub saved as a preset.
 
     Returns:
         The model, not compiled.
@@ -71,6 +79,8 @@ def load_keras_file(
             damaged, or if it holds what it must not.
     """
     path = Path(path)
+    if allow_custom and is_preset(path):
+        return load_preset(path)
     suffixes = (".keras", *(LEGACY if allow_custom else ()))
     if path.suffix not in suffixes or not path.is_file():
         named = " or ".join(f"`{suffix}`" for suffix in suffixes)
@@ -79,17 +89,66 @@ def load_keras_file(
             f"'{path}'{_what_it_is(path)}. Save the model with "
             "`model.save('name.keras')`."
         )
+    named = named_layers()
     if not allow_custom:
-        _check_classes(path)
+        _check_classes(path, named)
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(
+            path, custom_objects=named, compile=False, safe_mode=True
+        )
     except Exception as error:  # Keras has no common class for its errors.
         raise ArtifactError(
             f"'{path}' can not be loaded by Keras {keras.__version__} in safe "
-            f"mode: {_first_line(error)} Use the version of Keras that wrote "
-            "it, or save it again without Lambda layers and custom classes; "
-            "of a file of weights, load them into the model and save that."
+            f"mode: {_first_line(error)}{_others_in(path)} Use the version of "
+            "Keras that wrote "
+            "it, or save it again without Lambda layers. If it has layers of "
+            "your own, register them and import their module first "
+            "(`--custom-layers MODULE`). Of a file of weights, load them into "
+            "the model and save that."
         ) from error
+
+
+def named_layers() -> dict[str, type]:
+    """Returns the layers that the user has named, by registered name.
+
+    Raises:
+        UsageError: If one is no registered layer, or a module can not be
+            imported or registers none.
+    """
+    kinds = []
+    for given in given_custom_layers():
+        kinds += _layers_of(given) if isinstance(given, str) else [given]
+    return {registered_name(kind): kind for kind in kinds}
+
+
+def _layers_of(module_name):
+    """Imports a module; returns the layers that it, or a part, registers."""
+    try:
+        module = import_here(module_name)
+    except ImportError as error:
+        raise UsageError(
+            "`custom_layers` must be a Python module that can be imported. "
+            f"Received: custom_layers={module_name!r}, but {error}. Run the "
+            "command where the module is, or install it."
+        ) from error
+    kinds = [
+        kind
+        for kind in keras.saving.get_custom_objects().values()
+        if isinstance(kind, type)
+        and issubclass(kind, keras.layers.Layer)
+        and (
+            f"{kind.__module__}.".startswith(f"{module_name}.")
+            or kind in vars(module).values()
+        )
+    ]
+    if not kinds:
+        raise UsageError(
+            "`custom_layers` must be a module with layers that are registered. "
+            f"Received: custom_layers={module_name!r}, which has none. Put "
+            "`@keras.saving.register_keras_serializable(package=...)` above "
+            "their classes."
+        )
+    return kinds
 
 
 def _what_it_is(path):
@@ -103,12 +162,24 @@ def _what_it_is(path):
     return ", a directory" if path.is_dir() else ", a file of another kind"
 
 
+def _others_in(path):
+    """Says which layers of a user's archive nobody has registered."""
+    try:
+        config = _read_config(path)
+    except (OSError, RecursionError, ValueError, zipfile.BadZipFile):
+        return ""
+    known = keras.saving.get_custom_objects()
+    known = {key: kind for key, kind in known.items() if isinstance(kind, type)}
+    others = sorted(set(_refused_classes(config, known)))
+    return others and f" Of other layers it holds {', '.join(others)}." or ""
+
+
 def _first_line(error):
     return str(error).strip().partition("\n")[0].rstrip(".") + "."
 
 
-def _check_classes(path):
-    """Refuses an archive that names anything but built-in layers."""
+def _check_classes(path, named):
+    """Refuses an archive with other than built-in layers and named ones."""
     try:
         config = _read_config(path)
     except (OSError, RecursionError, ValueError, zipfile.BadZipFile) as error:
@@ -116,13 +187,22 @@ def _check_classes(path):
             f"'{path}' is not a Keras archive: {error}. Make it again with "
             "`model.save('name.keras')`."
         ) from error
-    refused = sorted(set(_refused_classes(config)))
-    if refused:
-        raise ArtifactError(
-            "A module consists of built-in Keras layers that neither run code "
-            f"nor read files of their own. Received: {', '.join(refused)} in "
-            f"'{path}'. Replace them by built-in layers."
+    refused = sorted(set(_refused_classes(config, named)))
+    if not refused:
+        return
+    way_out = "Replace them by built-in layers."
+    if any(">" in each for each in refused):
+        way_out = (
+            "If you know who made the file and have these layers, name them "
+            "with `custom_layers`: in Python their classes, on the command "
+            "line the module that registers them (`--custom-layers MODULE`). "
+            "The SavedModel beside the file serves without them."
         )
+    raise ArtifactError(
+        "A module consists of built-in Keras layers that neither run code "
+        "nor read files of their own, and of registered layers that you name. "
+        f"Received: {', '.join(refused)} in '{path}'. {way_out}"
+    )
 
 
 def _read_config(path):
@@ -135,22 +215,27 @@ def _read_config(path):
         return json.loads(archive.read("config.json"))
 
 
-def _refused_classes(config):
+def _refused_classes(config, named):
     """Yields the classes in a config that are not on the list."""
     if isinstance(config, dict):
-        if "class_name" in config and not _is_allowed(config):
-            yield f"{config.get('module') or '?'}.{config['class_name']}"
+        if "class_name" in config and not _is_allowed(config, named):
+            kind = f"{config.get('module') or '?'}.{config['class_name']}"
+            registered = str(config.get("registered_name"))
+            yield f"{registered} ({kind})" if ">" in registered else kind
         for value in config.values():
-            yield from _refused_classes(value)
+            yield from _refused_classes(value, named)
     elif isinstance(config, list):
         for value in config:
-            yield from _refused_classes(value)
+            yield from _refused_classes(value, named)
 
 
-def _is_allowed(config):
+def _is_allowed(config, named):
     module, name = str(config.get("module") or ""), str(config["class_name"])
-    if config.get("registered_name") not in (None, name):
-        return False
+    registered = config.get("registered_name")
+    if registered not in (None, name):
+        # Keras gives some class names a meaning before it looks one up.
+        kind = named.get(str(registered))
+        return kind is not None and name == kind.__name__
     if not module:
         return name in VALUES
     if module in MODULES:

@@ -15,6 +15,8 @@ from kmod.export import keras_file
 from kmod.export import litert
 from kmod.export import onnx
 from kmod.export import savedmodel
+from kmod.files.custom_layers import custom_layers_scope
+from kmod.graph.sources import custom_layers_of
 
 LABELS_FILE = "labels.txt"
 # Relative to the largest answer, or to 1 if that is larger.
@@ -104,7 +106,9 @@ def largest_gap(
         above 1.
     """
     gaps = []
-    with keras.device("cpu:0"):  # GPUs may round each call in another way.
+    own = custom_layers_scope(custom_layers_of(model))  # They are in memory.
+    # GPUs may round each call in another way.
+    with keras.device("cpu:0"), own:
         answered = FORMS[form].predict(path, images)
         for name, expected in savedmodel.predict_by_name(model, images).items():
             scale = max(1.0, np.abs(expected).max())

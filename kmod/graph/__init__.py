@@ -4,6 +4,7 @@ from kmod.graph.calls import Call
 from kmod.graph.calls import TensorRef
 from kmod.graph.calls import Trace
 from kmod.graph.channel_graph import ChannelGraph
+from kmod.graph.channel_graph import PinCost
 from kmod.graph.channel_graph import channel_graph
 from kmod.graph.channels import ChannelMap
 from kmod.graph.channels import ChannelSpace
@@ -27,6 +28,7 @@ __all__ = [
     "LayerRule",
     "PassThrough",
     "Pin",
+    "PinCost",
     "TensorRef",
     "Trace",
     "channel_graph",

@@ -32,6 +32,24 @@ _OUTPUT_OPERATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class PinCost:
+    """What layers of one kind cost: kernels that can not be removed.
+
+    Attributes:
+        kind: Class of the layers, such as `"MultiHeadAttention"`.
+        reason: Why they pin, in words.
+        layers: Their names.
+        kernels: Number of kernels that they pin, with all that are tied to
+            these. What two kinds pin counts for both.
+    """
+
+    kind: str
+    reason: str
+    layers: tuple[str, ...]
+    kernels: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ChannelGraph:
     """Which tensors of a CNN carry which kernels' channels.
 
@@ -76,13 +94,7 @@ class ChannelGraph:
         Returns:
             Sentences that end with a way out; empty if no layer pins any.
         """
-        counts = {}
-        for pin in self.pins:
-            groups = np.unique(self.kernels.groups[pin.kernels])
-            pinned = np.isin(self.kernels.groups, groups)
-            known = counts.setdefault((pin.layer, pin.reason), pinned)
-            known |= pinned
-        worst = sorted(counts.items(), key=lambda each: -each[1].sum())
+        worst = self._pinned(lambda pin: (pin.layer, pin.reason))
         parts = [
             f"layer {layer!r} pins {pinned.sum()}, because {reason}"
             for (layer, reason), pinned in worst[:limit]
@@ -90,12 +102,42 @@ class ChannelGraph:
         if not parts:
             return ""
         text = f"Of {len(self.kernels)} kernels, {'; '.join(parts)}."
-        if any(reason.startswith(NO_RULE) for _, reason in counts):
+        if any(reason.startswith(NO_RULE) for (_, reason), _ in worst):
             text += (
                 " Teach kmod a layer of your own with "
                 "`kmod.register_channel_rule`."
             )
         return f"{text} `kmod inspect` lists all."
+
+    def pin_costs(self) -> list[PinCost]:
+        """Lists what each kind of layer pins, most kernels first."""
+        kinds = {c.name: type(c.operation).__name__ for c in self.trace.calls}
+        return [
+            PinCost(
+                kind,
+                reason,
+                tuple(
+                    dict.fromkeys(
+                        pin.layer
+                        for pin in self.pins
+                        if (kinds[pin.layer], pin.reason) == (kind, reason)
+                    )
+                ),
+                int(pinned.sum()),
+            )
+            for (kind, reason), pinned in self._pinned(
+                lambda pin: (kinds[pin.layer], pin.reason)
+            )
+        ]
+
+    def _pinned(self, key):
+        """Unites what pins of one key pin; returns the most kernels first."""
+        found = {}
+        for pin in self.pins:
+            groups = self.kernels.groups[pin.kernels]
+            pinned = np.isin(self.kernels.groups, groups)
+            found[key(pin)] = pinned | found.get(key(pin), False)
+        return sorted(found.items(), key=lambda each: -each[1].sum())
 
 
 def channel_graph(

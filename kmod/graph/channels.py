@@ -88,6 +88,17 @@ class ChannelSpace:
             for a, b in zip(first.ids, other.ids, strict=True):
                 self._tie_pair(a, b, layer, reason)
 
+    def tie_kernels(self, ids: np.ndarray, layer: str, reason: str):
+        """Makes kernels live and die together.
+
+        Args:
+            ids: int64 array of kernel ids, -1 for what is fixed.
+            layer: Name of the layer that needs them so.
+            reason: Why what is fixed fixes the others too.
+        """
+        for other in ids[1:]:
+            self._tie_pair(ids[0], other, layer, reason)
+
     def _tie_pair(self, a, b, layer, reason):
         if a == PINNED or b == PINNED:
             self._pin_ids(np.array([max(a, b)]), layer, reason)

@@ -228,7 +228,8 @@ def _first_difference(graph, flat, images):
     """Names the first layer of the source whose output is not the same.
 
     What a layer's fused activation makes is compared where it has become a
-    layer; layers that are called twice are left out.
+    layer; layers that are called twice are left out, and those that are not
+    in the rebuilt model, since they act in training only.
     """
     theirs, ours = (
         run_trace(g.trace, ops.cast(images, g.trace.input_dtype))
@@ -242,7 +243,7 @@ def _first_difference(graph, flat, images):
         if call.name not in names
     }
     for call in graph.trace.calls:
-        if names.count(call.name) > 1:
+        if names.count(call.name) > 1 or call.name not in by_name:
             continue
         own = by_name[call.name]
         own = split.get(own.outputs[0].index, own)

@@ -10,6 +10,7 @@ from kmod.graph.channels import PINNED
 from kmod.graph.rules.base import Kept
 from kmod.graph.rules.base import set_state
 from kmod.graph.rules.kernels import KernelRule
+from kmod.graph.rules.per_channel import TRAINING_ONLY
 from kmod.graph.rules.table import rule_for
 
 
@@ -21,10 +22,11 @@ def rebuild(
 ) -> keras.Model:
     """Builds a model that holds only the kept kernels, up to the logits.
 
-    The result is a new flat Functional model: nested models are unfolded and
+    The result is a new flat Functional model: nested models are unfolded,
     activations inside convolutions and Dense layers become layers of their
-    own. Where the source takes bytes it takes float32, 0 to 255 as before,
-    so that modules can be composed with others.
+    own, and what acts in training only, such as dropout, is left out. Where
+    the source takes bytes it takes float32, 0 to 255 as before, so that
+    modules can be composed with others.
 
     Args:
         graph: Channel graph of the model to copy.
@@ -64,6 +66,10 @@ class _Builder:
         return keras.Model(image, self.tensors[traced.output.index], name=name)
 
     def _add(self, call):
+        if type(call.operation) in TRAINING_ONLY:
+            (made,), (read,) = call.outputs, call.inputs
+            self.tensors[made.index] = self.tensors[read.index]
+            return
         args, kwargs = arguments_on(call, lambda ref: self.tensors[ref.index])
         new = call.name not in self.layers
         if new:

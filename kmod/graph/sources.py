@@ -154,6 +154,33 @@ def _owner(thing, method):
     return None
 
 
+def custom_layers_of(model: keras.Model) -> list[type]:
+    """Lists the classes of layers in a model that are not Keras' own."""
+    kinds = dict.fromkeys(
+        type(layer) for layer in model._flatten_layers(include_self=False)
+    )
+    return [kind for kind in kinds if kind.__module__.split(".")[0] != "keras"]
+
+
+def registered_name(kind: type) -> str:
+    """Returns the name that a layer class of a user's own is registered by.
+
+    Raises:
+        UsageError: If it is not registered, or no layer class.
+    """
+    is_layer = isinstance(kind, type) and issubclass(kind, keras.layers.Layer)
+    name = keras.saving.get_registered_name(kind) if is_layer else ""
+    if ">" in name:
+        return name
+    raise UsageError(
+        "Modules have Keras' own layers and registered ones, so that they can "
+        f"be saved and loaded. Received: {getattr(kind, '__name__', kind)!r}, "
+        "which is no registered layer class. Put "
+        "`@keras.saving.register_keras_serializable(package='...')` above the "
+        "class."
+    )
+
+
 def is_preprocessing(model: keras.Model) -> bool:
     """Tells whether a model preprocesses images outside of its graph."""
     return (
@@ -270,7 +297,7 @@ def sized(
         raise UsageError(
             "`input_shape` must be the shape of images that the source model "
             f"takes. Received: input_shape={tuple(input_shape)}, and {name!r} "
-            f"takes images of shape {tuple(shape[1:])}. Give a size for each "
-            "`None`, and the others as they are."
+            f"takes images of shape {tuple(shape[1:])}. Bring the images to "
+            "it; a `None` stands for any size."
         )
     return (shape[0], *given)

@@ -1,9 +1,16 @@
-"""Reads a Keras model into a flat list of calls."""
+"""Reads a Keras model into a flat list of calls.
+
+Layers that are made of Keras layers are opened, so that the kernels inside
+can be removed.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import keras
+import numpy as np
+from keras import ops
 from keras import tree
 
 from kmod.errors import UnsupportedModelError
@@ -12,6 +19,7 @@ from kmod.graph.calls import TensorRef
 from kmod.graph.calls import Trace
 from kmod.graph.calls import arguments_on
 from kmod.graph.calls import run_trace
+from kmod.graph.rules.table import has_rule
 from kmod.graph.sources import functional_of
 from kmod.graph.sources import is_preprocessing
 from kmod.graph.sources import preprocessing
@@ -29,13 +37,20 @@ RESERVED_NAMES = (
 )
 
 
+# Sizes that a model leaves open, where a layer is tried on random tensors.
+TRIED_BATCH = 2
+TRIED_SIZE = 16
+
+
 def trace(
     model: keras.Model, input_shape: Sequence[int] | None = None
 ) -> Trace:
     """Lists the calls of a model in the order of computation.
 
-    Nested Functional and Sequential models are unfolded, so the list holds
-    only layers and Keras operations; what a KerasHub task does to images in
+    Nested Functional and Sequential models are unfolded, and so is a layer of
+    other than Keras' own classes, for which kmod has no rule, if all of it is
+    Keras layers and operations that answer the same. So the list holds only
+    layers and Keras operations; what a KerasHub task does to images in
     `predict` comes first. The model is read, never changed.
 
     Args:
@@ -156,17 +171,21 @@ class _Tracer:
 
     def run(self, functional, inputs, path):
         """Traces one (nested) model; returns the refs of its outputs."""
-        refs = {
-            id(t): ref for t, ref in zip(functional.inputs, inputs, strict=True)
-        }
-        for node in _nodes_in_order(functional):
+        nodes = _nodes_in_order(functional)
+        return self._run(
+            nodes, functional.inputs, functional.outputs, inputs, path
+        )
+
+    def _run(self, nodes, tensors, results, inputs, path):
+        refs = {id(t): ref for t, ref in zip(tensors, inputs, strict=True)}
+        for node in nodes:
             if all(id(t) in refs for t in node.input_tensors):
                 outputs = self._call(node, refs, path)
                 refs.update(
                     (id(t), ref)
                     for t, ref in zip(node.outputs, outputs, strict=True)
                 )
-        return [refs[id(t)] for t in functional.outputs]
+        return [refs[id(t)] for t in results]
 
     def _call(self, node, refs, path):
         args, kwargs = node.arguments.convert(
@@ -185,6 +204,9 @@ class _Tracer:
             return self.run(nested, inputs, (*path, operation.name))
         _refuse_lambda(operation)
         _refuse_quantized(operation)
+        parts = None if has_rule(operation) else _parts_of(node)
+        if parts is not None:
+            return self._run(*parts, inputs, (*path, operation.name))
         outputs = tuple(self.ref(t) for t in node.outputs)
         self.calls.append(
             Call(
@@ -211,6 +233,142 @@ class _Tracer:
             self._taken.add(name)
             self._names[id(operation)] = name
         return self._names[id(operation)]
+
+
+def _parts_of(node):
+    """Opens the layer that a node calls, if it is made of Keras layers.
+
+    Returns:
+        Tuple `(nodes, inputs, outputs)` of what happens inside, with the
+        tensors between; `None` if the layer is Keras' own, holds no others,
+        or does more than to call layers and operations.
+    """
+    layer = node.operation
+    is_own = isinstance(layer, keras.layers.Layer)
+    is_own &= type(layer).__module__.split(".")[0] != "keras"
+    layers = list(layer._flatten_layers(include_self=False)) if is_own else []
+    if not layers:
+        return None
+    marks = [
+        (each, len(each._inbound_nodes), len(each._outbound_nodes))
+        for each in layers
+    ]
+    try:
+        parts = _call_symbolically(node)
+        is_all = _holds_all(layer, parts) and _is_same(node, parts)
+        return parts if is_all else None
+    except Exception:  # Whatever code of others raises on symbolic tensors.
+        return None
+    finally:
+        for each, inbound, outbound in marks:
+            del each._inbound_nodes[inbound:], each._outbound_nodes[outbound:]
+
+
+def _patches(layer, images):
+    """Writes the first layer of KerasHub's ViT with Keras layers.
+
+    That layer repeats a weight over the batch, whose size symbols lack, and
+    can not be made again from its config.
+    """
+    x = layer.patch_embedding(images)
+    if layer.data_format == "channels_first":
+        x = keras.layers.Permute((2, 3, 1))(x)
+    x = keras.layers.Reshape((layer.num_patches, layer.hidden_dim))(x)
+    offset = ops.convert_to_numpy(layer.position_embedding.embeddings)
+    if layer.use_class_token:
+        x = keras.layers.ZeroPadding1D((1, 0))(x)
+        offset = offset.copy()
+        offset[0] += ops.convert_to_numpy(layer.class_token)[0, 0]
+    rescaling = keras.layers.Rescaling(1.0, offset.tolist())
+    return rescaling(x)
+
+
+# Layers that hold what no call of Keras' layers would show, by class name.
+WRITTEN = {"ViTPatchingAndEmbedding": _patches}
+
+
+def _call_symbolically(node):
+    def symbol(x):
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        inputs.append(keras.KerasTensor(x.shape, x.dtype))
+        return inputs[-1]
+
+    inputs = []
+    args, kwargs = _arguments(node, symbol)
+    written = WRITTEN.get(type(node.operation).__name__)
+    call = node.operation.call
+    if written is not None:
+        call = functools.partial(written, node.operation)
+    outputs = tree.flatten(call(*args, **kwargs))
+    nodes, seen = [], {id(x) for x in inputs}
+
+    def visit(tensor):
+        if id(tensor) in seen:
+            return
+        history = tensor._keras_history
+        made_by = history.operation._inbound_nodes[history.node_index]
+        for each in made_by.input_tensors:
+            visit(each)
+        seen.update(id(each) for each in made_by.outputs)
+        nodes.append(made_by)
+
+    for tensor in outputs:
+        visit(tensor)
+    return nodes, inputs, outputs
+
+
+def _arguments(node, read):
+    """Returns the arguments of a call in use, other tensors in its place."""
+    args, kwargs = node.arguments.convert(read)
+    return args, {k: x for k, x in kwargs.items() if k != "training"}
+
+
+def _holds_all(layer, parts):
+    """Tells whether the parts have all of a layer's weights, and no others."""
+    if type(layer).__name__ in WRITTEN:  # In their configs.
+        return True
+    nodes, _, _ = parts
+    found = {
+        id(weight)
+        for node in nodes
+        if isinstance(node.operation, keras.layers.Layer)
+        for weight in node.operation.weights
+    }
+    constants = any(
+        isinstance(leaf, keras.Variable)
+        for node in nodes
+        for leaf in tree.flatten(_arguments(node, lambda x: x))
+    )
+    return not constants and {id(w) for w in layer.weights} <= found
+
+
+def _is_same(node, parts):
+    """Tells whether the parts answer just as the layer, on random tensors."""
+    nodes, inputs, results = parts
+    draw = np.random.default_rng(0)
+    values = {}
+    for tensor in inputs:
+        batch, *sizes = tensor.shape
+        shape = [batch or TRIED_BATCH, *(size or TRIED_SIZE for size in sizes)]
+        value = ops.convert_to_tensor(draw.normal(size=shape), "float32")
+        values[id(tensor)] = ops.cast(value, tensor.dtype)
+    given = iter([values[id(tensor)] for tensor in inputs])
+    args, kwargs = _arguments(
+        node, lambda x: next(given) if isinstance(x, keras.KerasTensor) else x
+    )
+    with keras.device("cpu:0"):
+        expected = tree.flatten(node.operation(*args, **kwargs))
+        for each in nodes:
+            args, kwargs = _arguments(each, lambda x: values.get(id(x), x))
+            made = tree.flatten(each.operation(*args, **kwargs))
+            values.update(zip(map(id, each.outputs), made, strict=True))
+    return all(
+        np.array_equal(
+            ops.convert_to_numpy(x), ops.convert_to_numpy(values[id(y)])
+        )
+        for x, y in zip(expected, results, strict=True)
+    )
 
 
 def _nodes_in_order(functional):

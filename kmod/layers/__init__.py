@@ -5,6 +5,7 @@ tensors have one entry for each row, the rows of an image in a run.
 """
 
 from kmod.layers.class_masked import ClassMasked
+from kmod.layers.class_masked import ClassMaskedNormalization
 from kmod.layers.kernel_masks import KernelMasks
 from kmod.layers.rows import ClassScaleShift
 from kmod.layers.rows import RepeatRows
@@ -12,6 +13,7 @@ from kmod.layers.rows import SplitRows
 
 __all__ = [
     "ClassMasked",
+    "ClassMaskedNormalization",
     "ClassScaleShift",
     "KernelMasks",
     "RepeatRows",

@@ -1,13 +1,22 @@
-"""The wrapper that masks what a layer reads, class by class."""
+"""The wrappers that mask what a layer reads, class by class."""
 
 import keras
 import numpy as np
+from keras import backend
 from keras import ops
 
 from kmod.layers.kernel_masks import KernelMasks
 from kmod.layers.rows import ClassScaleShift
 from kmod.layers.rows import add_table
 from kmod.layers.rows import apply_by_row
+
+# Layers that normalise over the channels that are kept. `UnitNormalization`
+# does so by itself, where the others are zero.
+NORMALISERS = (
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
 
 
 @keras.saving.register_keras_serializable(package="kmod")
@@ -110,16 +119,20 @@ class ClassMasked(keras.layers.Wrapper):
         table = self._channel_masks(kernel_masks)
         if self.gain is not None:
             table = table * self.gain.value
+        outputs = self._call_layer(inputs, table, classes, training)
+        if self.adapter is not None:
+            outputs = self.adapter(outputs, classes)
+        return outputs
+
+    def _call_layer(self, inputs, table, classes, training):
+        """Calls the layer on channels times their row of a table."""
         values = apply_by_row(
             ops.multiply, inputs, (table,), classes, self.axis, self.branches
         )
         options = {}
         if self.layer._call_has_training_arg:
             options["training"] = training
-        outputs = self.layer(values, **options)
-        if self.adapter is not None:
-            outputs = self.adapter(outputs, classes)
-        return outputs
+        return self.layer(values, **options)
 
     def _channel_masks(self, kernel_masks):
         kept = ops.ones((kernel_masks.shape[0], 1), kernel_masks.dtype)
@@ -167,3 +180,89 @@ class ClassMasked(keras.layers.Wrapper):
             "gain": self.has_gain,
             "scale_and_shift": self.adapter is not None,
         }
+
+
+@keras.saving.register_keras_serializable(package="kmod")
+class ClassMaskedNormalization(ClassMasked):
+    """Gives each class a mask of the channels that a layer normalises over.
+
+    Mean and variance are those of the channels that a row's module keeps: so
+    a layer that is cut to the kept channels answers the same.
+
+    Args:
+        layer: `LayerNormalization`, `RMSNormalization`, or
+            `GroupNormalization` of one group.
+        num_classes: As in `ClassMasked`, and all that follow.
+
+    Call arguments, output shape: as in `ClassMasked`. What is made of the
+    channels that are not kept means nothing.
+    """
+
+    def __init__(
+        self,
+        layer,
+        num_classes,
+        kernels=None,
+        axis=-1,
+        branches=False,
+        scale_and_shift=True,
+        **kwargs,
+    ):
+        super().__init__(
+            layer,
+            num_classes,
+            kernels,
+            axis,
+            branches,
+            gain=False,
+            scale_and_shift=scale_and_shift,
+            **kwargs,
+        )
+
+    def _call_layer(self, inputs, table, classes, training):
+        outputs = apply_by_row(
+            self._normalise,
+            ops.cast(inputs, backend.result_type(inputs.dtype, "float32")),
+            (table,),
+            classes,
+            self.axis,
+            self.branches,
+        )
+        return ops.cast(outputs, self.layer.compute_dtype)
+
+    def _normalise(self, values, mask):
+        """Normalises `(batch, rows, ...)` over what a mask keeps."""
+        layer, rank = self.layer, len(values.shape) - 1
+        of_weights = [axis % rank + 1 for axis in np.atleast_1d(layer.axis)]
+        axes = of_weights
+        if isinstance(layer, keras.layers.GroupNormalization):
+            axes = list(range(2, rank + 1))
+        count = ops.maximum(ops.sum(mask, axes, keepdims=True), 1)
+        for axis in axes:
+            if mask.shape[axis] == 1:  # A mask is the same everywhere.
+                count *= ops.cast(ops.shape(values)[axis], count.dtype)
+
+        def mean(x):
+            return ops.sum(x * mask, axes, keepdims=True) / count
+
+        has_mean = not isinstance(layer, keras.layers.RMSNormalization)
+        if has_mean:
+            values = values - mean(values)
+        outputs = values * ops.rsqrt(mean(values**2) + layer.epsilon)
+        shape = [
+            n if axis in of_weights else 1
+            for axis, n in enumerate((1, *values.shape[1:]))
+        ]
+        scale, shift = (
+            (layer.gamma, layer.beta) if has_mean else (layer.scale, None)
+        )
+        if scale is not None:
+            outputs *= ops.cast(ops.reshape(scale, shape), outputs.dtype)
+        if shift is not None:
+            outputs += ops.cast(ops.reshape(shift, shape), outputs.dtype)
+        return outputs
+
+    def get_config(self):
+        config = super().get_config()
+        del config["gain"]
+        return config

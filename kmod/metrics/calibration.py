@@ -1,10 +1,15 @@
 """Fits that turn scores into log-odds, each once."""
 
+import math
+from collections.abc import Callable
+from collections.abc import Sequence
+
 import numpy as np
 
 FOLDS = 5
 # Weight of half the squared weights, beside the sum of all cross-entropies.
 PENALTY = 3.0
+DECIMALS = 6  # Of shifts; float32 has no more.
 PENALTIES = (0.3, 1.0, PENALTY, 10.0)
 
 Layer = tuple[np.ndarray, np.ndarray]
@@ -35,6 +40,49 @@ def fit_platt(
     fitted = LogisticRegression().fit(scores[:, None] / spread, is_class)
     scale = float(fitted.coef_[0, 0]) / spread
     return (scale, float(fitted.intercept_[0])) if scale > 0 else None
+
+
+def logit(share: float) -> float:
+    """Returns the log-odds of a probability above 0 and below 1."""
+    return math.log(share) - math.log1p(-share)
+
+
+def prior_shifts(
+    shares: Sequence[float | None],
+    wanted: Sequence[float] | None = None,
+    score_of: Callable[[float], float] = logit,
+) -> list[float]:
+    """Returns what to add to scores so that classes are as frequent as wanted.
+
+    A calibrated score speaks for its class the more, the more frequent the
+    class was among the images that it was calibrated on: by the log-odds of
+    that share. Where the shares are all the same, nothing needs to be added.
+
+    Args:
+        shares: For each score the share of its class among those images, above
+            0 and below 1; `None` where it is not known.
+        wanted: The share that each class shall have. Defaults to all alike,
+            with scores as high on average as they are.
+        score_of: How much a share counts: `logit` for log-odds of every class
+            by itself, `math.log` for scores of a softmax over all.
+
+    Returns:
+        A shift for each score, 0 where its share is not known.
+
+    Reference:
+
+    - [Saerens et al., 2002](https://doi.org/10.1162/089976602753284446)
+    """
+    found = [share and score_of(share) for share in shares]
+    known = [score for score in found if score is not None]
+    if wanted is None:
+        level = [sum(known) / max(len(known), 1)] * len(found)
+    else:
+        level = [score_of(share) for share in wanted]
+    return [
+        0.0 if score is None else round(goal - score, DECIMALS)
+        for goal, score in zip(level, found, strict=True)
+    ]
 
 
 def fit_scores(scores: np.ndarray, labels: np.ndarray) -> Layer:

@@ -8,6 +8,32 @@ DEVIATIONS = 2
 NUM_SHOWN = 10
 
 
+def answered_classes(
+    scores: np.ndarray, name: str = "the source model"
+) -> np.ndarray:
+    """Returns the classes that a classifier answers.
+
+    Args:
+        scores: Float array `(n, num_classes)`.
+        name: What the classifier is called in the message.
+
+    Returns:
+        int64 array `(n,)`.
+
+    Raises:
+        ArtifactError: If scores are not a number.
+    """
+    broken = np.isnan(scores).any(axis=1)
+    if broken.any():
+        raise ArtifactError(
+            "The answers of a trained model must be numbers. Received: "
+            f"{name} with NaN for {broken.sum()} of {len(scores)} images. Look "
+            "at its weights, at the scale of the images and, in float16, for "
+            "values above 65504."
+        )
+    return scores.argmax(axis=1)
+
+
 def check_above_chance(
     predictions: np.ndarray, labels: np.ndarray, name: str = "the source model"
 ) -> float:
@@ -41,13 +67,14 @@ def check_above_chance(
     limit = chance + DEVIATIONS * np.sqrt(variance)
     if limit < 1 and recall <= limit:
         raise ArtifactError(
-            "The answers of a source model must be better than guesses on the "
+            "The answers of a trained model must be better than guesses on the "
             f"data given. Received: {name} with an accuracy of {accuracy:.1%} "
             f"and a mean recall of {recall:.1%} on {len(labels)} images of "
             f"{len(classes)} classes, where guesses get {chance:.1%} and up "
             f"to {limit:.1%} by luck; {_explained(predictions, labels)}. Give "
             "labels in the order of the model's outputs and images scaled as "
-            "in its training, of the classes that it was trained on."
+            "in its training (in commands by `--value-range`), of the classes "
+            "that it was trained on."
         )
     return accuracy
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
 from kmod.data.batches import common_class_names
 from kmod.data.batches import iter_batches
+from kmod.errors import UsageError
 from kmod.graph.channel_graph import score_threshold
+from kmod.graph.sources import functional_of
 
 WEAK_GAP = 0.1
 RARE = 50  # So many times fewer images than another class are few.
@@ -120,6 +123,7 @@ def evaluate(
     data: Any,
     class_names: Sequence[str] | None = None,
     batch_size: int = 256,
+    output: str | None = None,
 ) -> Evaluation:
     """Measures a classifier on labelled images.
 
@@ -133,14 +137,17 @@ def evaluate(
         class_names: Names of the classes. Defaults to those that a data set
             has, and else to `"0"`, `"1"`, ....
         batch_size: Integer, images to a batch of arrays.
+        output: Name of the model's output to measure, of several.
 
     Returns:
         The `Evaluation`. A class without images has figures of 0 in its
         arrays, and of `None` in `as_dict`.
 
     Raises:
+        UsageError: If the model has several outputs.
         ValueError: If labels or names do not fit the model's scores, or a
             data set has the model's class names in another order.
+        UsageError: If `output` is none of its outputs, or is needed.
 
     Example:
 
@@ -149,6 +156,8 @@ def evaluate(
     """
     common_class_names(getattr(model, "class_names", None), data)
     class_names = common_class_names(class_names, data)
+    if output is not None or len(getattr(model, "outputs", None) or ()) > 1:
+        model = functional_of(model, output)
     labels, predictions, num_classes = answers(model, data, batch_size)
     if class_names is None:
         class_names = [str(index) for index in range(num_classes)]
@@ -172,7 +181,7 @@ def answers(
     """
     labels, predictions, threshold = [], [], None
     for images, true in iter_batches(data, batch_size):
-        scores = model.predict_on_batch(images)
+        scores = _only_output(model, images)
         if scores.shape[-1] == 1:
             if threshold is None:
                 threshold = score_threshold(model)
@@ -184,6 +193,17 @@ def answers(
         np.concatenate(predictions),
         scores.shape[-1],
     )
+
+
+def _only_output(model, images):
+    found = tree.flatten(model.predict_on_batch(images))
+    if len(found) > 1:
+        raise UsageError(
+            "A classifier has one output, a score for each class. Received: "
+            f"{model.name!r} with {len(found)} outputs. Evaluate one of them, "
+            "`keras.Model(model.inputs, output)`."
+        )
+    return found[0]
 
 
 def evaluate_answers(

@@ -8,7 +8,6 @@ from keras import ops
 
 from kmod.graph import ChannelGraph
 from kmod.graph.channels import PINNED
-from kmod.graph.rules.kernels import DepthwiseRule
 from kmod.graph.rules.table import rule_for
 from kmod.graph.sizes import layer_macs
 from kmod.modular.placement import Placement
@@ -150,7 +149,7 @@ def propose_start(starts: Sequence[MaskStart]) -> MaskStart:
 
 
 def _read_shares(graph, call):
-    if isinstance(rule_for(call), DepthwiseRule):
+    if not rule_for(call).mixes(call):
         return np.zeros(graph.kernels.num_groups, "float32"), np.float32(1)
     return _shares(graph, call.inputs[0])
 

@@ -7,13 +7,14 @@ from keras import tree
 
 from kmod.graph import ChannelGraph
 from kmod.graph.calls import arguments_on
-from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.table import rule_for
 from kmod.layers import ClassMasked
+from kmod.layers import ClassMaskedNormalization
 from kmod.layers import ClassScaleShift
 from kmod.layers import KernelMasks
 from kmod.layers import RepeatRows
 from kmod.layers import SplitRows
+from kmod.layers.class_masked import NORMALISERS
 
 
 class MaskedNetwork:
@@ -134,7 +135,7 @@ class MaskedNetwork:
 
     def _is_masked(self, call):
         """Tells whether a call mixes kernels that masks may remove."""
-        if not isinstance(rule_for(call), KernelRule):
+        if not rule_for(call).mixes(call):
             return False
         groups = self.graph.groups_of(call.inputs[0])
         return groups is not None and bool(
@@ -188,16 +189,20 @@ class MaskedNetwork:
         if [each.name for each in traced.calls].count(name) > 1:
             name = traced.free_name(f"{name}_{call.outputs[0].index}")
         branches = ref.index not in self._by_row
-        wrapper = ClassMasked(
-            call.operation,
-            self.masks.num_classes,
-            self.graph.groups_of(ref),
-            self.graph.map_of(ref).axis,
-            branches,
-            gain=call.name in self.gained,
-            scale_and_shift=is_adapted,
-            name=name,
-        )
+        arguments = {
+            "layer": call.operation,
+            "num_classes": self.masks.num_classes,
+            "kernels": self.graph.groups_of(ref),
+            "axis": self.graph.map_of(ref).axis,
+            "branches": branches,
+            "scale_and_shift": is_adapted,
+            "name": name,
+        }
+        if isinstance(call.operation, NORMALISERS):
+            wrapper = ClassMaskedNormalization(**arguments)
+        else:
+            gain = call.name in self.gained
+            wrapper = ClassMasked(**arguments, gain=gain)
         self.wrapped.append((call, wrapper))
         if is_adapted:
             self.adapters[call.name] = wrapper.adapter

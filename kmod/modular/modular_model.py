@@ -17,6 +17,8 @@ from kmod.data.batches import count_steps
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.image_data import LabelledImages
+from kmod.data.streaming import predict
+from kmod.data.streaming import streamed
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
@@ -238,6 +240,13 @@ class ModularModel(keras.Model):
             dtype="float32",
             autocast=False,
         )
+        self.calibration_images = self.add_weight(
+            name="calibration_images",
+            shape=(self.num_classes,),
+            initializer="zeros",
+            trainable=False,
+            dtype="int32",
+        )
         self.set_calibration(1, 0)
         # Keras does not save what generators have drawn: a resumed training
         # would draw the same rows again.
@@ -260,7 +269,8 @@ class ModularModel(keras.Model):
             **kwargs: Arguments of `keras.Model.compile`.
         """
         super().compile(
-            optimizer=optimizer or optimizer_of(self.recipe),
+            optimizer=optimizer
+            or optimizer_of(self.recipe, len(self.placement.adapted)),
             loss=loss or loss_of(self.recipe, self.num_classes, self._num_rows),
             metrics=["accuracy"] if metrics is None else metrics,
             **kwargs,
@@ -290,7 +300,8 @@ class ModularModel(keras.Model):
         it has any, and phases switch between heads and masks.
 
         The stem is computed once for each image of an array and kept, if it
-        takes at most 3 GiB. So a late `mask_from` makes steps cheap.
+        takes at most 3 GiB, on disk if it is large. So a late `mask_from`
+        makes steps cheap. A `numpy.memmap` is read batch by batch.
 
         Returns:
             `keras.callbacks.History`; `retention_rate` at the end of each
@@ -332,6 +343,7 @@ class ModularModel(keras.Model):
         if adam:
             self.optimizer.build(self.trainable_variables)
             adam.restart(steps)
+        arguments.update(streamed(arguments))
         return super().fit(*bound.args, **bound.kwargs)
 
     def _take_class_names(self, *data):
@@ -342,7 +354,8 @@ class ModularModel(keras.Model):
         self.class_names = checked_names(names, self.num_classes)
 
     def _check_labels(self, arguments):
-        check_training(arguments, self.num_classes)
+        shape = self.flat_source.input_shape[1:]
+        check_training(arguments, self.num_classes, shape, self.value_range)
         if arguments["validation_data"] is not None:
             validation = fit_arguments(
                 arguments["validation_data"],
@@ -421,7 +434,9 @@ class ModularModel(keras.Model):
 
         Each module gets a scale and a shift of its own (Platt scaling), so
         that the sigmoid of its score is the probability of its class and
-        scores of different models can be compared.
+        scores of different models can be compared. That is so where classes
+        are as frequent as in these images; how many there were of each is
+        kept, so that a composition can take it off again.
 
         Args:
             x: Validation images `(n, ...)`, or labelled data: a tuple
@@ -438,27 +453,38 @@ class ModularModel(keras.Model):
         images, labels = to_arrays(
             x if y is None else (x, y), num_classes=self.num_classes
         )
-        raw = self.predict(images, batch_size=64, verbose=0)
+        raw = predict(self, images, 64)
         fits = [
             fit_platt(raw[:, index], labels == index) or (1.0, 0.0)
             for index in range(self.num_classes)
         ]
-        self.set_calibration(*np.transpose(fits))
+        counts = np.bincount(labels, minlength=self.num_classes)
+        self.set_calibration(*np.transpose(fits), counts)
 
-    def set_calibration(self, scale, shift):
+    def set_calibration(self, scale, shift, num_images=0):
         """Sets how raw scores become log-odds: `scale * score + shift`.
 
         Args:
             scale: Number or array `(num_classes,)`.
             shift: Number or array `(num_classes,)`.
+            num_images: Integer array `(num_classes,)`, how many images of
+                each class the two were fitted on. Defaults to 0, not known.
         """
         values = np.zeros((self.num_classes, 2), "float32")
         values[:, 0], values[:, 1] = scale, shift
         self.calibration.assign(values)
+        counts = np.zeros(self.num_classes, "int32")
+        counts[:] = num_images
+        self.calibration_images.assign(counts)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether any score has a calibration other than itself."""
+        return bool(np.any(ops.convert_to_numpy(self.calibration) != (1, 0)))
 
     def class_log_odds(self, x, batch_size: int = 64) -> np.ndarray:
         """Returns calibrated scores before the sigmoid, `(batch, classes)`."""
-        raw = self.predict(x, batch_size=batch_size, verbose=0)
+        raw = predict(self, x, batch_size)
         scale, shift = ops.convert_to_numpy(self.calibration).T
         return raw * scale + shift
 
@@ -627,7 +653,8 @@ def checked_names(
     ):
         raise UsageError(
             f"`class_names` must be {num_classes} different names, one for "
-            f"each output of the source model. Received: {list(names)}"
+            f"each output of the model. Received: {list(names)}. Name each "
+            "class once, in the order of the outputs."
         )
     return names
 

@@ -14,10 +14,14 @@ from kmod.data.batches import class_indices
 from kmod.data.batches import common_class_names
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
+from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
 from kmod.files.run_directory import RunDirectory
 from kmod.files.run_directory import open_run
+from kmod.graph.sources import custom_layers_of
+from kmod.graph.sources import registered_name
+from kmod.metrics.chance import answered_classes
 from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.modular_model import ModularModel
@@ -198,9 +202,11 @@ def start_modular(
     )
     class_indices(labels, modular.num_classes)
     warn_of_rare_classes(labels, modular.class_names)
+    for kind in custom_layers_of(modular.flat_source):
+        registered_name(kind)  # Or else the modules could not be saved.
     # All modules, unmasked and linear, rank images as the source model does.
-    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
-    accuracy = check_above_chance(logits.argmax(axis=1), labels)
+    logits = predict(modular.flat_source, images)
+    accuracy = check_above_chance(answered_classes(logits), labels)
     return modular, images, labels, accuracy
 
 

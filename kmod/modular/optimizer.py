@@ -9,6 +9,7 @@ from keras import ops
 from kmod.modular.recipe import Recipe
 
 LIMIT = 2**26  # Numbers that kept gradients may have, 256 MiB.
+FULL_RATE_LAYERS = 15  # Scales and shifts of more layers change less at once.
 
 
 @keras.saving.register_keras_serializable(package="kmod")
@@ -125,9 +126,17 @@ def modular_adam_of(
     return inner if isinstance(inner, ModularAdam) else None
 
 
-def optimizer_of(recipe: Recipe) -> ModularAdam:
-    """Returns a recipe's optimiser, with its rate for each kind of weight."""
+def optimizer_of(recipe: Recipe, num_adapted: int = 0) -> ModularAdam:
+    """Returns a recipe's optimiser, with its rate for each kind of weight.
+
+    Args:
+        recipe: The recipe.
+        num_adapted: Integer, layers whose output classes scale and shift.
+            What they change adds up from layer to layer, so that in deep
+            networks the recipe's rate would undo the source model.
+    """
     adapt = recipe.adapt_rate / recipe.head_rate
+    adapt *= min(1.0, FULL_RATE_LAYERS / max(num_adapted, 1)) ** 2
     by_importance = recipe.retention_target is not None
     return ModularAdam(
         recipe.head_rate,

@@ -13,6 +13,13 @@ from kmod.graph.kernels import KernelTable
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.table import rule_for
 
+# Normalisation layers whose gamma and beta take up a class's scale and shift.
+SCALED_AND_SHIFTED = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -114,6 +121,7 @@ def _gained(graph, may_go):
         call.name
         for call in calls
         if isinstance(rule_for(call), KernelRule)
+        and rule_for(call).mixes(call)
         and names.count(call.name) == 1
         and _any_may_go(graph, call.inputs[0], may_go)
     )
@@ -147,7 +155,7 @@ def _any_may_go(graph, ref, may_go):
 def _can_fold(call: Call) -> bool:
     """Tells whether a layer's weights can take a scale and a shift up."""
     layer = call.operation
-    if isinstance(layer, keras.layers.BatchNormalization):
+    if isinstance(layer, SCALED_AND_SHIFTED):
         return layer.scale and layer.center
     return (
         isinstance(rule_for(call), KernelRule)

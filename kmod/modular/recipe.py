@@ -48,7 +48,8 @@ class Recipe:
             in its importance; the rest comes from how they go together with
             those of other kernels.
         head_rate: Learning rate of heads.
-        adapt_rate: Learning rate of scales, shifts and gains.
+        adapt_rate: Learning rate of scales, shifts and gains, where at most
+            15 layers have them; lower where more have.
         mask_rate: Learning rate of mask scores, where they are trained by
             gradient (`retention_target` is `None`).
         final_rate: Factor that all rates come down to at the end.

@@ -9,6 +9,7 @@ import numpy as np
 
 from kmod import __version__
 from kmod.data.batches import count_steps
+from kmod.data.disk_arrays import update_digest
 from kmod.data.image_data import LabelledImages
 from kmod.graph.content import content_digest
 from kmod.modular.modular_model import ModularModel
@@ -58,9 +59,9 @@ def run_identity(
 def array_digest(*arrays: np.ndarray) -> str:
     """Returns the digest of arrays, `sha256:<64 hex digits>`."""
     digest = hashlib.sha256()
-    for array in map(np.ascontiguousarray, arrays):
+    for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.reshape(-1).view("uint8"))
+        update_digest(digest, array)
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -70,7 +71,7 @@ def _data_identity(data, steps):
     if isinstance(data, LabelledImages):
         data = data.images, data.labels
     if isinstance(data, tuple):
-        digest = array_digest(*map(np.asarray, data))
+        digest = array_digest(*map(np.asanyarray, data))
         return digest if steps is None else f"{steps} batches of {digest}"
     kind = str(getattr(data, "element_spec", type(data).__name__))
     steps = count_steps({"steps_per_epoch": steps, "x": data})

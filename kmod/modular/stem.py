@@ -1,9 +1,11 @@
 """Computes once per image what no mask changes, and keeps it."""
 
-import math
-
 import keras
 import numpy as np
+
+from kmod.data.disk_arrays import has_room
+from kmod.data.streaming import output_bytes
+from kmod.data.streaming import predict
 
 TEACHER = "teacher"
 LIMIT = 3 * 2**30
@@ -25,15 +27,16 @@ def cache_stem(
         batch_size: Integer, images to a step.
 
     Returns:
-        Dict of arrays, `num_images` entries each; the images themselves if
-        the arrays would take more than `LIMIT` bytes.
+        Dict of arrays, `num_images` entries each, on disk if they are large;
+        the images themselves if the arrays would take more than `LIMIT` bytes,
+        or more than the disk has room for.
     """
-    if not fits_memory(stem, len(images)):
+    if not is_kept(stem, len(images)):
         return images
-    return stem.predict(images, batch_size=batch_size, verbose=0)
+    return predict(stem, images, batch_size)
 
 
-def fits_memory(stem: keras.Model, num_images: int) -> bool:
-    """Tells whether float32 arrays of all that a stem makes may be kept."""
-    numbers = sum(math.prod(tensor.shape[1:]) for tensor in stem.outputs)
-    return 4 * numbers * num_images <= LIMIT
+def is_kept(stem: keras.Model, num_images: int) -> bool:
+    """Tells whether float32 arrays of all that a stem makes are kept."""
+    num_bytes = output_bytes(stem, num_images)
+    return num_bytes <= LIMIT and has_room(num_bytes)

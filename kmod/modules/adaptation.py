@@ -152,11 +152,13 @@ def adapt_images(images: np.ndarray, adaptation: Adaptation) -> np.ndarray:
     """
     import keras
 
+    from kmod.data.streaming import predict
+
     if not adaptation.is_needed:
         return images
     inputs = keras.Input(images.shape[1:], dtype=str(images.dtype))
     model = keras.Model(inputs, _adapt(inputs, adaptation))
-    return model.predict(images, batch_size=BATCH_SIZE, verbose=0)
+    return predict(model, images, BATCH_SIZE)
 
 
 def comparison_images(contract: InputContract) -> np.ndarray:

@@ -30,8 +30,8 @@ class ModuleInfo:
         macs: Multiply-accumulates of the module for one image.
         calibration: `scale` and `shift` of the raw score, and the number of
             images (`num_images`) they were fitted on, `num_class_images` of
-            them of its class, where that is known. Without images of its class
-            they are 1 and 0.
+            them of its class, where that is known. Without images of its
+            class, or where scores do not rise with it, they are 1 and 0.
         metrics: Figures on held-out data, by name.
         max_output_gap: Largest difference between module and masked model,
             relative to the largest raw score; `None` if never compared.

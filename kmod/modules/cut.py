@@ -8,6 +8,7 @@ from kmod.graph import rebuild
 from kmod.graph.channels import PINNED
 from kmod.graph.rules.table import rule_for
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.placement import SCALED_AND_SHIFTED
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import SCORE_LAYER
 
@@ -108,7 +109,7 @@ def _kept(modular, ref, mask):
 
 
 def _scaled(layer, scale, shift):
-    if isinstance(layer, keras.layers.BatchNormalization):
+    if isinstance(layer, SCALED_AND_SHIFTED):
         gamma, beta, *statistics = layer.get_weights()
         return [gamma * scale, beta * scale + shift, *statistics]
     *depthwise, kernel, bias = layer.get_weights()

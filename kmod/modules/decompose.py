@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kmod.data.batches import to_arrays
+from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import CheckError
 from kmod.errors import UsageError
@@ -20,6 +21,7 @@ from kmod.graph.exactness import output_gap
 from kmod.graph.sizes import layer_macs
 from kmod.graph.sizes import model_sizes
 from kmod.graph.trace import trace
+from kmod.metrics.chance import answered_classes
 from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import warn_of_rare_classes
@@ -55,16 +57,17 @@ def decompose(
 ) -> ModuleStore:
     """Cuts a module out for every class and saves them as a store.
 
-    The source model is first measured on the data given, and every module is
-    compared with the masked model on its images; if the one only guesses or
-    the others differ, nothing is saved.
+    The source model is first measured on the data given. A modular model that
+    is not calibrated yet is calibrated on them, as its `calibrate` does. Every
+    module is compared with the masked model on their images; if the source
+    only guesses or a module differs, nothing is saved.
 
     Args:
         modular: Trained modular model.
         path: Directory to make.
-        data: Held-out `(images, labels)` or batched data, to compare and to
-            measure modules on. Defaults to random images, on which modules
-            are compared only.
+        data: Held-out `(images, labels)` or batched data, to calibrate, to
+            compare and to measure modules on. Defaults to random images, on
+            which modules are compared only.
         source_name: Name of the source model. Defaults to its Keras name.
         value_range: Smallest and largest pixel value the source takes.
             Defaults to that of `modular`, and else to what is read off `data`.
@@ -86,20 +89,21 @@ def decompose(
         ValueError: If labels are not of the model's classes.
     """
     check_output(path, overwrite, list_store)
-    modular = as_float32(modular)
+    given, modular = modular, as_float32(modular)
     value_range = checked_range(value_range) or modular.value_range
     images, labels, value_range = _held_out(data, modular, value_range)
     if labels is not None:
         warn_of_rare_classes(labels, modular.class_names)
     source_metrics = _source_metrics(modular, images, labels)
+    if labels is not None and not given.is_calibrated:
+        given.calibrate(images, labels)
+        modular = as_float32(given)
     expected = modular.class_log_odds(images)
     digest = content_digest(modular.flat_source)
     modules = []
     for index, name in enumerate(modular.class_names):
         model = cut_module(modular, index)
-        answers = log_odds_model(model).predict(
-            images, batch_size=64, verbose=0
-        )[:, 0]
+        answers = predict(log_odds_model(model), images, 64)[:, 0]
         gap = output_gap(answers, expected[:, index])
         if not gap <= tolerance:
             raise CheckError(
@@ -177,8 +181,10 @@ def _source_metrics(modular, images, labels):
     sizes = model_sizes(modular.flat_source)
     metrics = {"parameters": sizes.parameters, "macs": sizes.macs}
     if labels is not None:
-        logits = modular.flat_source.predict(images, verbose=0)
-        metrics["accuracy"] = check_above_chance(logits.argmax(1), labels)
+        logits = predict(modular.flat_source, images)
+        metrics["accuracy"] = check_above_chance(
+            answered_classes(logits), labels
+        )
     return metrics
 
 
@@ -193,6 +199,11 @@ def _info(modular, index, model, digest, metrics, gap):
     mask = modular.kernel_masks[index]
     sizes = model_sizes(model)
     scale, shift = ops.convert_to_numpy(modular.calibration)[index].tolist()
+    calibration = {"scale": scale, "shift": shift}
+    counts = ops.convert_to_numpy(modular.calibration_images)
+    if counts.any():
+        calibration["num_images"] = int(counts.sum())
+        calibration["num_class_images"] = int(counts[index])
     return ModuleInfo(
         class_name=modular.class_names[index],
         class_index=index,
@@ -202,7 +213,7 @@ def _info(modular, index, model, digest, metrics, gap):
         retention_rate=float(mask.mean()),
         parameters=sizes.parameters,
         macs=sizes.macs,
-        calibration={"scale": scale, "shift": shift},
+        calibration=calibration,
         metrics=metrics,
         max_output_gap=gap,
     )

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kmod.data.batches import to_arrays
+from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UnsupportedModelError
@@ -112,7 +113,7 @@ def module_from_model(
     raw_score = head(network.output)
     head.set_weights([_weights(graph, class_index), np.zeros(1)])
     raw_model = keras.Model(network.input, raw_score)
-    raw = raw_model.predict(images, batch_size=64, verbose=0)[:, 0]
+    raw = predict(raw_model, images, 64)[:, 0]
     scale, shift = _calibration(raw, labels, name)
     module = build_module(network.input, raw_score, scale, shift, "module_0")
     log_odds = scale * raw + shift
@@ -131,6 +132,7 @@ def module_from_model(
             "scale": scale,
             "shift": shift,
             "num_images": len(labels),
+            "num_class_images": int(labels.sum()),
         },
         metrics=module_metrics(log_odds, labels == 1),
         max_output_gap=exactness.gap,

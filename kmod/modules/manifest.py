@@ -85,6 +85,34 @@ class ModuleSizes:
 
 
 @dataclasses.dataclass(frozen=True)
+class CalibrationImages:
+    """The labelled images that a module was calibrated on.
+
+    Attributes:
+        num_images: Number of images.
+        num_class_images: Number of those that show the module's class.
+    """
+
+    num_images: int
+    num_class_images: int
+
+    @classmethod
+    def of(cls, info: ModuleInfo) -> "CalibrationImages | None":
+        """Returns those of a module, if it is calibrated and they are known."""
+        found = info.calibration
+        fields = [field.name for field in dataclasses.fields(cls)]
+        images = cls(*(found.get(field, 0) for field in fields))
+        is_identity = (found.get("scale"), found.get("shift")) == (1, 0)
+        is_known = 0 < images.num_class_images < images.num_images
+        return images if is_known and not is_identity else None
+
+    @property
+    def share(self) -> float:
+        """Share of the class among the images, 0 to 1."""
+        return self.num_class_images / self.num_images
+
+
+@dataclasses.dataclass(frozen=True)
 class ModuleRecord:
     """One module as its store lists it.
 
@@ -98,6 +126,8 @@ class ModuleRecord:
         sizes: Figures from that manifest, so that planning with many modules
             need not read it; `None` in stores that were written without. The
             file calls them `facts`.
+        calibration: The images that it was calibrated on, from that manifest;
+            `None` if they are not known, as in earlier stores.
     """
 
     class_name: str
@@ -106,13 +136,15 @@ class ModuleRecord:
     content: str
     manifest: str
     sizes: ModuleSizes | None = None
+    calibration: CalibrationImages | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreManifest:
     """What is known of a store as a whole.
 
-    `save_store` fills in `modules`; leave it empty for a new store.
+    `save_store` fills in `modules` and `custom_layers`; leave them empty for a
+    new store.
 
     Attributes:
         source: The source model.
@@ -128,6 +160,8 @@ class StoreManifest:
         metrics: Figures `before` and `after`, by name.
         created_by: Versions of kmod, Keras and TensorFlow.
         modules: The modules in the store.
+        custom_layers: Registered names of the layers in them that are not
+            Keras' own.
     """
 
     source: SourceRecord
@@ -146,6 +180,7 @@ class StoreManifest:
         default_factory=installed_versions
     )
     modules: tuple[ModuleRecord, ...] = ()
+    custom_layers: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -167,6 +202,7 @@ class StoreManifest:
         del data["created_by"]
         for module in data["modules"]:
             del module["manifest"], module["facts"]
+            module.pop("calibration", None)
         return data_digest(data)
 
 
@@ -298,8 +334,12 @@ def _contradictions(manifest):
 
 def _to_plain(manifest):
     data = to_plain(manifest)
+    if not data["custom_layers"]:  # Nor have earlier stores the key.
+        del data["custom_layers"]
     for module in data["modules"]:
         module["facts"] = module.pop("sizes")
+        if module["calibration"] is None:  # Nor have earlier stores the key.
+            del module["calibration"]
     return data
 
 
@@ -309,9 +349,14 @@ def _from_plain(data):
         class_names=tuple(data.pop("class_names")),
         input=InputContract.from_plain(data.pop("input")),
         modules=tuple(_record(**item) for item in data.pop("modules")),
+        custom_layers=tuple(data.pop("custom_layers", ())),
         **data,
     )
 
 
-def _record(facts=None, **data):
-    return ModuleRecord(**data, sizes=facts and ModuleSizes(**facts))
+def _record(facts=None, calibration=None, **data):
+    return ModuleRecord(
+        **data,
+        sizes=facts and ModuleSizes(**facts),
+        calibration=calibration and CalibrationImages(**calibration),
+    )

@@ -20,12 +20,15 @@ from kmod.files import check_files
 from kmod.files import file_record
 from kmod.files import list_files
 from kmod.files import slugs
+from kmod.files.custom_layers import custom_layers_scope
+from kmod.files.custom_layers import given_custom_layers
 from kmod.files.plain_yaml import broken
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.manifest import MODULE_FILE
 from kmod.modules.manifest import STORE_FILE
+from kmod.modules.manifest import CalibrationImages
 from kmod.modules.manifest import ModuleRecord
 from kmod.modules.manifest import ModuleSizes
 from kmod.modules.manifest import StoreManifest
@@ -62,6 +65,7 @@ class ModuleStore:
         self.manifest = manifest
         self._records = {item.class_name: item for item in manifest.modules}
         self._modules = {}
+        self._custom_layers = given_custom_layers()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -87,6 +91,10 @@ class ModuleStore:
         """Returns the content digest of a module: which model it is."""
         return self._record(class_name).content
 
+    def calibration_images(self, class_name: str) -> CalibrationImages | None:
+        """Returns which images a module was calibrated on, where known."""
+        return self._record(class_name).calibration
+
     def verify(self) -> None:
         """Checks every file of the store against the manifests.
 
@@ -106,7 +114,10 @@ class ModuleStore:
             directory = self.path / record.directory
             manifest = read_module_manifest(directory, record)
             check_files(directory, manifest.files, MODULE_FILE)
-            if record.sizes not in (None, ModuleSizes.of(manifest.info)):
+            info = manifest.info
+            is_same = record.sizes in (None, ModuleSizes.of(info))
+            is_same &= record.calibration in (None, CalibrationImages.of(info))
+            if not is_same:
                 raise broken(
                     self.path / STORE_FILE,
                     f"its figures of class {record.class_name!r} are not "
@@ -127,7 +138,8 @@ class ModuleStore:
         record = self._record(class_name)
         if class_name not in self._modules:
             directory = self.path / record.directory
-            self._modules[class_name] = read_module(directory, record)
+            with custom_layers_scope(self._custom_layers):
+                self._modules[class_name] = read_module(directory, record)
         return self._modules[class_name]
 
     def __contains__(self, class_name: object) -> bool:
@@ -143,13 +155,17 @@ class ModuleStore:
         return f"<ModuleStore '{self.path}' of {list(self._records)}>"
 
 
-def load_store(path: str | Path, verify: bool = True) -> ModuleStore:
+def load_store(
+    path: str | Path, verify: bool = True, custom_layers: Sequence[type] = ()
+) -> ModuleStore:
     """Opens a module store.
 
     Args:
         path: Directory of the store.
         verify: Whether to check all files now. If not, a module's files are
             checked when it is loaded. Defaults to `True`.
+        custom_layers: Registered layer classes of your own that its modules
+            may hold. Without them they may hold none but Keras' own.
 
     Raises:
         ArtifactError: If there is no store, or one of another version.
@@ -157,7 +173,8 @@ def load_store(path: str | Path, verify: bool = True) -> ModuleStore:
     """
     # Modules are loaded later, perhaps from another working directory.
     path = Path(path).absolute()
-    store = ModuleStore(path, read_store_manifest(path))
+    with custom_layers_scope(custom_layers):
+        store = ModuleStore(path, read_store_manifest(path))
     if verify:
         store.verify()
     return store
@@ -206,12 +223,19 @@ def save_store(
         The store, opened.
 
     Raises:
-        UsageError: If `path` can not be written, or if modules and manifest do
-            not fit together.
-        ArtifactError: If a model holds other than built-in Keras layers.
+        UsageError: If `path` can not be written, modules and manifest do not
+            fit together, or a layer is neither Keras' own nor registered.
+        ArtifactError: If a model holds layers that run code of their own.
         CheckError: If a module answers differently after saving.
     """
+    from kmod.graph.sources import custom_layers_of
+    from kmod.graph.sources import registered_name
+
     _check_modules(modules, manifest)
+    own = dict.fromkeys(
+        kind for module in modules for kind in custom_layers_of(module.model)
+    )
+    names = tuple(sorted(map(registered_name, own)))
     images = comparison_images(manifest.input)
     directories = slugs(manifest.class_names)
     with atomic_directory(path, overwrite, list_store) as temporary:
@@ -221,9 +245,11 @@ def save_store(
             )
             for module in modules
         )
-        manifest = dataclasses.replace(manifest, modules=records)
+        manifest = dataclasses.replace(
+            manifest, modules=records, custom_layers=names
+        )
         write_store_manifest(temporary, manifest)
-    return load_store(path)
+    return load_store(path, custom_layers=own)
 
 
 def read_module(
@@ -309,4 +335,5 @@ def _write_module(directory, module, images):
         content=content,
         manifest=write_module_manifest(directory, info, content),
         sizes=ModuleSizes.of(info),
+        calibration=CalibrationImages.of(info),
     )

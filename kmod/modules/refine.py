@@ -12,6 +12,8 @@ from kmod.data.batches import check_training
 from kmod.data.batches import count_steps
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
+from kmod.data.streaming import predict
+from kmod.data.streaming import streamed
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
@@ -23,6 +25,7 @@ from kmod.graph.content import content_digest
 from kmod.graph.sharing import SHARED
 from kmod.graph.sharing import merge_models
 from kmod.metrics.calibration import fit_platt
+from kmod.metrics.chance import answered_classes
 from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.losses import ModuleLoss
@@ -165,8 +168,8 @@ def refine(
     of many. Once modules are small, an epoch costs about one of the source
     model's. The stem that all modules share stays as it is, so compositions
     still build it once. It runs once for each image of an array, if what it
-    makes takes at most 3 GiB. The epoch of best validation accuracy is kept,
-    and scores are calibrated anew.
+    makes takes at most 3 GiB, on disk if it is large. The epoch of best
+    validation accuracy is kept, and scores are calibrated anew.
 
     Args:
         store: Store of all modules of one source model.
@@ -211,10 +214,11 @@ def refine(
     num_classes = len(store.class_names)
     images, labels = to_arrays(validation, num_classes=num_classes)
     arguments = fit_arguments(train, batch_size, steps_per_epoch)
-    check_training(arguments, num_classes)
+    contract = store.manifest.input
+    check_training(arguments, num_classes, contract.shape, contract.range)
     value_range_of(images, store.manifest.input.range)
-    logits = teacher.predict(images, batch_size=batch_size, verbose=0)
-    check_above_chance(logits.argmax(axis=1), labels)
+    logits = predict(teacher, images, batch_size)
+    check_above_chance(answered_classes(logits), labels)
     warn_of_rare_classes(labels, store.class_names)
     modules = [store[name] for name in store.class_names]
     keras.utils.set_random_seed(seed)
@@ -235,15 +239,18 @@ def refine(
     best = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=epochs, restore_best_weights=True
     )
-    joint.fit(
+    given = {
         **arguments,
+        "validation_data": (images, labels),
+        "validation_batch_size": batch_size,
+    }
+    joint.fit(
+        **streamed(given),
         epochs=epochs,
-        validation_data=(images, labels),
-        validation_batch_size=batch_size,
         callbacks=[*callbacks, best],
         verbose=verbose,
     )
-    raw = joint.predict(images, batch_size=batch_size, verbose=0)
+    raw = predict(joint, images, batch_size)
     refined = [
         _refined(joint, index, module, raw[:, index], labels == index)
         for index, module in enumerate(modules)

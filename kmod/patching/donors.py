@@ -7,9 +7,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kmod.data.streaming import predict
 from kmod.graph.sharing import merge_models
 from kmod.modules.adaptation import Adaptation
-from kmod.modules.adaptation import adapt_images
+from kmod.modules.adaptation import adapt_model
 from kmod.modules.adaptation import plan_adaptation
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
@@ -90,8 +91,6 @@ def module_answers(
     """
     if not modules:
         return []
-    if adaptation.is_needed:
-        images = adapt_images(images.astype("float32"), adaptation)
     layers = [each.model.get_layer(CALIBRATION_LAYER) for each in modules]
     image, outputs = merge_models(
         {
@@ -99,7 +98,9 @@ def module_answers(
             for index, (module, layer) in enumerate(zip(modules, layers))
         }
     )
-    raw = keras.Model(image, outputs).predict(images, batch_size=256, verbose=0)
+    own = keras.Input(images.shape[1:], dtype="float32")
+    model = adapt_model(keras.Model(image, outputs), adaptation, own)
+    raw = predict(model, images)
     answers = []
     for part, layer in zip(outputs, layers):
         scale, shift = layer.get_weights()

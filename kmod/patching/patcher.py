@@ -16,11 +16,13 @@ from kmod.composition.patched_model import build_patched
 from kmod.composition.patched_model import check_images
 from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
+from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
 from kmod.files import slug
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.modular.modular_model import checked_names
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.class_module import ClassModule
 from kmod.modules.manifest import InputContract
@@ -48,6 +50,7 @@ def patch(
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
     auxiliary: Sequence[ClassModule] = (),
+    output: str | None = None,
 ) -> keras.Model:
     """Lets a module answer, together with the weak model, for one class.
 
@@ -57,8 +60,8 @@ def patch(
     published ones; see `build_patched`.
 
     Args:
-        weak: The weak model, images to one score per class. It is not
-            changed.
+        weak: The weak model, images to one score per class, or to one
+            score of the second of two classes. It is not changed.
         target_class: Name or index of the class to patch.
         module: Module of a better model that recognises this class.
         data: Validation `(images, labels)` or batched data, labels in the
@@ -71,6 +74,7 @@ def patch(
             `plan_adaptation`. Defaults to not at all.
         auxiliary: Further modules of the module's store, whose scores help to
             tell all classes apart; only by the rule `calibrated`.
+        output: Name of the weak model's output to take, of several.
 
     Returns:
         The patched model: images to `(batch, num_classes)`, in the weak
@@ -83,7 +87,8 @@ def patch(
             takes accuracy from the other classes there. Each image is judged
             by weights that were fitted without it.
         ArtifactError: If weak model and module take different images.
-        UsageError: If `target_class` or `data` do not fit the weak model.
+        UsageError: If `target_class`, `class_names`, `data` or `output` do
+            not fit the weak model.
         UnsupportedModelError: If the weak model's graph can not be read.
 
     Example:
@@ -93,15 +98,17 @@ def patch(
     class_names = class_names or getattr(weak, "class_names", None)
     class_names = common_class_names(class_names, data)
     images, labels = to_arrays(data)
-    logits = rebuild(channel_graph(weak, input_shape=images.shape[1:]))
+    logits = rebuild(channel_graph(weak, output, images.shape[1:]))
     num_classes = logits.output_shape[1]
+    if class_names is not None:
+        class_names = checked_names(class_names, num_classes)
     target = target_index(target_class, num_classes, class_names)
     check_labels(labels, target, num_classes)
     modules = [module, *auxiliary]
     for each in modules:
         check_images(logits, each, adaptation)
     scores = ValidationScores.of(
-        logits.predict(images, batch_size=256, verbose=0),
+        predict(logits, images),
         module_answers(modules, images, adaptation),
         labels,
         target,
@@ -134,6 +141,7 @@ def patch_spec(
     donors: Sequence[str | Path],
     path: str | Path,
     contract: InputSpec | None = None,
+    output: str | None = None,
 ) -> Spec:
     """Returns the spec of patches, which `compose` builds.
 
@@ -144,6 +152,7 @@ def patch_spec(
         donors: Directory of the module store of each.
         path: Where the spec shall be.
         contract: The weak model's images, if they are not the donors'.
+        output: Name of the weak model's output to take, of several.
     """
     weak_path = Path(weak_path).resolve()
     donors = [Path(donor).resolve() for donor in donors]
@@ -157,7 +166,7 @@ def patch_spec(
         path=Path(path).resolve(),
         stores={ids[donor]: StoreRef(donor) for donor in ids},
         input=contract,
-        base=BaseModel(weak_path, tuple(class_names)),
+        base=BaseModel(weak_path, tuple(class_names), output),
         patches=tuple(
             PatchEntry(
                 class_names[patch.target],

@@ -10,14 +10,17 @@ from typing import Literal
 
 import keras
 
+from kmod.data.batches import class_indices
 from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
+from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import weak_classes
+from kmod.modular.modular_model import checked_names
 from kmod.modules.manifest import InputContract
 from kmod.patching.donors import Donor
 from kmod.patching.donors import module_answers
@@ -83,6 +86,7 @@ def choose_patches(
     combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
     contract: InputContract | None = None,
     auxiliary: bool = True,
+    output: str | None = None,
     track: Callable[[Sequence[Donor]], Iterable[Donor]] = iter,
 ) -> PatchChoice:
     """Chooses the modules that patch a weak model, on validation data.
@@ -106,6 +110,7 @@ def choose_patches(
         contract: The images, if the donors take others.
         auxiliary: Whether a donor's other modules may be auxiliary to the
             target's, where that is better; it makes the model larger.
+        output: Name of the weak model's output to take, of several.
         track: Wraps the donors, such as in a progress bar.
 
     Returns:
@@ -115,31 +120,36 @@ def choose_patches(
         ArtifactError: If no donor has a module of a class, or it can not take
             the images.
         CheckError: If no module helps.
-        UsageError: If `data` or `target_classes` do not fit the weak model.
+        UsageError: If `data`, `target_classes` or `class_names` do not fit
+            the weak model.
+        ValueError: If labels are not of the weak model's classes.
     """
     images, labels = to_arrays(data)
-    model = rebuild(channel_graph(weak, input_shape=images.shape[1:]))
-    logits = model.predict(images, batch_size=256, verbose=0)
+    model = rebuild(channel_graph(weak, output, images.shape[1:]))
+    num_classes = model.output_shape[1]
+    class_indices(labels, num_classes)
     class_names = class_names or getattr(weak, "class_names", None)
     class_names = common_class_names(class_names, data)
-    class_names = class_names or list(map(str, range(logits.shape[1])))
+    class_names = checked_names(class_names, num_classes)
+    adaptations = {donor: donor.adaptation(contract) for donor in donors}
+    logits = predict(model, images)
     evaluation = evaluate_answers(labels, logits.argmax(axis=1), class_names)
     targets = _targets(target_classes, evaluation, donors)
+    for target in targets:
+        check_labels(labels, class_names.index(target), num_classes)
     found = {
-        donor: _answers(donor, images, contract) for donor in track(donors)
+        donor: _answers(donor, images, adaptations[donor])
+        for donor in track(donors)
     }
     chosen, tried = [], []
     for target in targets:
-        index = evaluation.class_names.index(target)
-        check_labels(labels, index, logits.shape[1])
+        index = class_names.index(target)
         if target_classes is None:
             now = evaluate_answers(labels, logits.argmax(axis=1), class_names)
             if index not in weak_classes(now):
                 continue
         scores_of = functools.partial(_scores, found, logits, labels, index)
-        ranked = _ranked(
-            target, donors, scores_of, combine, contract, auxiliary
-        )
+        ranked = _ranked(target, adaptations, scores_of, combine, auxiliary)
         tried += ranked
         best = ranked[0]
         if best.fit.helps:
@@ -181,10 +191,9 @@ def _targets(given, evaluation, donors):
     return known
 
 
-def _answers(donor, images, contract):
+def _answers(donor, images, adaptation):
     """Returns what all modules of a donor say, by class name."""
     modules = [donor.store[name] for name in donor.store]
-    adaptation = donor.adaptation(contract)
     return dict(zip(donor.store, module_answers(modules, images, adaptation)))
 
 
@@ -194,10 +203,10 @@ def _scores(found, logits, labels, index, donor, class_names):
     return ValidationScores.of(logits, answers, labels, index)
 
 
-def _ranked(target, donors, scores_of, combine, contract, auxiliary):
+def _ranked(target, adaptations, scores_of, combine, auxiliary):
     """Tries every donor, with and without auxiliary modules, the best first."""
     candidates = []
-    for donor in donors:
+    for donor, adaptation in adaptations.items():
         name = donor.class_for(target)
         if name is None:
             continue
@@ -209,7 +218,7 @@ def _ranked(target, donors, scores_of, combine, contract, auxiliary):
                 scores_of(donor, [name, *others]),
                 donor.store[name],
                 combine,
-                donor.adaptation(contract),
+                adaptation,
                 [donor.store[each] for each in others],
             )
             candidates.append(PatchCandidate(target, donor, fit))

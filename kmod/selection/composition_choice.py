@@ -2,19 +2,24 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kmod.composition.labelled_images import ImageReader
+from kmod.data.disk_arrays import concatenate
 from kmod.data.image_data import LabelledImages
+from kmod.data.load import parse_split
 from kmod.files import atomic_write
 from kmod.files import check_output_file
 from kmod.files import seal
 from kmod.modules.module_store import ModuleStore
 from kmod.selection.module_choice import ModuleChoice
 from kmod.selection.module_choice import choose_modules
+from kmod.spec.model import IN_MEMORY
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import DataRef
 from kmod.spec.model import InputSpec
@@ -30,7 +35,7 @@ from kmod.spec.spec_file import spec_text
 def choose_composition(
     class_names: Sequence[str],
     stores: Sequence[ModuleStore],
-    data: Sequence[DataRef],
+    data: Any,
     path: str | Path,
     *,
     images_per_class: int = 50,
@@ -47,7 +52,9 @@ def choose_composition(
     Args:
         class_names: The classes of the new model.
         stores: Stores that may have modules of them.
-        data: Labelled images that show them, not those of a test.
+        data: Labelled images that show them, not those of a test: a list of
+            `DataRef`, or what `compose` takes as `data`, with labels in the
+            order of `class_names`, to be given to `compose` again.
         path: The spec to write.
         images_per_class: How many images of each class are used, at most.
         data_dir: Directory of prepared data sets.
@@ -61,23 +68,29 @@ def choose_composition(
 
     Raises:
         ArtifactError: If data or stores lack a class or do not fit.
-        UsageError: If there are no images of a class, or something is at
-            `path` that may not be replaced.
+        UsageError: If there are no images of a class, images have not the
+            value range of the stores, or something is at `path` that may not
+            be replaced.
+        ValueError: If labels are no class indices.
 
     Example:
 
     >>> choice, spec = kmod.choose_composition(
-    ...     ["cat", "Bag"], stores, data, "cat-or-bag.yaml")
-    >>> model = kmod.compose(spec)
+    ...     ["cat", "Bag"], stores, (images, labels), "cat-or-bag.yaml")
+    >>> model = kmod.compose(spec, data=(images, labels))
     """
     check_output_file(path, overwrite)
     path = Path(path).resolve()
     contracts = [store.manifest.input for store in stores]
     largest = max(contracts, key=lambda each: np.prod(each.shape))
-    reader = ImageReader(largest, "resize", tuple(class_names))
+    given = _given(data)
+    reader = ImageReader(
+        largest, "resize", tuple(class_names), given=given or {}
+    )
+    data = tuple(data if given is None else given)
     parts = [reader.load(each, data_dir, images_per_class) for each in data]
     images = LabelledImages(
-        np.concatenate([part.images.astype("float32") for part in parts]),
+        concatenate([part.images for part in parts], "float32"),
         np.concatenate([part.labels for part in parts]),
     )
     choice = choose_modules(
@@ -100,6 +113,16 @@ def choose_composition(
     check_output_file(path, overwrite)
     atomic_write(path, text)
     return choice, spec
+
+
+def _given(data):
+    """Returns images that were given by the name that the spec has for them."""
+    if isinstance(data, Mapping):
+        return {DataRef(*parse_split(name)): data[name] for name in data}
+    is_named = isinstance(data, (tuple, list)) and all(
+        isinstance(each, DataRef) for each in data
+    )
+    return None if is_named else {IN_MEMORY: data}
 
 
 def choice_text(

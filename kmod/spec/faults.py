@@ -218,7 +218,7 @@ def _rule(error, path):
         return f"{dotted(path)} must have either {forms}, not both."
     if error.validator == "type":
         types = limit if isinstance(limit, list) else [limit]
-        types = ["string"] if "string" in types else types  # For names.
+        types = ["string"] if "null" in types else types  # For names.
         words = " or ".join(_TYPES[name] for name in types)
         return f"{dotted(path)} must be {words}."
     if error.validator == "enum":

@@ -54,6 +54,11 @@ class DataRef:
         return f"{name}:{self.split}"
 
 
+# What a spec says of images that no file holds: those that `kmod.compose` or
+# `kmod.choose_composition` was given in Python.
+IN_MEMORY = DataRef("in-memory", "validation")
+
+
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
     """The images that the composed model takes.
@@ -108,6 +113,9 @@ class Scores:
         data: Labelled images to calibrate on; only with `fit` and `joint`.
         auxiliary: Further modules whose scores the layer weighs as well; only
             with `joint`.
+        prior: How frequent classes count as: all alike (`even`), as in the
+            images that scores were calibrated on (`calibrated`), or the share
+            of every class. `None` is the default of the calibration.
         images_per_class: How many images of each class of theirs are used, at
             most.
         output: What the composed model answers with.
@@ -120,6 +128,7 @@ class Scores:
     output: Literal["probabilities", "logits"] = "probabilities"
     other: OtherClass | None = None
     auxiliary: tuple[ModuleRef, ...] = ()
+    prior: Literal["even", "calibrated"] | Mapping[str, float] | None = None
 
     @property
     def is_fitted(self) -> bool:
@@ -151,10 +160,12 @@ class BaseModel:
     Attributes:
         path: Absolute path of the `.keras` file.
         classes: Its class names, in the order of its outputs.
+        output: Name of its output to take, of several.
     """
 
     path: Path
     classes: tuple[str, ...]
+    output: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +291,11 @@ def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
         ),
         scores=_scores(data.get("scores", {}), path),
         base=base
-        and BaseModel(_resolve(base["path"], path), tuple(base["classes"])),
+        and BaseModel(
+            _resolve(base["path"], path),
+            tuple(base["classes"]),
+            base.get("output"),
+        ),
         patches=tuple(_patch(entry) for entry in data.get("patches", ())),
         checks=tuple(
             Check(
@@ -369,7 +384,7 @@ def spec_data(spec: Spec) -> dict[str, Any]:
             for name, ref in spec.stores.items()
         },
         input=spec.input and dataclasses.asdict(spec.input),
-        base=spec.base and dataclasses.asdict(spec.base),
+        base=spec.base and _filled(**dataclasses.asdict(spec.base)),
         classes=[_class_data(entry) for entry in spec.classes],
         scores=_scores_data(spec.scores) if is_new else None,
         patches=[_patch_data(patch) for patch in spec.patches],

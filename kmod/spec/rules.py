@@ -20,6 +20,7 @@ from kmod.spec.licences import LicenseSyntaxError
 from kmod.spec.licences import known_licences
 from kmod.spec.licences import parse_license
 
+ROUNDING = 0.01  # How far shares may be from 1 in sum.
 COMBINATIONS = ("calibrated", "minmax", "raw")
 KEYS_OF_COMBINATIONS = {
     "range": "minmax",
@@ -152,6 +153,55 @@ def _calibration_has_its_keys(document: Document) -> Broken:
             )
 
 
+def _prior_fits_the_scores(document: Document) -> Broken:
+    classes = [name for _, name in document.find_texts("classes", ..., "name")]
+    for path, scores in document.find(dict, "scores"):
+        prior = scores.get("prior")
+        if prior is not None and scores.get("calibration") == "none":
+            yield (*path, "prior"), (
+                "`prior` belongs to calibrated scores, which depend on how "
+                "frequent classes are. Received: calibration none. Remove "
+                "it, or write one of stored, fit, joint."
+            )
+        if isinstance(prior, dict) and classes:
+            has_other = "other" in scores
+            yield from _share_faults(
+                (*path, "prior"), prior, classes, has_other
+            )
+
+
+def _share_faults(path, prior, classes, has_other):
+    """Holds the shares of a prior against the classes of the spec."""
+    unknown = [name for name in prior if name not in classes]
+    for name in unknown:
+        yield (*path, name), (
+            "`scores.prior` has shares of the spec's `classes`; what is left "
+            f"is that of `other`. Received: {shorten(name)}."
+            f"{did_you_mean(name, classes)} {accepted(classes)}"
+        )
+    missing = [name for name in classes if name not in prior]
+    if len(missing) > len(unknown):  # Else they are misspelt.
+        yield path, (
+            "`scores.prior` must have a share of every class. Received: none "
+            f"of {', '.join(map(shorten, missing[:20]))}. Add them, or write "
+            "even."
+        )
+    elif not unknown and all(_is_share(share) for share in prior.values()):
+        total = sum(prior.values())
+        if has_other and total >= 1:
+            yield path, (
+                "the shares of `scores.prior` must add up to less than 1, "
+                "since images of `other` have what is left. Received: a sum "
+                f"of {total:g}. Make the shares smaller."
+            )
+        elif not has_other and abs(total - 1) > ROUNDING:
+            yield path, (
+                "the shares of `scores.prior` must add up to 1, give or take "
+                f"{ROUNDING}. Received: a sum of {total:g}. Divide each by "
+                "the sum."
+            )
+
+
 def _patched_classes_are_known(document: Document) -> Broken:
     known = [name for _, name in document.find_texts("base", "classes", ...)]
     for path, name in document.find_texts("patches", ..., "class"):
@@ -269,6 +319,10 @@ def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_share(value):
+    return _is_number(value) and 0 < value < 1
+
+
 def _store_ids(document):
     return [path[1] for path in document.keys if path[:-1] == ("stores",)]
 
@@ -290,6 +344,7 @@ FAULT_RULES = (
     _auxiliary_modules_differ,
     _ranges_rise,
     _calibration_has_its_keys,
+    _prior_fits_the_scores,
     _patched_classes_are_known,
     _classes_are_patched_once,
     _combination_has_its_keys,

@@ -6,6 +6,7 @@ import keras
 
 from kmod.data.batches import fit_arguments
 from kmod.data.image_data import ImageData
+from kmod.data.streaming import streamed
 from kmod.zoo.augmented_images import AugmentedImages
 
 
@@ -58,10 +59,11 @@ def train_source(
     train = data.train.images, data.train.labels
     if augment:
         train = AugmentedImages(data.train, batch_size, seed)
+    validation = data.validation.images, data.validation.labels
+    given = fit_arguments(train, batch_size) | {"validation_data": validation}
     return model.fit(
-        **fit_arguments(train, batch_size),
+        **streamed(given),
         epochs=epochs,
-        validation_data=(data.validation.images, data.validation.labels),
         verbose=verbose,
         callbacks=[*callbacks, best],
     )

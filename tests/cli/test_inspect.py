@@ -57,7 +57,7 @@ def test_model_says_whether_it_can_be_rebuilt(
 def test_pinned_layers_say_why(tmp_path, capsys):
     image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="conv_1")(image)
-    x = keras.layers.GroupNormalization(2, name="group_norm")(x)
+    x = keras.layers.Softmax(name="shares")(x)
     x = keras.layers.Conv2D(5, 3, name="conv_2")(x)
     x = keras.layers.Flatten()(x)
     model = keras.Model(image, keras.layers.Dense(2, name="classes")(x))
@@ -65,8 +65,38 @@ def test_pinned_layers_say_why(tmp_path, capsys):
     figures = inspect_json(tmp_path / "m.keras", capsys)
     pinned, free = figures["layers"]
     assert (pinned["kernels"], pinned["removable"]) == (4, 0)
-    assert pinned["pinned_by"][0].startswith("group_norm: ")
+    assert pinned["pinned_by"][0].startswith("shares: ")
     assert (free["removable"], free["pinned_by"]) == (5, [])
+
+
+def test_attention_says_what_it_costs(tmp_path, capsys):
+    image = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(8, 1, name="tokens")(image)
+    x = keras.layers.Reshape((16, 8))(x)
+    for name in ("first", "second"):
+        attention = keras.layers.MultiHeadAttention(2, 4, name=name)
+        y = keras.layers.LayerNormalization()(x)
+        x = keras.layers.Add()([x, attention(y, y)])
+        y = keras.layers.Dense(12, activation="gelu", name=f"mlp_{name}")(x)
+        x = keras.layers.Add()([x, keras.layers.Dense(8)(y)])
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(image, keras.layers.Dense(2, name="classes")(x))
+    model.save(tmp_path / "m.keras")
+    figures = inspect_json(tmp_path / "m.keras", capsys)
+    assert (figures["kernels"], figures["removable"]) == (48, 24)
+    by_kind = {cost["kind"]: cost for cost in figures["pins"]}
+    assert by_kind["MultiHeadAttention"] == {
+        "kind": "MultiHeadAttention",
+        "reason": "attention compares positions by all their channels",
+        "layers": ["first", "second"],
+        "kernels": 24,
+    }
+    assert main(["inspect", str(tmp_path / "m.keras")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "pinned: 24 kernels, 50%, by MultiHeadAttention (first, second), be"
+        in said
+    )
 
 
 def saved(path, *in_front, activation=None, units=2, shape=(8, 8, 3)):
@@ -210,7 +240,7 @@ def test_model_of_which_nothing_can_be_removed_gets_no_command(
 ):
     image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="conv")(image)
-    x = keras.layers.GroupNormalization(2, name="group_norm")(x)
+    x = keras.layers.Softmax(name="shares")(x)
     x = keras.layers.Flatten()(x)
     model = keras.Model(image, keras.layers.Dense(2, name="classes")(x))
     model.save(tmp_path / "m.keras")

@@ -261,7 +261,17 @@ REFUSED = {
         "give `--overwrite`.",
     ),
     "test-missing": (["test", "no"], 3, "'no', which does not exist."),
+    "export-overwrite": (
+        ["export", MODEL, "--format", "onnx", "--out", "full", "--overwrite"],
+        2,
+        "Only a directory that kmod wrote can be overwritten.",
+    ),
     "demo-out": (["demo", "--out", "full"], 2, "`--overwrite`."),
+    "demo-overwrite": (
+        ["demo", "--out", "full", "--overwrite"],
+        2,
+        "Only a directory that kmod wrote can be overwritten.",
+    ),
 }
 
 

@@ -52,7 +52,10 @@ def test_store_is_written_and_the_run_directory_goes(
     assert printed["composition"]["seconds"] > 0
     assert printed["composition"]["source_seconds"] > 0
     assert printed["calibration"] == {"uncalibrated": [], "num_images": 288}
-    assert printed["advice"] == []
+    # One epoch is too few, so that these modules lose much.
+    epochs, target = printed["advice"]
+    assert epochs.startswith("--epochs 2, ")
+    assert target == "a higher --retention-target than 0.5"
     # The spec is ready and its commands are, too.
     following = printed["next"]
     spec = tmp_path / "store.yaml"
@@ -129,6 +132,16 @@ def test_network_that_keeps_nearly_all_kernels_is_told_what_helps(
     assert mask_from.startswith("--mask-from conv_2 --retention-target 1 ")
     after["retention_rate"] = 0.85
     assert modularize._advice(args, modular, figures) == []
+
+
+def test_modules_that_lose_much_are_told_what_helps(short_of_its_target):
+    args, modular = short_of_its_target
+    modular.chosen_epoch = EpochModules(0, 0.25, 0.4, 0.93)
+    figures = {"metrics": {"after": {"retention_rate": 0.4}}}
+    epochs, target, mask_from = modularize._advice(args, modular, figures)
+    assert epochs.startswith("--epochs 20, or more images, ")
+    assert target == "a higher --retention-target than 0.4"
+    assert mask_from.startswith("--mask-from conv_2, ")
 
 
 def test_long_spec_is_shown_by_its_first_classes(tmp_path):

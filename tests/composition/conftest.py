@@ -63,3 +63,13 @@ def write_spec(stores, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def uneven(build_source, stores):
+    """A store that was calibrated on 10, 20, 30 and 40 images of a class."""
+    modular = build_modular(build_source, 0)
+    scale, shift = np.array(modular.calibration).T
+    modular.set_calibration(scale, shift, [10, 20, 30, 40])
+    path = stores["a"].path.parent / "uneven"
+    return decompose(modular, path, value_range=(0, 255))

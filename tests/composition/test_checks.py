@@ -6,6 +6,7 @@ import pytest
 
 from kmod.composition.checks import CheckResult
 from kmod.composition.checks import run_checks
+from kmod.composition.checks import same_prior
 from kmod.composition.composer import compose_plan
 from kmod.composition.plan import plan
 from kmod.data.load import load_data
@@ -128,3 +129,20 @@ def test_plain_data():
         "value": 0.75,
         "num_images": 9,
     }
+
+
+@pytest.mark.parametrize(
+    ("lock", "outcome", "detail"),
+    [
+        ("prior: even", "passed", "classes equally frequent"),
+        ("prior: {cat: 0.5}", "failed", "locked as {'cat': 0.5}"),
+        ("version: 2", "failed", "locked as None"),
+        (None, "skipped", "there is no 'spec.lock.yaml'"),
+    ],
+)
+def test_prior_is_that_of_the_lock(tmp_path, lock, outcome, detail):
+    if lock is not None:
+        (tmp_path / "spec.lock.yaml").write_text(lock)
+    found = same_prior(tmp_path, "even")
+    assert found.outcome == outcome
+    assert detail in found.detail

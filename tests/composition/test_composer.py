@@ -7,6 +7,7 @@ import pytest
 from kmod.composition.composer import build_parts
 from kmod.composition.composer import compose
 from kmod.composition.composer import compose_plan
+from kmod.composition.lock import lock_data
 from kmod.composition.patched_model import Patch
 from kmod.composition.patched_model import build_patched
 from kmod.composition.plan import plan
@@ -14,10 +15,12 @@ from kmod.data.load import load_data
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
+from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.sharing import merge_models
 from kmod.modules.cut import log_odds_model
+from kmod.spec.model import IN_MEMORY
 from kmod.spec.spec_file import load_spec
 
 ALL = tuple((name, "a", name) for name in ("cat", "dog", "T-shirt/top", "no"))
@@ -400,3 +403,130 @@ def test_checks_are_run(digit_spec):
     compose(digit_spec(f"checks: [{check % 0.5}]\n"))
     with pytest.raises(CheckError, match="accuracy on digits:test is 0.9"):
         compose(digit_spec(f"checks: [{check % 1}]\n"))
+
+
+SHARES = {"cat": 0.1, "dog": 0.2, "T-shirt/top": 0.3, "no": 0.4}
+PETS = [
+    {"name": "bag", "module": {"store": "u", "class": "no"}},
+    {
+        "name": "pet",
+        "any_of": [
+            {"store": "u", "class": "cat"},
+            {"store": "u", "class": "dog"},
+        ],
+    },
+]
+
+
+def logit(share):
+    return np.log(share / (1 - share))
+
+
+def log_odds_of(model, images):
+    inner = keras.Model(model.input, model.get_layer("log_odds").output)
+    return inner.predict(images, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("prior", "wanted"),
+    [
+        pytest.param(None, None, id="default"),
+        pytest.param("even", None, id="even"),
+        pytest.param("calibrated", SHARES, id="calibrated"),
+        pytest.param(
+            {"bag": 0.3, "pet": 0.7},
+            {"no": 0.3, "cat": 0.35, "dog": 0.35},
+            id="own",
+        ),
+    ],
+)
+def test_frequencies_are_taken_off_and_put_in(
+    uneven, write_spec, images, prior, wanted
+):
+    path = write_spec(
+        classes_=PETS,
+        stores={"u": {"path": f"../{uneven.path.name}"}},
+        scores={"prior": prior} if prior else None,
+    )
+    planned = plan(load_spec(path))
+    scores = {}
+    level = np.mean([logit(SHARES[name]) for name in ("no", "cat", "dog")])
+    for name in ("no", "cat", "dog"):
+        model = log_odds_model(uneven[name].model)
+        goal = logit(wanted[name]) if wanted else level
+        scores[name] = model.predict(images, verbose=0)[:, 0]
+        scores[name] += goal - logit(SHARES[name])
+    expected = np.stack(
+        [scores["no"], np.logaddexp(scores["cat"], scores["dog"])], axis=1
+    )
+    model = compose_plan(planned)
+    found = log_odds_of(model, images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    named = prior or "even"
+    assert model.composition.manifest.calibration["prior"] == named
+    assert lock_data(planned)["prior"] == named
+    shifts = [s.get("shift", 0) for s in model.composition.manifest.sources]
+    assert any(shifts) == (named != "calibrated")
+
+
+def test_images_in_python_are_as_those_by_name(digit_spec, images, ten_digits):
+    path = digit_spec(
+        "scores: {calibration: joint, prior: {3: 0.2, 8: 0.8}, "
+        "images_per_class: 10, data: {name: digits, split: validation}}\n"
+    )
+    model = compose(path, data=ten_digits)
+    found, expected = (log_odds_of(m, images) for m in (model, compose(path)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert model.composition.manifest.calibration == {
+        "kind": "joint",
+        "prior": {"3": 0.2, "8": 0.8},
+        "num_images": 100,
+        "class_images": {"3": 10, "8": 10},
+    }
+    # What it is saved with says that no file holds these images.
+    assert model.composition.plan.spec.scores.data == (IN_MEMORY,)
+
+
+def test_checks_take_images_in_python(digit_spec, ten_digits):
+    check = "{metric: accuracy, min: %s, data: {name: pets, split: test}}"
+    own = np.isin(ten_digits.test.labels, (3, 8))
+    images, labels = ten_digits.test.images[own], ten_digits.test.labels[own]
+    given = {"pets:test": (images, (labels == 8).astype(int))}
+    compose(digit_spec(f"checks: [{check % 0.5}]\n"), data=given)
+    with pytest.raises(CheckError, match="accuracy on pets:test is 0"):
+        compose(digit_spec(f"checks: [{check % 1}]\n"), data=given)
+
+
+@pytest.mark.parametrize(
+    ("scores", "data", "message"),
+    [
+        pytest.param(
+            "{calibration: stored}",
+            ("images", "labels"),
+            "`data` calibrates the scores of a spec of `calibration: fit`",
+            id="not-fitted",
+        ),
+        pytest.param(
+            "{calibration: fit, data: {name: pets, split: train}}",
+            {"pets:test": None},
+            r"Accepted: \['pets:train'\]. Received: \['pets:test'\]",
+            id="another-name",
+        ),
+        pytest.param(
+            "{calibration: fit, data: {name: in-memory, split: train}}",
+            None,
+            "Received: 'in-memory:train' without them. Give them as",
+            id="none",
+        ),
+        pytest.param(
+            "{calibration: fit, data: {name: pets, split: train}}",
+            (np.linspace(0, 1, 128).reshape(2, 8, 8, 1), np.array([0, 1])),
+            r"value_range=\(0, 255\) and float64 images with values from 0 to",
+            id="another-range",
+        ),
+    ],
+)
+def test_images_in_python_must_fit_the_spec(digit_spec, scores, data, message):
+    path = digit_spec(f"scores: {scores}\n")
+    with pytest.raises((ArtifactError, UsageError), match=message):
+        compose(path, data=data)

@@ -3,6 +3,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kmod.composition.composition_manifest import manifest_of
 from kmod.composition.labelled_images import ImageReader
@@ -127,3 +128,49 @@ def test_images_that_can_not_be_adapted(digits):
     data = dataclasses.replace(digits, value_range=(0.0, 0.0))
     with pytest.raises(ArtifactError, match="a range of values rises"):
         ImageReader(OWN, "resize", ("3",)).read(data, "test")
+
+
+def test_renamed_class_is_found_by_its_modules_class(write_spec, ten_digits):
+    spec = write_spec((("kitty", "a", "cat"), ("dog", "b", "dog")))
+    reader = reader_of_spec(spec)
+    names = ("cat", "dog", *map(str, range(8)))
+    data = dataclasses.replace(ten_digits, class_names=names)
+    labels = reader.read(data, "test").labels
+    assert np.bincount(labels).tolist() == (
+        np.bincount(ten_digits.test.labels)[:2].tolist()
+    )
+    # Data that show a kitty by its own name mean something else by a cat.
+    names = ("cat", "dog", "kitty", *map(str, range(7)))
+    data = dataclasses.replace(ten_digits, class_names=names)
+    labels = reader.read(data, "test").labels
+    assert np.bincount(labels)[0] == (ten_digits.test.labels == 2).sum()
+
+
+def test_a_name_of_two_classes_is_nobodys(write_spec, ten_digits):
+    spec = write_spec((("kitty", "a", "cat"), ("puss", "b", "cat")))
+    names = ("cat", "kitty", "puss", *map(str, range(7)))
+    data = dataclasses.replace(ten_digits, class_names=names)
+    found = reader_of_spec(spec).read(data, "test")
+    assert len(found) == np.isin(ten_digits.test.labels, (1, 2)).sum()
+
+
+@pytest.mark.parametrize("form", ["image-data", "arrays", "tf-data"])
+def test_images_in_python_are_read_as_those_by_name(ten_digits, form):
+    """In the order of the model's classes, then others, or by names."""
+    ref = DataRef("digits", "validation")
+    reader = ImageReader(OWN, "resize", ("3", "8"), other=2)
+    given, part = ten_digits, ten_digits.validation
+    if form == "arrays":
+        order = np.array([2, 3, 4, 0, 5, 6, 7, 8, 1, 9])
+        given = part.images[..., 0], np.eye(10)[order[part.labels]]
+    elif form == "tf-data":
+        given = tf.data.Dataset.from_tensor_slices((part.images, part.labels))
+        given = given.batch(50)
+        given.class_names = ten_digits.class_names
+    found, expected = (
+        each.load(ref, images_per_class=500)
+        for each in (dataclasses.replace(reader, given={ref: given}), reader)
+    )
+    np.testing.assert_array_equal(found.images, expected.images)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert set(found.labels) == {0, 1, 2}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmod.composition.composer import compose_plan
+from kmod.composition.lock import lock_data
 from kmod.composition.plan import Faults
 from kmod.composition.plan import plan
 from kmod.errors import ArtifactError
@@ -362,3 +363,31 @@ def test_path_is_shown_as_seen_from_here(tmp_path, monkeypatch):
     faults = faults_of(tmp_path / "specs" / "pets.yaml")
     faults.warn((), "x")
     assert faults.warnings == ("specs/pets.yaml:1:1: warning: x",)
+
+
+def test_prior_needs_known_frequencies(write_spec):
+    message = (
+        r"spec.yaml:\d+:\d+: `prior` takes off how .* nothing of them: 'cat' "
+        "of store 'a', 'dog' of store 'a'. Calibrate them anew"
+    )
+    with pytest.raises(ArtifactError, match=message):
+        plan_of(write_spec(scores={"prior": "even"}))
+    planned = plan_of(write_spec(scores={"prior": "calibrated"}))
+    assert planned.shifts == (0, 0)
+
+
+def test_stores_of_unknown_frequencies_stay_as_they_are(write_spec):
+    planned = plan_of(write_spec())
+    assert planned.prior is None and planned.shifts == (0, 0)
+    assert "prior" not in lock_data(planned)
+
+
+def test_few_images_of_a_class_are_said(uneven, write_spec, monkeypatch):
+    stores = {"u": {"path": f"../{uneven.path.name}"}}
+    path = write_spec((("a", "u", "dog"), ("b", "u", "no")), stores=stores)
+    assert plan_of(path).warnings == ()
+    monkeypatch.setattr("kmod.composition.plan.FEW_IMAGES", 25)
+    (warning,) = plan_of(path).warnings
+    assert "module 'dog' of store 'u' is calibrated on 20 images" in warning
+    row = plan_of(path).as_dict()["classes"][0]
+    assert row["calibrated_on"] == {"num_images": 100, "num_class_images": 20}

@@ -14,6 +14,7 @@ from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import likelihood
+from kmod.metrics.calibration import logit
 from kmod.spec.model import OtherClass
 
 VALUES = np.array([[0.0, 1.0, -2.0], [5.0, -5.0, 3.0]], "float32")
@@ -30,6 +31,17 @@ def test_odds_of_joined_modules_are_added():
         lambda x: score_classes([[x[:, :1], x[:, 2:]], [x[:, 1:2]]], True)
     )
     odds = np.exp(VALUES)
+    expected = np.log(np.stack([odds[:, 0] + odds[:, 2], odds[:, 1]], axis=1))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_scores_are_shifted_before_odds_are_added():
+    found = answers(
+        lambda x: score_classes(
+            [[x[:, :1], x[:, 2:]], [x[:, 1:2]]], True, [[1.0, -2.0], [0.5]]
+        )
+    )
+    odds = np.exp(VALUES + [1.0, 0.5, -2.0])
     expected = np.log(np.stack([odds[:, 0] + odds[:, 2], odds[:, 1]], axis=1))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
@@ -211,3 +223,36 @@ def test_penalty_is_chosen_on_other_images():
         found = np.abs(np.diff(fit_scores(scores, labels)[0])).sum()
         assert (found < 0.8 * expected) == is_small
         assert (found > 1.2 * expected) != is_small
+
+
+@pytest.mark.parametrize(
+    ("fit", "score_of", "shares"),
+    [
+        # A third of the images shows neither.
+        pytest.param(fit_lines, logit, (1 / 6, 1 / 2), id="fit"),
+        pytest.param(fit_joint, np.log, (1 / 4, 3 / 4), id="joint"),
+    ],
+)
+def test_frequencies_of_own_images_are_replaced(fit, score_of, shares):
+    labels = np.repeat([0, 1, 2], [20, 60, 40])
+    draw = np.random.default_rng(0)
+    scores = (
+        draw.normal(size=(120, 1, 1, 2)) + np.eye(3)[labels][:, None, None, :2]
+    )
+    data = LabelledImages(scores, labels)
+    model = keras.Sequential([keras.Input((1, 1, 2)), keras.layers.Flatten()])
+
+    def offsets(prior):
+        found = fit(model, data, ("a", "b"), prior)
+        return found[1] if fit is fit_joint else np.array(found)[:, 1]
+
+    before = offsets(None)
+    np.testing.assert_array_equal(offsets("calibrated"), before)
+    own = [score_of(share) for share in shares]
+    for prior, wanted in (
+        ("even", [np.mean(own)] * 2),
+        ({"b": 0.7, "a": 0.2}, [score_of(0.2), score_of(0.7)]),
+    ):
+        change = offsets(prior) - before
+        np.testing.assert_allclose(change, np.subtract(wanted, own), atol=1e-5)
+        assert np.abs(change).max() > 0.1

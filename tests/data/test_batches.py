@@ -196,3 +196,75 @@ def test_endless_data_are_not_read_to_their_end():
     for endless in (data, Endless()):
         with pytest.raises(ValueError, match="Received: an endless data set"):
             check_training(fit_arguments(endless, 2), 3)
+
+
+@pytest.mark.parametrize("is_data_set", [False, True])
+@pytest.mark.parametrize(
+    ("images", "shape", "message"),
+    [
+        pytest.param(IMAGES, (2, 2, 3), r"takes, \(2, 2, 3\)", id="shape"),
+        pytest.param(IMAGES / 255, (2, 2, 1), "scaled as those", id="scale"),
+        pytest.param(IMAGES * 255, (2, 2, 1), "scaled as those", id="bytes"),
+        pytest.param(IMAGES + np.inf, (2, 2, 1), "finite", id="infinite"),
+        pytest.param(
+            np.where(IMAGES == 7, np.nan, IMAGES), None, "finite", id="nan"
+        ),
+        pytest.param(IMAGES.astype(str), None, "array of numbers", id="text"),
+    ],
+)
+def test_training_images_of_another_form_are_refused(
+    images, shape, message, is_data_set
+):
+    data = dataset(images, LABELS).batch(2) if is_data_set else (images, LABELS)
+    with pytest.raises((ValueError, TypeError), match=message):
+        check_training(fit_arguments(data, 2), 3, shape, (0, 20))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param((IMAGES[..., 0], LABELS), id="no-channel-axis"),
+        pytest.param((3 * IMAGES - 20, LABELS), id="augmented"),
+        pytest.param(({"stem": IMAGES + np.inf}, LABELS), id="stem"),
+        pytest.param(
+            dataset({"stem": IMAGES + np.inf}, LABELS).batch(2), id="stems"
+        ),
+        pytest.param(iter([(IMAGES, LABELS)]), id="generator"),
+    ],
+)
+def test_training_data_that_are_taken(data):
+    check_training(fit_arguments(data, 2), 3, (2, 2, 1), (0, 20))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param((IMAGES.tolist(), LABELS.tolist()), id="lists"),
+        pytest.param([IMAGES, LABELS], id="list-of-arrays"),
+        pytest.param("photos", id="path"),
+        pytest.param((IMAGES,), id="no-labels"),
+    ],
+)
+def test_training_data_of_another_type_are_refused(data):
+    with pytest.raises(TypeError, match="must be a tuple .*kmod.load_data"):
+        check_training(fit_arguments(data, 2), 3)
+
+
+def test_batches_of_several_sizes_are_refused():
+    def parts():
+        yield IMAGES[:2], LABELS[:2]
+        yield IMAGES[2:, :1], LABELS[2:]
+
+    spec = tf.TensorSpec((None, None, 2, 1)), tf.TensorSpec((None,), "int64")
+    data = tf.data.Dataset.from_generator(parts, output_signature=spec)
+    with pytest.raises(ValueError, match="Bring them to one size"):
+        to_arrays(data)
+    with pytest.raises(UsageError, match=r"images of shape \(1, 2, 1\)"):
+        check_training(fit_arguments(data, 2, 2), 3, (2, 2, 1))
+
+
+def test_text_is_no_label():
+    names = np.array(["ant", "bee", "cat"])[LABELS]
+    for data in ((IMAGES, names), dataset(IMAGES, names).batch(2)):
+        with pytest.raises(ValueError, match="such as .*ant.*Number the"):
+            to_arrays(data)

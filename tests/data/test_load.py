@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from kmod.data import disk_arrays
 from kmod.data.load import load_data
 from kmod.data.load import parse_split
 from kmod.errors import ArtifactError
@@ -139,6 +140,29 @@ def test_data_set_is_downloaded_when_asked_for(tmp_path):
     assert (len(data.train), len(data.validation)) == (32, 8)
     light = data.test.images.reshape(NUM_IMAGES, -1).all(axis=1)
     np.testing.assert_array_equal(data.test.labels, light)
+
+
+@pytest.mark.parametrize("splits", [("test",), ("train", "validation")])
+def test_large_data_set_is_read_to_disk(tmp_path, monkeypatch, splits):
+    expected = load_data("dots", tmp_path, 0.2, download=True)
+    monkeypatch.setattr(disk_arrays, "LIMIT", 0)
+    found = load_data("dots", tmp_path, 0.2, splits=splits)
+    for split in ("train", "validation", "test"):
+        one, other = getattr(found, split), getattr(expected, split)
+        if split in splits:
+            assert isinstance(one.images, np.memmap)
+            np.testing.assert_array_equal(one.images, other.images)
+            np.testing.assert_array_equal(one.labels, other.labels)
+        else:
+            assert one.images.shape == (0, 4, 4, 1)
+
+
+def test_data_set_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
+    load_data("dots", tmp_path, 0.2, download=True)
+    monkeypatch.setattr(disk_arrays, "LIMIT", 100)
+    monkeypatch.setattr(disk_arrays, "_free", lambda: 600)
+    with pytest.raises(ArtifactError, match="'dots', which takes 0 MiB"):
+        load_data("dots", tmp_path, 0.2)
 
 
 def test_nothing_is_downloaded_unasked(tmp_path):

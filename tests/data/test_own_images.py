@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.data import disk_arrays
 from kmod.data import own_images
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
+from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 
@@ -329,10 +331,79 @@ def test_size_is_not_that_of_arrays_to_choose():
         load_data("digits", color_mode="rgb")
 
 
-def test_what_memory_would_not_hold_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(own_images, "MAX_BYTES", 1000)
-    with pytest.raises(ArtifactError, match="held in memory.* smaller images"):
+def test_what_the_disk_has_no_room_for_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(disk_arrays, "LIMIT", 1000)
+    monkeypatch.setattr(disk_arrays, "_free", lambda: 2000)
+    with pytest.raises(ArtifactError, match="photos', which takes 0 MiB, and"):
         load_data(folder, **GREY)
+
+
+def save_arrays(path, data):
+    np.savez(
+        path,
+        x_train=np.asfortranarray(data.train.images),
+        y_train=data.train.labels,
+        x_test=data.test.images,
+        y_test=data.test.labels,
+    )
+    return path
+
+
+@pytest.mark.parametrize("form", ["folder", "npz", "function"])
+def test_what_is_too_large_for_memory_is_the_same_on_disk(
+    folder, ten_digits, module, tmp_path, monkeypatch, form
+):
+    name, options = {
+        "folder": (folder, GREY | {"classes": ("zebra", "10", "ant")}),
+        "npz": (save_arrays(tmp_path / "a.npz", ten_digits), {}),
+        "function": (f"{module}:three", {}),
+    }[form]
+    expected = load_data(name, **options)
+    monkeypatch.setattr(disk_arrays, "LIMIT", 0)
+    monkeypatch.setattr(disk_arrays, "PART", 1000)
+    found = load_data(name, **options)
+    assert found.version == expected.version
+    assert found.value_range == expected.value_range
+    for split in own_images.SPLITS:
+        one, other = getattr(found, split), getattr(expected, split)
+        assert isinstance(one.images, np.memmap)
+        assert not isinstance(other.images, np.memmap)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+@pytest.fixture
+def paths_read(monkeypatch):
+    """Notes the files that are read."""
+    noted, read = [], own_images._read_images
+
+    def noting(paths, shape):
+        noted.extend(paths.tolist())
+        return read(paths, shape)
+
+    monkeypatch.setattr(own_images, "_read_images", noting)
+    return noted
+
+
+def test_classes_that_are_not_asked_for_are_not_read(folder, paths_read):
+    data = load_data(folder, **GREY, classes=("zebra", "10"))
+    assert len(paths_read) == sum(sizes(data)) == 20
+    assert {Path(path).parent.name for path in paths_read} == {"zebra", "10"}
+    whole = load_data(folder, **GREY)
+    for split in own_images.SPLITS:  # The same images as without the choice.
+        part = getattr(whole, split)
+        expected = class_subset(part, [3, 0])
+        found = getattr(data, split)
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+def test_splits_that_are_not_asked_for_are_not_read(folder, paths_read):
+    data = load_data(folder, **GREY, splits=["test"])
+    assert sizes(data) == [0, 0, 8] and len(paths_read) == 8
+    assert data.train.images.shape == (0, *SIZE, 1)
+    whole = load_data(folder, **GREY)
+    np.testing.assert_array_equal(data.test.images, whole.test.images)
 
 
 @pytest.mark.parametrize(

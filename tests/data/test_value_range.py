@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+from kmod.data.image_data import ImageData
+from kmod.data.image_data import LabelledImages
+from kmod.data.value_range import scale_values
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
@@ -74,3 +77,24 @@ def test_values_must_be_finite():
 def test_images_of_one_value_have_no_range():
     with pytest.raises(ArtifactError, match="no other value than 0.*Declare"):
         value_range_of(images(0, 0))
+
+
+def bytes_data():
+    part = LabelledImages(images(0, 255, "uint8"), np.array([0, 1]))
+    none = part.take(np.array([], int))
+    return ImageData("a", "1", ("0", "1"), (0.0, 255.0), part, part, none)
+
+
+def test_values_are_scaled_to_what_a_model_takes():
+    data, scaled = bytes_data(), scale_values(bytes_data(), (-1, 1))
+    assert scaled.value_range == (-1.0, 1.0)
+    assert scaled.train.images.dtype == "float32"
+    expected = data.train.images / 127.5 - 1
+    np.testing.assert_allclose(scaled.train.images, expected, atol=1e-6)
+    assert len(scaled.test) == 0
+
+
+@pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, np.inf)])
+def test_range_to_scale_to_must_rise(value_range):
+    with pytest.raises(UsageError, match="smallest and the largest pixel"):
+        scale_values(bytes_data(), value_range)

@@ -1,4 +1,5 @@
 import json
+import sys
 import zipfile
 
 import keras
@@ -175,7 +176,7 @@ def test_code_in_a_legacy_file_is_not_run(tmp_path):
 def test_file_of_weights_alone(tmp_path):
     path = tmp_path / "m.weights.h5"
     build_model(keras.layers.Dense(2)).save_weights(path)
-    with pytest.raises(ArtifactError, match="of a file of weights, load them"):
+    with pytest.raises(ArtifactError, match="Of a file of weights, load them"):
         load_keras_file(path, allow_custom=True)
 
 
@@ -195,3 +196,10 @@ def test_code_in_a_file_is_not_run(tmp_path):
     build_model(keras.layers.Lambda(lambda x: x)).save(tmp_path / "m.keras")
     with pytest.raises(ArtifactError, match="without Lambda layers"):
         load_keras_file(tmp_path / "m.keras", allow_custom=True)
+
+
+def test_preset_without_keras_hub(tmp_path, monkeypatch):
+    (tmp_path / "task.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ArtifactError, match="pip install keras-hub"):
+        load_keras_file(tmp_path, allow_custom=True)

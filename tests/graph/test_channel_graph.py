@@ -137,13 +137,14 @@ def test_pooled_convolution_may_be_the_output_layer():
     ],
 )
 def test_one_score_becomes_two_logits(stack, activations):
+    keras.utils.set_random_seed(0)
     conv = layers.Conv2D(4, 3, name="conv")
     model = keras.Sequential([keras.Input((4, 4, 3)), conv, *stack])
     graph = channel_graph(model)
     assert graph.kernels.layers == ("conv",)
     assert graph.kernels.removable.all()
     assert (graph.num_classes, graph.activations) == (2, activations)
-    images = np.random.default_rng(0).normal(size=(5, 4, 4, 3)) * 9
+    images = np.random.default_rng(0).normal(size=(50, 4, 4, 3))
     answers = model.predict(images, verbose=0)[:, 0]
     logits = rebuild(graph).predict(images, verbose=0)
     assert np.all(logits[:, 0] == 0) and np.ptp(answers) > 0.1
@@ -209,7 +210,9 @@ def test_input_shape_fills_open_sizes():
     "shape", [(6, 5, 1), (6, 5), (None, 5, 3)], ids=["channels", "rank", "open"]
 )
 def test_input_shape_must_fit(shape):
-    with pytest.raises(UsageError, match=r"input_shape.*'open' takes .*Give a"):
+    with pytest.raises(
+        UsageError, match=r"input_shape.*'open' takes .*Bring the images"
+    ):
         channel_graph(open_model(), input_shape=shape)
 
 
@@ -256,11 +259,26 @@ def test_groups_of_stand_for_what_is_joined(flow_of, conv):
 
 
 def test_pins_name_layer_reason_and_kernels(flow_of):
-    flow = flow_of(lambda x, y: layers.LayerNormalization(name="norm")(y))
+    flow = flow_of(lambda x, y: layers.Softmax(name="norm")(y))
     (pin,) = flow.graph.pins
     assert (pin.layer, pin.reason) == ("norm", "it normalises over channels")
     assert pin.kernels.tolist() == [0, 1, 2, 3]
     assert flow.at("first") is None
+
+
+def test_pins_of_a_kind_are_counted_with_what_they_reach(flow_of, conv):
+    def body(image, first):
+        second = layers.Softmax(name="one")(conv("second")(image))
+        both = layers.Add(name="sum")([first, second])
+        third = conv("third", 2)(both)
+        return layers.Softmax(name="two")(third)
+
+    costs = flow_of(body).graph.pin_costs()
+    assert [(c.kind, c.layers, c.kernels) for c in costs] == [
+        ("Softmax", ("one", "two"), 6),
+        ("Add", ("sum",), 4),
+    ]
+    assert costs[0].reason == "it normalises over channels"
 
 
 def test_chain_of_joins_is_one_group(flow_of, conv):
@@ -275,7 +293,7 @@ def test_chain_of_joins_is_one_group(flow_of, conv):
 def test_pin_reaches_all_that_is_joined(flow_of, conv):
     def body(image, first):
         second = conv("second")(image)
-        pinned = layers.UnitNormalization(name="unit")(second)
+        pinned = layers.Softmax(name="shares")(second)
         return layers.Concatenate()([layers.Add()([first, second]), pinned])
 
     flow = flow_of(body)

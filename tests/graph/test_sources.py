@@ -5,10 +5,12 @@ from keras import layers
 
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
+from kmod.export.keras_file import load_keras_file
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.exactness import check_exactness
 from kmod.graph.exactness import measure_exactness
+from kmod.graph.sources import custom_layers_of
 from kmod.modular.modular_model import ModularModel
 
 SCALE, OFFSET = [1 / 60, 1 / 57, 1 / 50], [-2.0, -1.9, -1.8]
@@ -225,3 +227,44 @@ def test_keras_hub_task(resized):
     )
     assert graph.kernels.removable.all()
     assert check_exactness(model, graph, (0, 255)).gap <= 1e-5
+
+
+def efficient_net(hub):
+    return hub.EfficientNetImageClassifier, hub.EfficientNetBackbone(
+        stackwise_kernel_sizes=[3, 3],
+        stackwise_num_repeats=[1, 1],
+        stackwise_input_filters=[8, 8],
+        stackwise_output_filters=[8, 8],
+        stackwise_expansion_ratios=[1, 2],
+        stackwise_strides=[1, 2],
+        stackwise_squeeze_and_excite_ratios=[0, 0],
+        stackwise_block_types=["fused", "unfused"],
+        stackwise_force_input_filters=[0, 0],
+        stackwise_nores_option=[False, False],
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        image_shape=(16, 16, 3),
+    )
+
+
+def vision_transformer(hub):
+    return hub.ViTImageClassifier, hub.ViTBackbone(
+        image_shape=(16, 16, 3),
+        patch_size=8,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        mlp_dim=12,
+    )
+
+
+@pytest.mark.parametrize("build", [efficient_net, vision_transformer])
+def test_preset_of_keras_hub_is_opened(build, tmp_path):
+    keras_hub = pytest.importorskip("keras_hub", reason="It is in no extra.")
+    kind, backbone = build(keras_hub.models)
+    kind(backbone=backbone, num_classes=3).save_to_preset(str(tmp_path))
+    model = load_keras_file(tmp_path, allow_custom=True)
+    graph = channel_graph(model)
+    assert graph.kernels.removable.any()
+    assert measure_exactness(model, graph).is_exact
+    assert not custom_layers_of(rebuild(graph))

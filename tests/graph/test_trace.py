@@ -2,8 +2,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras import ops
 
 from kmod.errors import UnsupportedModelError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.exactness import measure_exactness
 from kmod.graph.trace import RESERVED_NAMES
 from kmod.graph.trace import trace
 
@@ -200,3 +204,66 @@ def test_refusal(make, message):
 def test_subclassed_part_is_one_call():
     model = keras.Sequential([keras.Input((4, 4, 3)), Subclassed(name="odd")])
     assert names(model) == ["odd"]
+
+
+@keras.saving.register_keras_serializable(package="kmod_test")
+class Block(layers.Layer):
+    """A residual block of Keras layers, as KerasHub writes them."""
+
+    def build(self, input_shape):
+        self.first = layers.Conv2D(5, 3, padding="same", name="first")
+        self.norm = layers.BatchNormalization(name="norm")
+        self.last = layers.Conv2D(input_shape[-1], 1, name="last")
+        self.dropout = layers.Dropout(0.5)
+        self.first.build(input_shape)
+        self.norm.build((*input_shape[:-1], 5))
+        self.last.build((*input_shape[:-1], 5))
+
+    def call(self, inputs, training=None):
+        x = ops.relu(self.norm(self.first(inputs), training=training))
+        return inputs + self.dropout(self.last(x), training=training)
+
+
+class OwnWeight(Block):
+    def call(self, inputs):
+        return super().call(inputs) * self.last.bias
+
+
+class Random(Block):
+    def call(self, inputs):
+        return super().call(inputs) + keras.random.normal(())
+
+
+class Side(Block):
+    def call(self, inputs):
+        return inputs + self.last(self.first(inputs))
+
+
+def with_block(kind):
+    keras.utils.set_random_seed(0)
+
+    def body(image):
+        x = kind(name="block")(layers.Conv2D(4, 1, name="conv")(image))
+        return layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+
+    return model_of(body)
+
+
+def test_layer_made_of_keras_layers_is_opened():
+    model = with_block(Block)
+    nodes = [len(each._inbound_nodes) for each in model._flatten_layers()]
+    graph = channel_graph(model)
+    assert graph.kernels.layers == ("conv", "first", "last")
+    assert graph.kernels.removable.all()
+    assert measure_exactness(model, graph).is_exact
+    flat = rebuild(graph)
+    assert not any(isinstance(layer, Block) for layer in flat.layers)
+    again = [len(each._inbound_nodes) for each in model._flatten_layers()]
+    assert again == nodes
+
+
+@pytest.mark.parametrize("kind", [OwnWeight, Random, Side])
+def test_layer_that_does_more_stays_whole(kind):
+    graph = channel_graph(with_block(kind))
+    assert graph.kernels.layers == ("conv",)
+    assert not graph.kernels.removable.any()

@@ -6,6 +6,7 @@ from keras import ops
 
 import kmod
 from kmod.layers import ClassMasked
+from kmod.layers import ClassMaskedNormalization
 from kmod.layers import ClassScaleShift
 from kmod.layers import KernelMasks
 from kmod.layers import RepeatRows
@@ -105,6 +106,35 @@ def test_training_loop_of_ones_own_moves_masks_and_nothing_frozen(images):
     assert 0 < np.mean(scores > 0) < 1
     for before, now in zip(frozen, model.get_layer("second").layer.weights):
         np.testing.assert_array_equal(before, now)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.LayerNormalization(epsilon=0.1),
+        layers.LayerNormalization(axis=[1, 2], scale=False),
+        layers.RMSNormalization(epsilon=0.1),
+        layers.GroupNormalization(1, epsilon=0.1),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_normalises_over_what_a_class_keeps(layer):
+    draw = np.random.default_rng(0)
+    values = draw.normal(3, 2, (2, 5, 4)).astype("float32")
+    wrapper = ClassMaskedNormalization(layer, 2, branches=True)
+    masks = np.array([[1, 0, 1, 1], [1, 1, 1, 1]], "float32")
+    wrapper(values, masks)
+    layer.set_weights([draw.random(w.shape) for w in layer.weights])
+    answers = np.array(wrapper(values, masks)).reshape(2, 2, 5, 4)
+    np.testing.assert_allclose(answers[:, 1], layer(values), atol=1e-5)
+    kept = [0, 2, 3]
+    cut = type(layer).from_config(layer.get_config())
+    cut.build((None, 5, 3))
+    cut.set_weights([w[..., kept] for w in layer.get_weights()])
+    expected = cut(values[..., kept])
+    np.testing.assert_allclose(answers[:, 0][..., kept], expected, atol=1e-5)
+    copy = ClassMaskedNormalization.from_config(wrapper.get_config())
+    assert copy.get_config() == wrapper.get_config()
 
 
 WRAPPED = {

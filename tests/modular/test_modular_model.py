@@ -257,12 +257,13 @@ def test_save_and_load(small_cnn, quick, data, tmp_path):
     modular = ModularModel(small_cnn, NAMES, recipe, value_range=(-1, 2))
     modular.compile(run_eagerly=True)
     fit(modular, data, batch_size=24)
-    modular.set_calibration([1, 2, 3], 0.5)
+    modular.set_calibration([1, 2, 3], 0.5, [7, 8, 9])
     modular.save(tmp_path / "modular.keras")
     copy = keras.models.load_model(tmp_path / "modular.keras")
     assert isinstance(copy, ModularModel)
     assert copy.class_names == tuple(NAMES)
     assert copy.value_range == (-1, 2)
+    assert np.array(copy.calibration_images).tolist() == [7, 8, 9]
     np.testing.assert_array_equal(copy.kernel_masks, modular.kernel_masks)
     scores, others = (m.class_scores(data[0]) for m in (modular, copy))
     np.testing.assert_allclose(scores, others, rtol=1e-6)
@@ -450,4 +451,23 @@ def test_calibration_takes_one_hot_labels(small_cnn, data):
         modular = ModularModel(small_cnn, value_range=(-2, 3))
         modular.calibrate(images, given)
         found.append(modular.class_scores(images))
+        counts = np.array(modular.calibration_images)
+        assert counts.tolist() == np.bincount(labels).tolist()
     np.testing.assert_array_equal(*found)
+
+
+def test_scales_and_shifts_of_deep_networks_learn_more_slowly(
+    modular, monkeypatch
+):
+    num_layers = len(modular.placement.adapted)
+    assert num_layers > 1
+    for limit, factor in (num_layers, 1), (num_layers / 2, 0.25):
+        monkeypatch.setattr("kmod.modular.optimizer.FULL_RATE_LAYERS", limit)
+        modular.compile()
+        factors = modular.optimizer.factors
+        recipe = modular.recipe
+        rate = factor * recipe.adapt_rate / recipe.head_rate
+        for name in ("scale", "shift", "gain"):
+            assert factors[name] == pytest.approx(rate)
+        rate = recipe.mask_rate / recipe.head_rate
+        assert factors["mask_scores"] == pytest.approx(rate)

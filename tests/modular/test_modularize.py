@@ -8,6 +8,7 @@ import pytest
 from kmod.callbacks import BestModules
 from kmod.callbacks import MaskRecorder
 from kmod.callbacks.epoch_checkpoints import EpochSeed
+from kmod.data import disk_arrays
 from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 from kmod.metrics.calibration import fit_platt
@@ -252,6 +253,23 @@ def test_resumed_run_ends_as_one_that_ran_through(
     resumed = run(tmp_path, resume=True, callbacks=[count], **given)
     assert count.epochs == list(range(epoch, 4))
     assert_equal(resumed, whole(recipe, eagerly))
+
+
+@pytest.mark.parametrize("steps", [None, 1])
+def test_resumed_run_on_disk_ends_as_one_that_ran_through(
+    run, images, tmp_path, monkeypatch, steps
+):
+    monkeypatch.setattr(disk_arrays, "LIMIT", 0)
+    (x, y), validation = split(images)
+    train = disk_arrays.take(x, np.arange(len(x))), y
+    given = {"train": train, "steps_per_epoch": steps}
+    whole = run(None, **given)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(2)], **given)
+    count = Count()
+    resumed = run(tmp_path, resume=True, callbacks=[count], **given)
+    assert count.epochs == [2, 3]
+    assert_equal(resumed, whole)
 
 
 @pytest.mark.parametrize("left", [1, 0], ids=["one-is-whole", "none-is-whole"])

@@ -65,7 +65,7 @@ def test_mask_from_must_be_a_layer_with_kernels():
 
 def test_mask_from_must_leave_something():
     def body(x):
-        return layers.UnitNormalization()(stack(x))
+        return layers.Softmax()(stack(x))
 
     with pytest.raises(UsageError, match="mask_from='c', behind which all"):
         place_in(body, mask_from="c")

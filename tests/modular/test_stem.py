@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
+from kmod.data import disk_arrays
+from kmod.data.streaming import predict
 from kmod.modular import stem
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.stem import TEACHER
 from kmod.modular.stem import cache_stem
-from kmod.modular.stem import fits_memory
+from kmod.modular.stem import is_kept
 
 
 @pytest.fixture(params=[None, "second", "hidden"])
@@ -82,11 +84,27 @@ def test_stem_holds_the_source_model_logits(small_cnn, data):
     assert np.allclose(teacher, logits, atol=1e-5)
 
 
-def test_memory_is_bounded(small_cnn, data, monkeypatch):
+def test_what_is_kept_is_bounded(small_cnn, data, monkeypatch):
     model = ModularModel(small_cnn, mask_from="second").stem
     # Sixteen numbers in front of the masks, three logits of the teacher.
     monkeypatch.setattr(stem, "LIMIT", 4 * 19 * 10)
-    assert fits_memory(model, 10)
-    assert not fits_memory(model, 11)
+    assert is_kept(model, 10)
+    assert not is_kept(model, 11)
     images = data[0][:11]
     assert cache_stem(model, images) is images
+
+
+def test_what_is_large_is_kept_on_disk(small_cnn, data, monkeypatch):
+    modular = ModularModel(small_cnn, mask_from="second")
+    expected = cache_stem(modular.stem, data[0])
+    monkeypatch.setattr(disk_arrays, "LIMIT", 0)
+    found = cache_stem(modular.stem, data[0], 10)
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert isinstance(found[name], np.memmap)
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+    np.testing.assert_allclose(
+        predict(modular, found), modular.predict(expected, verbose=0), atol=1e-5
+    )
+    monkeypatch.setattr(disk_arrays, "_free", lambda: 0)
+    assert cache_stem(modular.stem, data[0]) is data[0]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 from keras import ops
+from keras.src.applications.convnext import LayerScale
 
 from kmod.modular.modular_model import ModularModel
 
@@ -180,11 +181,45 @@ def softmax_inside(x):
 
 
 def layer_normalisation(x):
-    return unit(layers.LayerNormalization()(conv(4)(unit(x))))
+    return unit(layers.LayerNormalization()(conv(16)(unit(x))))
+
+
+def normalised_over_channels(x):
+    x = layers.UnitNormalization()(unit(x))
+    x = layers.RMSNormalization()(conv()(x))
+    x = layers.LayerNormalization(axis=[1, 2, 3])(conv()(x))
+    x = layers.LayerNormalization(center=False)(conv()(x))
+    return layers.GroupNormalization(1)(conv()(x))
+
+
+def normalised_by_groups(x):
+    x = layers.GroupNormalization(4)(conv()(x))
+    return layers.GroupNormalization(-1)(conv()(x))
+
+
+def layer_scale(x):
+    """A block of ConvNeXt."""
+    x = layers.LayerNormalization()(conv(16)(x))
+    y = conv(16, groups=16)(x)
+    y = layers.LayerNormalization(epsilon=1e-6)(y)
+    y = layers.Dense(32, activation="gelu")(y)
+    y = LayerScale(0.5, 16)(layers.Dense(16)(y))
+    x = layers.LayerNormalization()(layers.Add()([x, y]))
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def attention(x):
+    x = layers.Reshape((64, 8))(conv()(x))
+    y = layers.LayerNormalization()(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 4)(y, y)])
+    y = layers.Dense(16, activation="gelu")(layers.LayerNormalization()(x))
+    x = layers.Add()([x, layers.Dense(8)(y)])
+    return layers.Dense(6, activation="relu")(x)
 
 
 def grouped(x):
-    return unit(conv(4, groups=2)(unit(unit(x), 6)))
+    x = conv(12, groups=3, activation="relu")(unit(x, 6))
+    return unit(conv(6, groups=6)(conv(6)(x)))
 
 
 def unknown(x):
@@ -202,7 +237,8 @@ def slopes(x):
 
 def rescaled(x):
     x = layers.Rescaling([0.5, 1.0, 2.0], offset=[0.0, 1.0, 2.0])(x)
-    return unit(layers.Rescaling(0.5, offset=0.25)(unit(x)))
+    x = layers.Rescaling(0.5, offset=0.25)(unit(x))
+    return unit(layers.Rescaling(np.linspace(1, 2, 4).tolist())(unit(x, 4)))
 
 
 def half_normalised(x):
@@ -259,6 +295,10 @@ TOPOLOGIES = [
     operators,
     softmax_inside,
     layer_normalisation,
+    normalised_over_channels,
+    normalised_by_groups,
+    layer_scale,
+    attention,
     grouped,
     unknown,
     constant_array,

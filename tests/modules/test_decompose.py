@@ -198,3 +198,41 @@ def test_labels_of_other_classes_are_refused(tmp_path, data, labels):
             modular_model(), tmp_path / "store", data=(data[0], labels(data[1]))
         )
     assert not (tmp_path / "store").exists()
+
+
+def test_model_that_is_not_calibrated_is_calibrated_on_the_data(tmp_path, data):
+    modular, expected = modular_model(), modular_model()
+    assert not modular.is_calibrated
+    store = decompose(modular, tmp_path / "store", data=data)
+    expected.calibrate(*data)
+    np.testing.assert_array_equal(modular.calibration, expected.calibration)
+    counts = np.bincount(data[1])
+    for index, name in enumerate(modular.class_names):
+        scale, shift = np.array(expected.calibration)[index].tolist()
+        assert store.info(name).calibration == {
+            "scale": scale,
+            "shift": shift,
+            "num_images": 40,
+            "num_class_images": counts[index],
+        }
+        images = load_store(store.path).calibration_images(name)
+        assert images.share == counts[index] / 40
+
+
+def test_calibration_stays(tmp_path, data):
+    modular = modular_model()
+    modular.set_calibration([2, 0.5], [0.125, -0.25])
+    store = decompose(modular, tmp_path / "store", data=data)
+    assert store.info("c").calibration == {"scale": 0.5, "shift": -0.25}
+    assert store.calibration_images("c") is None
+    modular.calibrate(data[0][:10], data[1][:10])
+    store = decompose(modular, tmp_path / "other", data=data)
+    assert store.info("c").calibration["num_images"] == 10
+
+
+def test_scores_that_tell_nothing_rest_on_nothing(tmp_path, data):
+    modular = modular_model()
+    modular.set_calibration([2, 1], 0, [40, 0])
+    store = decompose(modular, tmp_path / "store", data=data)
+    assert store.info("c").calibration["num_class_images"] == 0
+    assert store.calibration_images("c") is None

@@ -11,6 +11,8 @@ from keras import ops
 
 from kmod.composition.composer import compose
 from kmod.errors import UnsupportedModelError
+from kmod.export.write import FORMS
+from kmod.export.write import write_form
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph import set_state
@@ -380,3 +382,49 @@ def test_state_outside_weights_and_config_is_refused():
         UnsupportedModelError, match="first at layer 'remembers'.*its weights"
     ):
         ModularModel(network(layer))
+
+
+def test_no_form_of_a_model_holds_what_acts_in_training_only(tmp_path):
+    augmentation = keras.Sequential(
+        [layers.RandomFlip(), layers.RandomRotation(0.1)], name="augmentation"
+    )
+    image = keras.Input((8, 8, 3))
+    x = layers.CenterCrop(6, 6)(layers.Resizing(7, 7)(augmentation(image)))
+    x = layers.Rescaling(1 / 255)(layers.GaussianNoise(0.1)(x))
+    x = layers.SpatialDropout2D(0.5)(layers.Conv2D(4, 3)(x))
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    source = keras.Model(image, layers.Dense(2)(x))
+    modular = ModularModel(source, class_names=["a", "b"])
+    masks = np.ones((2, 4))
+    masks[0, 1] = masks[1, 2] = 0
+    modular.kernel_masks = masks
+    images = pictures()
+    store = decompose(modular, tmp_path / "store", value_range=(0, 255))
+    spec = {
+        "version": 1,
+        "name": "two",
+        "stores": {"s": {"path": tmp_path / "store"}},
+        "classes": [
+            {"name": name, "module": {"store": "s", "class": name}}
+            for name in store
+        ],
+    }
+    write_spec(spec, tmp_path / "spec.yaml")
+    composed = compose(tmp_path / "spec.yaml")
+    scores = modular.class_log_odds(images)
+    np.testing.assert_allclose(
+        composed(images, training=True), ops.softmax(scores), atol=TOLERANCE
+    )
+    front = {"Resizing", "CenterCrop", "Rescaling"}
+    for model in (store["a"].model, composed):
+        kinds = {type(layer).__name__ for layer in model._flatten_layers()}
+        assert front <= kinds
+        assert not any("Random" in k or "Dropout" in k for k in kinds)
+        assert "GaussianNoise" not in kinds
+    for form in ("savedmodel", "litert"):
+        path = tmp_path / form
+        write_form(composed, ("a", "b"), form, path, images)
+        answers = FORMS[form].predict(path, images)["probabilities"]
+        np.testing.assert_allclose(answers, composed(images), atol=TOLERANCE)
+    graph = (tmp_path / "savedmodel/saved_model.pb").read_bytes()
+    assert b"Stateless" not in graph and b"random_" not in graph

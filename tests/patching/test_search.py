@@ -163,3 +163,49 @@ def test_data_must_show_the_target(weak, donor, digits):
             class_names=NAMES,
             target_classes=["8"],
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "targets", "error", "message"),
+    [
+        pytest.param(
+            lambda labels: labels + 1,
+            NAMES,
+            ["3"],
+            ValueError,
+            "from 0 to 2, for a model of 3 classes. Received: a label 3",
+            id="labels",
+        ),
+        pytest.param(
+            lambda labels: labels,
+            ("3", "8"),
+            ["3"],
+            UsageError,
+            "must be 3 different names",
+            id="names",
+        ),
+        pytest.param(
+            lambda labels: np.minimum(labels, 1),
+            NAMES,
+            ["3", "9"],
+            UsageError,
+            "must show the target class",
+            id="second-target-not-shown",
+        ),
+    ],
+)
+def test_data_are_checked_before_a_donor_is_tried(
+    weak, donor, digits, changes, names, targets, error, message
+):
+    tried = []
+    images = digits.validation
+    with pytest.raises(error, match=message):
+        choose_patches(
+            weak,
+            [Donor(donor)],
+            (images.images, changes(images.labels)),
+            class_names=names,
+            target_classes=targets,
+            track=tried.append,
+        )
+    assert tried == []

@@ -2,6 +2,7 @@ import pytest
 
 from kmod.composition.composer import compose
 from kmod.data.subsets import class_subset
+from kmod.errors import ArtifactError
 from kmod.metrics.evaluate import evaluate
 from kmod.selection.composition_choice import choice_text
 from kmod.selection.composition_choice import choose_composition
@@ -65,3 +66,21 @@ def test_auxiliary_modules_are_in_the_spec(poor, donor, index, tmp_path):
     ]
     model = compose(spec)
     assert model.output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("name", [None, "pets:validation"])
+def test_images_in_python(chosen, poor, donor, digits, name, tmp_path):
+    part = class_subset(digits.validation, [2, 0])
+    given = part.images, part.labels
+    data = given if name is None else {name: given}
+    path = tmp_path / "t.yaml"
+    choice, spec = choose_composition(
+        CLASSES, [poor, donor], data, path, images_per_class=500
+    )
+    assert choice.chosen == chosen[0].chosen
+    assert str(spec.scores.data[0]) == (name or "in-memory:validation")
+    model = compose(load_spec(path), data=data)
+    assert evaluate(model, class_subset(digits.test, [2, 0])).accuracy > 0.9
+    message = "given in Python" if name is None else "Received: 'pets'"
+    with pytest.raises(ArtifactError, match=message):
+        compose(spec)

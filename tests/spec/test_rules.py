@@ -69,6 +69,49 @@ patches:
     layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}
 """
 
+PRIORS = [
+    (
+        "prior-of-another-name",
+        "prior: evn",
+        "spec.yaml:6:17: `scores.prior` is not valid. Did you mean 'even'? "
+        "Accepted: 'even', 'calibrated'. Received: 'evn'.",
+    ),
+    (
+        "prior-of-another-type",
+        "prior: [cat]",
+        "spec.yaml:6:17: `scores.prior` must be text or a mapping",
+    ),
+    (
+        "prior-of-raw-scores",
+        "prior: even, calibration: none",
+        "spec.yaml:6:17: `prior` belongs to calibrated scores, which depend "
+        "on how frequent classes are. Received: calibration none.",
+    ),
+    (
+        "prior-without-a-class",
+        "prior: {cat: 0.5}",
+        "spec.yaml:6:17: `scores.prior` must have a share of every class. "
+        "Received: none of 'dog'.",
+    ),
+    (
+        "prior-of-an-unknown-class",
+        "prior: {cat: 0.5, dgo: 0.5}",
+        "spec.yaml:6:33: `scores.prior` has shares of the spec's `classes`; "
+        "what is left is that of `other`. Received: 'dgo'. Did you mean 'dog'?",
+    ),
+    (
+        "prior-that-is-no-share",
+        "prior: {cat: 0, dog: 0.5}",
+        "spec.yaml:6:23: `scores.prior.cat` must be above 0.",
+    ),
+    (
+        "prior-that-adds-up-to-more",
+        "prior: {cat: 0.5, dog: 0.6}",
+        "spec.yaml:6:17: the shares of `scores.prior` must add up to 1, give "
+        "or take 0.01. Received: a sum of 1.1.",
+    ),
+]
+
 
 def parse(text):
     return parse_spec(text.encode(), "spec.yaml")
@@ -248,6 +291,25 @@ def parse(text):
             "whose layer weighs further scores as well. Received: calibration "
             "fit. Remove it, or write joint.",
             id="auxiliary-without-joint",
+        ),
+        *(
+            pytest.param(
+                CLASSES,
+                "classes:",
+                f"scores: {{{key}}}\nclasses:",
+                fault,
+                id=name,
+            )
+            for name, key, fault in PRIORS
+        ),
+        pytest.param(
+            FULL,
+            "  images_per_class: 7\n",
+            "  prior: {cat: 0.5, vehicle: 0.5}\n",
+            "spec.yaml:15:10: the shares of `scores.prior` must add up to less "
+            "than 1, since images of `other` have what is left. Received: a "
+            "sum of 1.",
+            id="prior-leaves-nothing-to-other",
         ),
         pytest.param(
             JOINT,

@@ -36,6 +36,14 @@ class Kept:
 class LayerRule(abc.ABC):
     """How channels flow through one kind of layer, and how it is cut."""
 
+    def mixes(self, call: Call) -> bool:
+        """Tells whether what a channel becomes depends on other channels.
+
+        Masks stand in front of such a layer. It must answer the same on
+        channels that are zero as without them.
+        """
+        return False
+
     @abc.abstractmethod
     def flow(self, call: Call, space: ChannelSpace) -> list[ChannelMap | None]:
         """Returns the channel map of every output of `call`."""

@@ -19,12 +19,16 @@ TRANSPOSED = (
     layers.Conv2DTranspose,
     layers.Conv3DTranspose,
 )
+READS_ANOTHER_AXIS = "it reads another axis as channels"
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 
 
 class KernelRule(LayerRule):
     """A layer that mixes its input channels and makes new ones.
+
+    A grouped convolution mixes the channels of each group only: what a group
+    reads and what it makes is kept or removed together.
 
     Args:
         size: Config entry that counts the kernels, such as `filters`.
@@ -44,21 +48,36 @@ class KernelRule(LayerRule):
         count = getattr(layer, self.size)
         made = ChannelMap(axis, space.new_kernels(call.name, count))
         read = space.map_of(image)
-        if getattr(layer, "groups", 1) > 1:
-            reason = "its convolution is grouped"
-            space.pin(read, call.name, reason)
-            space.pin(made, call.name, reason)
-        elif read is not None and read.axis != axis:
-            space.pin(read, call.name, "it reads another axis as channels")
+        if read is not None and read.axis != axis:
+            space.pin(read, call.name, READS_ANOTHER_AXIS)
+            read = None
         else:
             space.tie_calls(call, read)
+        if not self.mixes(call):
+            self._tie_groups(call, read, made, space)
         if not is_elementwise(layer.activation):
             space.pin(made, call.name, MIXES_CHANNELS)
         return [made]
 
+    def mixes(self, call):
+        return _groups(call) == 1
+
+    def _tie_groups(self, call, read, made, space):
+        reason = "its convolution is grouped and reads a fixed tensor"
+        if read is None:
+            space.pin(made, call.name, reason)
+            return
+        parts = (np.split(m.ids, _groups(call)) for m in (read, made))
+        for group in zip(*parts):
+            space.tie_kernels(np.concatenate(group), call.name, reason)
+
     def cut(self, call, inputs, outputs):
         (reads,), (makes,) = inputs, outputs
-        changes = self._config(getattr(call.operation, self.size), makes)
+        size = getattr(call.operation, self.size)
+        changes = {self.size: size if makes is None else len(makes)}
+        if not self.mixes(call):
+            changes["groups"] = _groups(call) * changes[self.size] // size
+            reads = None  # A kernel reads its own group, which stays whole.
         layer, weights = copy_of(call.operation, **changes)
         if getattr(call.operation, "lora_enabled", False):
             layer, _ = copy_of(layer, lora_rank=None)
@@ -70,9 +89,6 @@ class KernelRule(LayerRule):
         kernel = take(kernel, reads, self.in_axis)
         kernel = take(kernel, makes, self.out_axis)
         return [kernel, *(take(b, makes, 0) for b in bias)]
-
-    def _config(self, size, makes):
-        return {self.size: size if makes is None else len(makes)}
 
 
 class SeparableRule(KernelRule):
@@ -100,7 +116,7 @@ class DepthwiseRule(LayerRule):
         if read is None:
             return [None]
         if read.axis != axis:
-            space.pin(read, call.name, "it reads another axis as channels")
+            space.pin(read, call.name, READS_ANOTHER_AXIS)
             return [None]
         if not is_elementwise(call.operation.activation):
             space.pin(read, call.name, MIXES_CHANNELS)
@@ -113,6 +129,10 @@ class DepthwiseRule(LayerRule):
         layer, (kernel, *bias) = copy_of(call.operation)
         kernel = take(kernel, inputs[0], -2)
         return layer, [kernel, *(take(b, outputs[0], 0) for b in bias)]
+
+
+def _groups(call):
+    return getattr(call.operation, "groups", 1)
 
 
 def _with_adapter(layer):

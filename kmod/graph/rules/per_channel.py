@@ -28,6 +28,29 @@ TRAINING_ONLY = (
     layers.GaussianNoise,
     layers.AlphaDropout,
     layers.ActivityRegularization,
+    layers.AugMix,
+    layers.CutMix,
+    layers.MixUp,
+    layers.RandAugment,
+    layers.RandomBrightness,
+    layers.RandomColorDegeneration,
+    layers.RandomColorJitter,
+    layers.RandomContrast,
+    layers.RandomElasticTransform,
+    layers.RandomErasing,
+    layers.RandomFlip,
+    layers.RandomGaussianBlur,
+    layers.RandomGrayscale,
+    layers.RandomHue,
+    layers.RandomInvert,
+    layers.RandomPerspective,
+    layers.RandomPosterization,
+    layers.RandomRotation,
+    layers.RandomSaturation,
+    layers.RandomSharpness,
+    layers.RandomShear,
+    layers.RandomTranslation,
+    layers.RandomZoom,
 )
 
 
@@ -81,18 +104,6 @@ class SpatialRule(PassThrough):
         return None
 
 
-class BatchNormRule(PassThrough):
-    """BatchNormalization: every weight has the channel axis."""
-
-    def __init__(self):
-        super().__init__(weights=dict.fromkeys(range(4), 0))
-
-    def obstacle(self, call, channels):
-        if call.operation.axis % call.inputs[0].rank != channels.axis:
-            return "it normalises along another axis"
-        return None
-
-
 class PReluRule(PassThrough):
     """PReLU: slopes have the input's shape without the batch axis."""
 
@@ -117,14 +128,45 @@ class ActivationRule(PassThrough):
         return None
 
 
-class ScaleRule(PassThrough):
-    """Rescaling: one factor for all channels passes, a list does not."""
+class RescalingRule(PassThrough):
+    """Rescaling, by one factor or by one for each channel."""
 
     def obstacle(self, call, channels):
-        layer = call.operation
-        if np.ndim(layer.scale) or np.ndim(layer.offset):
-            return "it has a factor for every channel"
+        is_last = channels.axis == call.inputs[0].rank - 1
+        is_last &= keras.config.image_data_format() == "channels_last"
+        is_last &= (
+            max(np.ndim(call.operation.scale), np.ndim(call.operation.offset))
+            < 2
+        )
+        if self._by_channel(call.operation) and not is_last:
+            return "it has factors along another axis"
         return None
+
+    def cut(self, call, inputs, outputs):
+        changes = {
+            key: take(np.asarray(values), inputs[0], 0).tolist()
+            for key, values in self._by_channel(call.operation).items()
+        }
+        return copy_of(call.operation, **changes)
+
+    def _by_channel(self, layer):
+        factors = {"scale": layer.scale, "offset": layer.offset}
+        return {key: each for key, each in factors.items() if np.ndim(each)}
+
+
+class LayerScaleRule(PassThrough):
+    """LayerScale of `keras.applications`, which modules must not hold.
+
+    What is made of it is a `Rescaling` by its factors.
+    """
+
+    def __init__(self):
+        super().__init__(weights={0: -1})
+
+    def cut(self, call, inputs, outputs):
+        (factors,) = call.operation.get_weights()
+        factors = take(factors, inputs[0], -1).tolist()
+        return layers.Rescaling(factors, name=call.name), None
 
 
 def is_elementwise(activation) -> bool:

@@ -1,5 +1,7 @@
 """Which rule goes with which layer class, written out."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -18,12 +20,15 @@ from kmod.graph.rules.kernels import TRANSPOSED
 from kmod.graph.rules.kernels import DepthwiseRule
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.kernels import SeparableRule
+from kmod.graph.rules.normalisation import BatchNormRule
+from kmod.graph.rules.normalisation import ChannelNormRule
+from kmod.graph.rules.normalisation import GroupNormRule
 from kmod.graph.rules.per_channel import TRAINING_ONLY
 from kmod.graph.rules.per_channel import ActivationRule
-from kmod.graph.rules.per_channel import BatchNormRule
+from kmod.graph.rules.per_channel import LayerScaleRule
 from kmod.graph.rules.per_channel import PassThrough
 from kmod.graph.rules.per_channel import PReluRule
-from kmod.graph.rules.per_channel import ScaleRule
+from kmod.graph.rules.per_channel import RescalingRule
 from kmod.graph.rules.per_channel import SpatialRule
 from kmod.graph.rules.reshaping import GlobalPoolingRule
 from kmod.graph.rules.reshaping import PadRule
@@ -48,9 +53,14 @@ LAYER_RULES: dict[type, LayerRule] = {
     **dict.fromkeys(SEPARABLE, SeparableRule()),
     **dict.fromkeys(DEPTHWISE, DepthwiseRule()),
     layers.BatchNormalization: BatchNormRule(),
+    layers.GroupNormalization: GroupNormRule(),
+    **_all(
+        ChannelNormRule(),
+        "LayerNormalization RMSNormalization UnitNormalization",
+    ),
     layers.PReLU: PReluRule(),
     layers.Activation: ActivationRule(),
-    layers.Rescaling: ScaleRule(),
+    layers.Rescaling: RescalingRule(),
     **_all(PassThrough(), "ReLU LeakyReLU ELU Identity"),
     **dict.fromkeys(TRAINING_ONLY, PassThrough()),
     **_all(
@@ -67,12 +77,15 @@ LAYER_RULES: dict[type, LayerRule] = {
     **_all(ElementwiseRule(), "Add Subtract Multiply Average Maximum Minimum"),
     layers.Concatenate: ConcatenateRule(),
     layers.IntegerLookup: LookupRule("it looks values up"),
+    layers.Softmax: PinningRule("it normalises over channels"),
     **_all(
-        PinningRule("it normalises over channels"),
-        "LayerNormalization GroupNormalization RMSNormalization "
-        "UnitNormalization Softmax",
+        PinningRule("attention compares positions by all their channels"),
+        "MultiHeadAttention GroupQueryAttention Attention AdditiveAttention",
     ),
 }
+
+# Layers of `keras.applications` that Keras does not export, by class name.
+APPLICATION_RULES: dict[str, LayerRule] = {"LayerScale": LayerScaleRule()}
 
 # Keras operations called on symbolic tensors, such as `a + b`, by class name.
 OPERATION_RULES: dict[str, LayerRule] = {
@@ -127,10 +140,23 @@ def register_channel_rule(layer_class: type, rule: LayerRule) -> None:
     _registered[layer_class] = rule
 
 
+def has_rule(operation: Any) -> bool:
+    """Tells whether kmod knows how channels flow through an operation."""
+    return _rule_of(operation) is not None
+
+
 def rule_for(call: Call) -> LayerRule:
     """Returns the rule of the layer or operation that `call` uses."""
-    kind = type(call.operation)
+    rule = _rule_of(call.operation)
+    name = type(call.operation).__name__
+    return rule or PinningRule(f"{NO_RULE} {name} layers")
+
+
+def _rule_of(operation):
+    kind = type(operation)
     rule = _registered.get(kind) or LAYER_RULES.get(kind)
     if rule is None and kind.__module__.startswith("keras.src.ops."):
         rule = OPERATION_RULES.get(kind.__name__)
-    return rule or PinningRule(f"{NO_RULE} {kind.__name__} layers")
+    if rule is None and kind.__module__.startswith("keras.src.applications."):
+        rule = APPLICATION_RULES.get(kind.__name__)
+    return rule

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.data.streaming import predict
 from kmod.layers import KernelMasks
 from kmod.modular.masked_network import MaskedNetwork
 from kmod.modular.modular_model import ModularModel
@@ -98,10 +99,10 @@ class Evaluator:
         empty = self.num_rows - len(masks)
         self.network.masks.mask.assign(np.pad(masks, ((0, empty), (0, 0))))
         self.network.classes.assign(np.pad(classes, (0, empty)))
-        scores = self.network.predict(
+        scores = predict(
+            self.network,
             self.images,
-            batch_size=max(1, ROWS_PER_STEP // self.num_rows),
-            verbose=0,
+            max(1, ROWS_PER_STEP // self.num_rows),
         )
         return scores[:, : len(masks)].T
 
@@ -142,7 +143,7 @@ def align_heads(modular: ModularModel, images: np.ndarray) -> None:
         modular: Modular model with its masks set and untrained heads.
         images: Validation images `(n, ...)`.
     """
-    scores = modular.predict(images, batch_size=64, verbose=0).T
+    scores = predict(modular, images, 64).T
     scale, shift = align(scores, _source_scores(modular, images))
     heads = modular.heads
     kernel = ops.convert_to_numpy(heads.kernel)
@@ -152,5 +153,5 @@ def align_heads(modular: ModularModel, images: np.ndarray) -> None:
 
 def _source_scores(modular, images):
     """Returns the source's logits minus their mean, `(num_classes, n)`."""
-    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
+    logits = predict(modular.flat_source, images)
     return (logits - logits.mean(axis=1, keepdims=True)).T

@@ -135,6 +135,8 @@ def modularize_by_search(
         check_training(
             fit_arguments(train, batch_size, steps_per_epoch),
             modular.num_classes,
+            modular.flat_source.input_shape[1:],
+            modular.value_range,
         )
     digest = data_digest(identity)
     if figures is not None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.data.streaming import predict
 from kmod.errors import UsageError
 from kmod.graph.calls import run_trace
 from kmod.modular.cnnsplitter.encoding import Encoding
@@ -72,11 +73,11 @@ def activation_norms(
 
     - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), section 3.2.1
     """
-    logits = modular.flat_source.predict(images, batch_size=256, verbose=0)
+    logits = predict(modular.flat_source, images)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = powers / powers.sum(axis=1, keepdims=True)
     own = probabilities[np.arange(len(labels)), labels]
-    norms = ActivationNorms(modular).predict(images, batch_size=256, verbose=0)
+    norms = predict(ActivationNorms(modular), images)
     means = np.zeros((modular.num_classes, norms.shape[1]))
     for index in np.unique(labels):
         of_class = labels == index

@@ -1,9 +1,11 @@
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from keras import ops
 
 from kmod.graph import channel_graph
+from kmod.graph import rebuild
 
 
 @pytest.mark.parametrize(
@@ -87,10 +89,24 @@ def test_layer_shared_with_the_image_pins(conv, image_first):
     assert "shared with a place whose channels are fixed" in pin.reason
 
 
-def test_grouped_convolution_pins_both_sides(flow_of, conv):
+def test_grouped_convolution_goes_by_whole_groups(flow_of, conv):
     flow = flow_of(lambda x, y: conv("last")(conv("pairs", 6, groups=2)(y)))
-    assert flow.free == 4 * [0] + 6 * [0] + 4 * [1]
-    assert flow.pins == {"pairs": "its convolution is grouped"}
+    assert flow.groups == [0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 2, 3, 4, 5]
+    assert flow.free == 14 * [1]
+    cut = rebuild(flow.graph, np.array(flow.groups) != 0)
+    pairs = cut.get_layer("pairs")
+    assert (pairs.groups, pairs.filters) == (1, 3)
+    kernel = flow.model.get_layer("pairs").get_weights()[0]
+    np.testing.assert_array_equal(pairs.get_weights()[0], kernel[..., 3:])
+
+
+def test_grouped_convolution_of_the_image_is_pinned(flow_of, conv):
+    flow = flow_of(lambda x, y: conv("last")(conv("each", 6, groups=3)(x)))
+    assert flow.graph.kernels.layers == ("each", "last")
+    assert flow.free == 6 * [0] + 4 * [1]
+    assert flow.pins == {
+        "each": "its convolution is grouped and reads a fixed tensor"
+    }
 
 
 def test_depthwise_convolution_repeats_channels(flow_of):

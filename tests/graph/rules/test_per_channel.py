@@ -1,7 +1,11 @@
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from keras import ops
+from keras.src.applications.convnext import LayerScale
+
+from kmod.graph import rebuild
 
 
 @pytest.mark.parametrize(
@@ -15,6 +19,8 @@ from keras import ops
         layers.PReLU(shared_axes=[1, 2], name="layer"),
         layers.Activation("swish", name="layer"),
         layers.Rescaling(2.0, offset=1.0, name="layer"),
+        layers.Rescaling([1.0, 2.0, 3.0, 4.0], name="layer"),
+        LayerScale(0.5, 4, name="layer"),
         layers.Dropout(0.5, name="layer"),
         layers.SpatialDropout2D(0.5, name="layer"),
         layers.GaussianNoise(0.1, name="layer"),
@@ -53,26 +59,6 @@ def test_elementwise_operations_pass(flow_of, operation):
             id="activation",
         ),
         pytest.param(
-            layers.LayerNormalization(name="layer"),
-            "it normalises over channels",
-            id="layer-normalisation",
-        ),
-        pytest.param(
-            layers.GroupNormalization(2, name="layer"),
-            "it normalises over channels",
-            id="group-normalisation",
-        ),
-        pytest.param(
-            layers.BatchNormalization(axis=1, name="layer"),
-            "it normalises along another axis",
-            id="batch-normalisation-of-rows",
-        ),
-        pytest.param(
-            layers.Rescaling([1.0, 2.0, 3.0, 4.0], name="layer"),
-            "it has a factor for every channel",
-            id="rescaling-by-channel",
-        ),
-        pytest.param(
             layers.MaxPooling2D(data_format="channels_first", name="layer"),
             "it works across the channel axis",
             id="pooling-of-channels",
@@ -84,6 +70,33 @@ def test_layer_pins(flow_of, conv, layer, reason):
     assert flow.at("layer") is None
     assert flow.free == [0, 0, 0, 0, 1, 1, 1, 1]
     assert flow.pins["layer"].startswith(reason)
+
+
+def test_factors_along_another_axis_pin(flow_of, conv):
+    layer = layers.Rescaling([1.0, 2.0, 3.0, 4.0], name="layer")
+    flow = flow_of(
+        lambda x, y: conv("after")(layer(layers.Permute((1, 3, 2))(y)))
+    )
+    assert flow.free[:4] == [0, 0, 0, 0]
+    assert flow.pins["layer"] == "it has factors along another axis"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Rescaling([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]),
+        LayerScale(0.5, 4),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_factors_are_cut_with_their_channels(flow_of, layer):
+    flow = flow_of(lambda x, y: layer(y))
+    if layer.weights:
+        layer.set_weights([np.array([1.0, 2.0, 3.0, 4.0])])
+    cut = rebuild(flow.graph, np.array([0, 1, 0, 1]))
+    assert type(cut.layers[2]) is layers.Rescaling
+    assert cut.layers[2].scale == [2.0, 4.0]
+    assert cut.layers[2].offset == ([6.0, 8.0] if not layer.weights else 0.0)
 
 
 def test_softmax_operation_pins(flow_of):

@@ -36,11 +36,11 @@ def test_unknown_layer_pins_and_is_named(flow_of, own_layer):
 def test_pins_in_words_name_the_worst_layers(flow_of, conv, own_layer):
     def body(image, first):
         second = conv("second", kernels=6)(first)
-        return layers.UnitNormalization(name="unit")(second)
+        return layers.Softmax(name="shares")(second)
 
     words = flow_of(body).graph.pins_in_words()
     assert words == (
-        "Of 10 kernels, layer 'unit' pins 6, because it normalises over "
+        "Of 10 kernels, layer 'shares' pins 6, because it normalises over "
         "channels. `kmod inspect` lists all."
     )
     words = flow_of(lambda x, y: own_layer(name="own")(y)).graph.pins_in_words()

@@ -40,6 +40,11 @@ def heat(share: float) -> Cell:
     return Cell(f'<td class="heat" style="{shade}">{100 * share:.0f}</td>')
 
 
+def figure(value: float | None) -> str:
+    """Returns a figure from 0 to 1, or a dash where nothing was measured."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a table; what is in its rows are texts or `Cell`s."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
@@ -129,7 +134,7 @@ def _headline(results):
 def _modules(results):
     rows = [
         [name, bar(module["retention_rate"]), f"{module['macs_ratio']:.2f}"]
-        + [f"{module[key]:.3f}" for key in FIGURES]
+        + [figure(module.get(key)) for key in FIGURES]
         for name, module in results["modules"].items()
     ]
     columns = ["module", "kernels kept", "MACs ÷ source's"]
@@ -195,8 +200,8 @@ def _number(value):
 def _patch(results):
     patch = results["patch"]
     rows = [
-        [when, *(f"{patch[when][key]:.3f}" for key in FIGURES)]
-        + [f"{patch['other_classes_accuracy'][when]:.3f}"]
+        [when, *(figure(patch[when][key]) for key in FIGURES)]
+        + [figure(patch["other_classes_accuracy"][when])]
         for when in ("before", "after")
     ]
     columns = ["", "precision", "recall", "F1", "accuracy on other classes"]
@@ -212,7 +217,10 @@ def _classes(results):
     before, after = (results[key]["classes"] for key in ("source", "composed"))
     rows = [
         [name]
-        + [f"{before[name][k]:.3f} → {after[name][k]:.3f}" for k in FIGURES]
+        + [
+            f"{figure(before[name][key])} → {figure(after[name][key])}"
+            for key in FIGURES
+        ]
         for name in results["class_names"]
     ]
     columns = ["class", "precision", "recall", "F1"]

@@ -1,0 +1,159 @@
+"""Gives Keras arrays that lie on disk, batch by batch.
+
+Keras itself copies whole arrays into memory before it makes a first step.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from kmod.data import disk_arrays
+from kmod.data.disk_arrays import collect
+from kmod.data.disk_arrays import rows
+
+USUAL_BATCH_SIZE = 32  # Of Keras, where none is given.
+
+
+class DiskBatches(keras.utils.PyDataset):
+    """Batches of arrays, read when they are needed.
+
+    Args:
+        arrays: Tuple of what a step takes: `(x, y)`, or `(x, y, weights)`. `x`
+            is an array or a dict of arrays.
+        batch_size: Integer, rows to a batch; the last may be smaller.
+        shuffle: Whether every epoch has an order of its own. It is drawn from
+            NumPy's own generator, as Keras draws that of arrays, so
+            `keras.utils.set_random_seed` decides.
+        num_batches: Integer, batches to an epoch. Defaults to all.
+        **kwargs: Arguments of `keras.utils.PyDataset`, such as `workers`.
+    """
+
+    def __init__(
+        self, arrays, batch_size, shuffle=False, num_batches=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.arrays = arrays
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self._count = len(tree.flatten(arrays)[0])
+        self._num_batches = num_batches or -(-self._count // batch_size)
+        self._order = None
+
+    @property
+    def num_batches(self):
+        return self._num_batches
+
+    def __getitem__(self, index):
+        start = index * self.batch_size
+        part = slice(start, start + self.batch_size)
+        if self._order is not None:
+            part = self._order[part]
+        return tree.map_structure(lambda array: rows(array, part), self.arrays)
+
+    def on_epoch_begin(self):
+        if self.shuffle:
+            self._order = np.random.permutation(self._count)
+
+
+def streamed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arguments of `keras.Model.fit` that copy no array on disk.
+
+    Args:
+        arguments: Arguments by name. Arrays in memory, data sets and all else
+            stay as they are.
+    """
+    arguments = dict(arguments)
+    batch_size = arguments.get("batch_size") or USUAL_BATCH_SIZE
+    if _is_on_disk(arguments["x"]):
+        _stream_training(arguments, batch_size)
+    validation = arguments.get("validation_data")
+    if isinstance(validation, tuple) and _is_on_disk(validation[0]):
+        size = arguments.get("validation_batch_size") or batch_size
+        arguments["validation_data"] = DiskBatches(_given(validation), size)
+    return arguments
+
+
+def _stream_training(arguments, batch_size):
+    names = "x", "y", "sample_weight"
+    arrays = _given(arguments.get(name) for name in names)
+    share = arguments.get("validation_split")
+    if share and arguments.get("validation_data") is None:
+        count = math.floor(len(tree.flatten(arrays)[0]) * (1 - share))
+        arguments["validation_data"] = tree.map_structure(
+            lambda array: array[count:], arrays
+        )
+        arrays = tree.map_structure(lambda array: array[:count], arrays)
+    shuffle = arguments.get("shuffle", True) is True
+    batches = DiskBatches(arrays, batch_size, shuffle)
+    steps = arguments.get("steps_per_epoch")
+    if shuffle and steps and steps <= batches.num_batches:
+        # Else Keras goes on where the last epoch stopped, and a training that
+        # was cut short could not.
+        batches = DiskBatches(arrays, batch_size, shuffle, steps)
+        arguments["steps_per_epoch"] = None
+    arguments.update(dict.fromkeys(names), x=batches, shuffle=False)
+    arguments["validation_split"] = 0.0
+
+
+def _given(arrays):
+    return tuple(
+        each if isinstance(each, dict) else np.asanyarray(each)
+        for each in arrays
+        if each is not None
+    )
+
+
+def _is_on_disk(arrays):
+    return any(isinstance(each, np.memmap) for each in tree.flatten(arrays))
+
+
+def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
+    """Runs a model over images, as `keras.Model.predict` does.
+
+    Images on disk are read batch by batch. What the model makes is kept on
+    disk if it is too large for memory.
+
+    Args:
+        model: Keras model.
+        images: Array `(n, ...)` or dict of arrays.
+        batch_size: Integer, images to a step.
+
+    Returns:
+        What the model makes of all images: an array, or a structure of them.
+    """
+    if not _is_on_disk(images) and not _makes_much(model, images):
+        return model.predict(images, batch_size=batch_size, verbose=0)
+    batches, made = DiskBatches((images,), batch_size), None
+
+    def results():
+        nonlocal made
+        for index in range(batches.num_batches):
+            made = model.predict_on_batch(*batches[index])
+            yield tree.flatten(made)
+
+    found = collect(results())
+    return tree.pack_sequence_as(made, list(found))
+
+
+def _makes_much(model, images):
+    if not isinstance(images, (np.ndarray, dict)):
+        return False  # Another kind of data that Keras takes.
+    size = output_bytes(model, len(tree.flatten(images)[0]))
+    return size > disk_arrays.LIMIT
+
+
+def output_bytes(model: keras.Model, num_images: int) -> int:
+    """Returns how much memory a model's float32 results take.
+
+    Args:
+        model: Functional model; of others it is not known, which counts as 0.
+        num_images: Integer, number of images.
+    """
+    shapes = [each.shape[1:] for each in getattr(model, "outputs", None) or ()]
+    if any(None in shape for shape in shapes):
+        return 0
+    return 4 * num_images * sum(map(math.prod, shapes))

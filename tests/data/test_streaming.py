@@ -1,0 +1,127 @@
+import keras
+import numpy as np
+import pytest
+
+from kmod.data import disk_arrays
+from kmod.data.disk_arrays import take
+from kmod.data.streaming import DiskBatches
+from kmod.data.streaming import predict
+from kmod.data.streaming import streamed
+
+COUNT = 22
+IMAGES = np.random.default_rng(0).normal(size=(COUNT, 4)).astype("float32")
+LABELS = np.arange(COUNT) % 3
+WEIGHTS = np.linspace(0, 1, COUNT).astype("float32")
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """Takes an array to disk."""
+    monkeypatch.setattr(disk_arrays, "LIMIT", 0)
+    return lambda array: take(array, np.arange(len(array)))
+
+
+def build(outputs=3):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4,))
+    scores = keras.layers.Dense(outputs, name="scores")(image)
+    model = keras.Model(image, {"scores": scores, "image": image})
+    scores = keras.layers.Softmax(name="probabilities")(scores)
+    return model, keras.Model(image, scores)
+
+
+def test_every_epoch_has_all_rows_in_an_order_of_its_own():
+    batches = DiskBatches((IMAGES, np.arange(COUNT)), 8, shuffle=True)
+    assert [len(batches[index][1]) for index in range(3)] == [8, 8, 6]
+
+    def epoch():
+        batches.on_epoch_begin()
+        read = [batches[index] for index in range(batches.num_batches)]
+        images, rows = map(np.concatenate, zip(*read))
+        np.testing.assert_array_equal(images, IMAGES[rows])
+        return rows.tolist()
+
+    keras.utils.set_random_seed(1)
+    first, second = epoch(), epoch()
+    assert first != second != list(range(COUNT))
+    assert sorted(first) == sorted(second) == list(range(COUNT))
+    keras.utils.set_random_seed(1)
+    assert epoch() == first
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sample_weight": WEIGHTS},
+        {"validation_split": 0.3},
+        {"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}},
+        {"steps_per_epoch": 2},
+        {"batch_size": None},
+    ],
+)
+def test_fit_trains_the_same_from_disk(on_disk, options):
+    given = {"x": IMAGES, "y": LABELS, "batch_size": 8, "shuffle": False}
+    given |= {"validation_data": (IMAGES[:9], LABELS[:9]), **options}
+    if "validation_split" in options:
+        del given["validation_data"]
+    histories = []
+    for arguments in (given, given | {"x": on_disk(IMAGES)}):
+        _, model = build()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        arguments = streamed(arguments)
+        history = model.fit(**arguments, epochs=2, verbose=0)
+        histories.append(history.history)
+    assert isinstance(arguments["x"], DiskBatches)
+    assert {"loss", "val_loss"} <= set(histories[0])
+    for name, expected in histories[0].items():
+        assert histories[1][name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_images_are_read_from_disk(on_disk):
+    given = {"x": IMAGES, "y": LABELS, "validation_batch_size": 5}
+    given["validation_data"] = (on_disk(IMAGES), LABELS)
+    validation = streamed(given)["validation_data"]
+    assert validation.num_batches == 5
+    np.testing.assert_array_equal(validation[4][0], IMAGES[20:])
+
+
+def test_steps_of_a_shuffled_epoch_are_a_draw_of_their_own(on_disk):
+    given = {"x": on_disk(IMAGES), "y": LABELS, "batch_size": 8}
+    arguments = streamed(given | {"steps_per_epoch": 2})
+    assert arguments["steps_per_epoch"] is None
+    assert arguments["x"].num_batches == 2
+    assert streamed(given | {"steps_per_epoch": 9})["steps_per_epoch"] == 9
+
+
+def test_what_is_in_memory_stays_as_it_is():
+    given = {"x": IMAGES, "y": LABELS, "validation_data": (IMAGES, LABELS)}
+    assert streamed(given) == given
+    generator = iter([])
+    assert streamed({"x": generator})["x"] is generator
+
+
+def test_predict_answers_the_same_from_disk(on_disk):
+    both, model = build()
+    expected = model.predict(IMAGES, verbose=0)
+    found = predict(model, on_disk(IMAGES), 8)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found = predict(both, on_disk(IMAGES), 8)
+    assert set(found) == {"scores", "image"}
+    np.testing.assert_array_equal(found["image"], IMAGES)
+    np.testing.assert_allclose(
+        found["scores"], both.predict(IMAGES, verbose=0)["scores"], rtol=1e-6
+    )
+
+
+def test_large_answers_go_to_disk(monkeypatch):
+    both, model = build()
+    monkeypatch.setattr(disk_arrays, "LIMIT", 4 * 7 * COUNT - 1)
+    assert not isinstance(predict(model, IMAGES, 8), np.memmap)
+    found = predict(both, IMAGES, 8)
+    assert all(isinstance(each, np.memmap) for each in found.values())
+    monkeypatch.setattr(disk_arrays, "LIMIT", 4 * 7 * COUNT)
+    assert not any(
+        isinstance(each, np.memmap)
+        for each in predict(both, IMAGES, 8).values()
+    )
