@@ -217,7 +217,7 @@ def count_steps(arguments: Mapping[str, Any]) -> int:
     if arguments["steps_per_epoch"]:
         return arguments["steps_per_epoch"]
     x = arguments["x"]
-    if _is_tf_data(x):
+    if _is_tf_data(x) and isinstance(x.element_spec, tuple):
         _check_batched(x)
     if isinstance(x, dict):
         x = next(iter(x.values()))

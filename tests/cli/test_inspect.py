@@ -263,6 +263,7 @@ def test_store(store, capsys):
         "parameters": info.parameters,
         "macs": info.macs,
         "max_output_gap": info.max_output_gap,
+        "calibrated_on": None,
     }
     assert main(["inspect", str(store.path)]) == 0
     lines = capsys.readouterr().out.splitlines()

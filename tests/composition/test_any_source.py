@@ -12,6 +12,7 @@ version: 1
 name: again
 stores:
   own: {path: store}
+scores: {calibration: none}
 classes:
 """
 
