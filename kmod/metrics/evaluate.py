@@ -144,7 +144,6 @@ def evaluate(
         arrays, and of `None` in `as_dict`.
 
     Raises:
-        UsageError: If the model has several outputs.
         ValueError: If labels or names do not fit the model's scores, or a
             data set has the model's class names in another order.
         UsageError: If `output` is none of its outputs, or is needed.
