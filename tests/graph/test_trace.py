@@ -230,8 +230,12 @@ class OwnWeight(Block):
 
 
 class Random(Block):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.draws = keras.random.SeedGenerator(0)
+
     def call(self, inputs):
-        return super().call(inputs) + keras.random.normal(())
+        return super().call(inputs) + keras.random.normal((), seed=self.draws)
 
 
 class Side(Block):
