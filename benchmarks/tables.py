@@ -511,6 +511,51 @@ def own_photos():
     return table(head, rows)
 
 
+REAL = {
+    "mobile_net": "MobileNetV2, alpha 0.35",
+    "residual_net": "residual network, 27 convolutions",
+}
+STEPS = {
+    "inspect": "inspect",
+    "modularize": "modularize",
+    "compose": "compose",
+    "evaluate": "evaluate",
+    "patch": "patch",
+    "export --format litert": "export_litert",
+    "test": "test",
+}
+
+
+def real_networks():
+    found = read_result(SUMMARY)["real_networks"]
+    head = ["", *(REAL[name] for name in found)]
+    lines = {
+        "source → all ten composed, test images": lambda cell: _to(
+            cell["source_accuracy"], cell["accuracy"]
+        ),
+        "composed of three classes": lambda cell: f"{cell['few_accuracy']:.1%}",
+        "kernels kept": lambda cell: f"{cell['retention_rate']:.0%}",
+        "MACs of all ten": lambda cell: f"{cell['macs_ratio']:.2f}x",
+        "F1 of the patched class": lambda cell: ", ".join(
+            _to(each["before"], each["after"]) for each in cell["patched"]
+        ),
+        "plain `fit`, minutes": lambda cell: (
+            f"{cell['training_seconds'] / 60:.0f}"
+        ),
+        **{
+            f"`{name}`, seconds and MiB": lambda cell, step=step: (
+                f"{cell['seconds'][step]:.0f}, {cell['peak_mib'][step]:,}"
+            )
+            for name, step in STEPS.items()
+        },
+    }
+    rows = [
+        [words, *(line(cell) for cell in found.values())]
+        for words, line in lines.items()
+    ]
+    return table(head, rows)
+
+
 def _to(before, after):
     return f"{before:.1%} → {after:.1%}"
 
@@ -536,6 +581,7 @@ FIGURES = {
         priors,
         memory,
         own_photos,
+        real_networks,
     )
 }
 

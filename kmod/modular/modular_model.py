@@ -343,6 +343,7 @@ class ModularModel(keras.Model):
         if adam:
             self.optimizer.build(self.trainable_variables)
             adam.restart(steps)
+        self._build_metrics(arguments["y"])
         arguments.update(streamed(arguments))
         return super().fit(*bound.args, **bound.kwargs)
 
@@ -382,6 +383,15 @@ class ModularModel(keras.Model):
             if isinstance(images, np.ndarray):
                 images = cache_stem(self.stem, images)
             arguments["validation_data"] = (images, *others)
+
+    def _build_metrics(self, labels):
+        """Builds metrics now; TensorFlow traces a step that does so twice."""
+        if labels is not None:
+            scores = np.zeros((1, self.num_classes), "float32")
+            self.compute_metrics(
+                None, ops.convert_to_tensor(labels[:1]), scores
+            )
+            self.reset_metrics()
 
     def train_step(self, *args):
         # JAX passes its state in front of the data, TensorFlow does not.

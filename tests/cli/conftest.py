@@ -2,22 +2,25 @@ import keras
 import pytest
 
 
-@pytest.fixture(scope="session")
-def source(train, ten_digits):
-    """A small model that knows the ten digits a little."""
+def small_network(num_classes):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             keras.layers.Rescaling(1 / 255, name="rescaling"),
             keras.layers.Conv2D(6, 3, activation="relu", name="conv_1"),
             keras.layers.Conv2D(12, 3, activation="relu", name="conv_2"),
             keras.layers.Flatten(name="flatten"),
-            keras.layers.Dense(10, activation="softmax", name="classes"),
+            keras.layers.Dense(num_classes, "softmax", name="classes"),
         ],
         name="small",
     )
-    return train(model, ten_digits)
+
+
+@pytest.fixture(scope="session")
+def source(train, ten_digits):
+    """A small model that knows the ten digits a little."""
+    return train(small_network(10), ten_digits)
 
 
 @pytest.fixture(scope="session")
@@ -28,15 +31,38 @@ def source_path(source, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def weak_path(source, tmp_path_factory):
+def three(train, digits):
+    """A model of the digits 3, 8 and 9, whose modules are made sooner."""
+    return train(small_network(3), digits)
+
+
+@pytest.fixture(scope="session")
+def three_path(three, tmp_path_factory):
+    path = tmp_path_factory.mktemp("three") / "source.keras"
+    three.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def blind():
+    """Returns a copy of a model that never answers with a class."""
+
+    def blind(source, index):
+        weak = keras.models.clone_model(source)
+        weak.set_weights(source.get_weights())
+        kernel, bias = weak.get_layer("classes").get_weights()
+        bias[index] -= 20
+        weak.get_layer("classes").set_weights([kernel, bias])
+        return weak
+
+    return blind
+
+
+@pytest.fixture(scope="session")
+def weak_path(source, blind, tmp_path_factory):
     """The source model, but blind to the digit 8."""
-    weak = keras.models.clone_model(source)
-    weak.set_weights(source.get_weights())
-    kernel, bias = weak.get_layer("classes").get_weights()
-    bias[8] -= 20
-    weak.get_layer("classes").set_weights([kernel, bias])
     path = tmp_path_factory.mktemp("weak") / "weak.keras"
-    weak.save(path)
+    blind(source, 8).save(path)
     return path
 
 

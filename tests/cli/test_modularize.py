@@ -1,4 +1,5 @@
 import json
+import re
 import shlex
 import shutil
 
@@ -17,28 +18,21 @@ from kmod.modules.module_store import load_store
 from kmod.spec.spec_file import spec_text
 
 
-def arguments(source_path, out, *more):
-    return [
-        "modularize",
-        str(source_path),
-        "--data",
-        "digits",
-        "--out",
-        str(out),
-        *more,
-    ]
+def arguments(source, out, *more):
+    data = ["--data", "digits", "--classes", "3,8,9"]
+    return ["modularize", str(source), *data, "--out", str(out), *more]
 
 
 def test_store_is_written_and_the_run_directory_goes(
-    source_path, tmp_path, capsys
+    three_path, tmp_path, capsys
 ):
     out = tmp_path / "store"
     options = ["--epochs", "1", "--batch-size", "256", "--json"]
-    options += ["--mask-from", "conv_2", "--retention-target", "0.5"]
+    options += ["--mask-from", "conv_2", "--retention-target", "0.36"]
     options += ["--macs-target", "2.5"]
-    assert main(arguments(source_path, out, *options)) == 0
+    assert main(arguments(three_path, out, *options)) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert [row["class"] for row in printed["modules"]] == list("0123456789")
+    assert [row["class"] for row in printed["modules"]] == list("389")
     store = load_store(out)
     assert store.manifest.arguments["mask_from"] == "conv_2"
     assert store.manifest.arguments["recipe"]["macs_target"] == 2.5
@@ -48,14 +42,14 @@ def test_store_is_written_and_the_run_directory_goes(
     assert printed["metrics"] == store.manifest.metrics
     chosen = printed["chosen_epoch"]
     assert (chosen["epoch"], chosen["epochs"]) == (1, 1)
-    assert chosen["retention_rate"] == pytest.approx(0.5, abs=0.06)
+    assert chosen["retention_rate"] == pytest.approx(0.36, abs=0.06)
     assert printed["composition"]["seconds"] > 0
     assert printed["composition"]["source_seconds"] > 0
-    assert printed["calibration"] == {"uncalibrated": [], "num_images": 288}
+    assert printed["calibration"] == {"uncalibrated": [], "num_images": 86}
     # One epoch is too few, so that these modules lose much.
     epochs, target = printed["advice"]
     assert epochs.startswith("--epochs 2, ")
-    assert target == "a higher --retention-target than 0.5"
+    assert target == "a higher --retention-target than 0.36"
     # The spec is ready and its commands are, too.
     following = printed["next"]
     spec = tmp_path / "store.yaml"
@@ -74,11 +68,11 @@ def test_store_is_written_and_the_run_directory_goes(
     assert printed["composition"]["parameters"] == sizes.parameters
 
 
-def test_result_is_one_table(source_path, tmp_path, capsys):
+def test_result_is_one_table(three_path, tmp_path, capsys):
     out = tmp_path / "store"
-    options = ["--epochs", "2", "--batch-size", "256", "--mask-from", "conv_2"]
+    options = ["--epochs", "2", "--batch-size", "64", "--mask-from", "conv_2"]
     options += ["--retention-target", "0.9", "--accuracy-budget", "0.9"]
-    assert main(arguments(source_path, out, *options)) == 0
+    assert main(arguments(three_path, out, *options)) == 0
     out, err = capsys.readouterr()
     heading, *rows = [line.split() for line in out.splitlines()]
     assert heading == "on validation images source modules".split()
@@ -98,7 +92,7 @@ def test_result_is_one_table(source_path, tmp_path, capsys):
         "calibrated"
     ).split()
     why = " ".join(rows[-2])
-    assert why.startswith("epoch chosen 2 of 2 fewest kernels with ")
+    assert re.match("epoch chosen [12] of 2 fewest kernels with ", why)
     # It came down to its target, so only another one would help.
     advice = err[err.index("What helps") :].splitlines()
     assert advice[1].startswith("- a lower --retention-target: ")
@@ -106,12 +100,12 @@ def test_result_is_one_table(source_path, tmp_path, capsys):
 
 
 @pytest.fixture
-def short_of_its_target(source_path):
+def short_of_its_target(three_path):
     """What a run is like that keeps more kernels than it is told to."""
-    source = keras.saving.load_model(source_path)
+    source = keras.saving.load_model(three_path)
     modular = kmod.ModularModel(source, retention_target=0.4)
     modular.chosen_epoch = EpochModules(0, 0.9, 0.97, 0.93)
-    options = ["modularize", str(source_path), "--data", "digits"]
+    options = ["modularize", str(three_path), "--data", "digits"]
     args = parser().parse_args([*options, "--out", "x"])
     return args, modular
 
@@ -190,16 +184,16 @@ def test_long_spec_is_shown_by_its_first_classes(tmp_path):
     ],
 )
 def test_wrong_options_exit_with_2(
-    source_path, tmp_path, capsys, options, message
+    three_path, tmp_path, capsys, options, message
 ):
-    assert main(arguments(source_path, tmp_path / "store", *options)) == 2
+    assert main(arguments(three_path, tmp_path / "store", *options)) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "store").exists()
 
 
-def test_store_that_is_there_is_not_replaced(source_path, tmp_path, capsys):
+def test_store_that_is_there_is_not_replaced(three_path, tmp_path, capsys):
     (tmp_path / "store").mkdir()
-    assert main(arguments(source_path, tmp_path / "store")) == 2
+    assert main(arguments(three_path, tmp_path / "store")) == 2
     assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
 
 
@@ -213,7 +207,7 @@ SHORT = ["--epochs", "1", "--batch-size", "512", "--mask-from", "conv_2"]
 
 
 @pytest.fixture(scope="module")
-def killed_run(source_path, tmp_path_factory):
+def killed_run(three_path, tmp_path_factory):
     """Runs the command until its store is in place and not a step further."""
 
     def end(directory):
@@ -222,7 +216,7 @@ def killed_run(source_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(run_directory, "discard_run", end)
-        assert main(arguments(source_path, folder / "store", *SHORT)) == 130
+        assert main(arguments(three_path, folder / "store", *SHORT)) == 130
     return folder
 
 
@@ -236,28 +230,28 @@ def contents(store):
     return {name: store.content(name) for name in store}
 
 
-def test_run_whose_store_is_in_place_can_be_ended(source_path, killed, capsys):
+def test_run_whose_store_is_in_place_can_be_ended(three_path, killed, capsys):
     before = contents(load_store(killed))
-    assert main(arguments(source_path, killed, *SHORT)) == 2
+    assert main(arguments(three_path, killed, *SHORT)) == 2
     assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
     assert (
-        main(arguments(source_path, killed, *SHORT, "--resume", "--json")) == 0
+        main(arguments(three_path, killed, *SHORT, "--resume", "--json")) == 0
     )
-    assert len(json.loads(capsys.readouterr().out)["modules"]) == 10
+    assert len(json.loads(capsys.readouterr().out)["modules"]) == 3
     assert contents(load_store(killed)) == before
     assert [path.name for path in killed.parent.iterdir()] == ["store"]
 
 
-def test_store_of_another_run_is_not_replaced(source_path, killed, capsys):
+def test_store_of_another_run_is_not_replaced(three_path, killed, capsys):
     run = killed.with_name(".store.run")
     identity = json.loads((run / "run.json").read_text())["identity"]
     run_directory.open_run(run, {**identity, "seed": 1}, resume=False)
-    assert main(arguments(source_path, killed, *SHORT, "--resume")) == 2
+    assert main(arguments(three_path, killed, *SHORT, "--resume")) == 2
     assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
 
 
-def test_another_source_is_not_resumed(source_path, killed, tmp_path, capsys):
-    other = keras.saving.load_model(source_path)
+def test_another_source_is_not_resumed(three_path, killed, tmp_path, capsys):
+    other = keras.saving.load_model(three_path)
     weight = other.weights[0]
     weight.assign(weight + 1e-6)
     other.save(tmp_path / "source.keras")
@@ -270,7 +264,7 @@ def test_another_source_is_not_resumed(source_path, killed, tmp_path, capsys):
 
 
 def test_users_file_survives_in_the_run_directory(
-    source_path, tmp_path, monkeypatch, capsys
+    three_path, tmp_path, monkeypatch, capsys
 ):
     run = tmp_path / ".store.run"
     discard = run_directory.discard_run
@@ -280,18 +274,18 @@ def test_users_file_survives_in_the_run_directory(
         discard(directory)
 
     monkeypatch.setattr(run_directory, "discard_run", add_and_discard)
-    call = arguments(source_path, tmp_path / "store", *SHORT, "--resume")
+    call = arguments(three_path, tmp_path / "store", *SHORT, "--resume")
     assert main(call) == 0
     assert "has no run to go on with" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["mine.txt"]
-    call = arguments(source_path, tmp_path / "store", *SHORT, "--overwrite")
+    call = arguments(three_path, tmp_path / "store", *SHORT, "--overwrite")
     assert main(call) == 2
     assert "holds 'mine.txt'" in " ".join(capsys.readouterr().err.split())
 
 
-def test_damaged_run_exits_with_3(source_path, tmp_path, capsys):
+def test_damaged_run_exits_with_3(three_path, tmp_path, capsys):
     run = tmp_path / ".store.run"
     run.mkdir()
     (run / "run.json").write_text("{")
-    assert main(arguments(source_path, tmp_path / "store", "--resume")) == 3
+    assert main(arguments(three_path, tmp_path / "store", "--resume")) == 3
     assert "which is damaged" in " ".join(capsys.readouterr().err.split())

@@ -1,6 +1,5 @@
 """No command loses a file of the user's, whatever its `--out` holds."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -11,31 +10,25 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.cli import demo
 from kmod.cli.main import main
+from kmod.composition.composer import compose
+from kmod.composition.saving import save
 from kmod.demo import pipeline
-from kmod.demo import settings
 from kmod.spec.spec_file import write_spec
 
-QUICK_DEMO = {
-    "width": 0.5,
-    "source_epochs": 12,
-    "search_epochs": 1,
-    "weak_epochs": 2,
-}
 KILLED = """
-import dataclasses, os, signal, sys
+import os, signal, sys
 from kmod.cli.main import main
 from kmod.demo import pipeline
-from kmod.demo import settings
 from kmod.files import atomic
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-quick = dataclasses.replace(settings.SETTINGS["digits"], **{quick})
-settings.SETTINGS["digits"] = quick
 # All is written, nothing has its name yet. The demo has its source model.
 atomic._move_into_place = os.replace = pipeline.modularize = die
+pipeline.train_source = lambda *_, **__: None
 sys.exit(main(sys.argv[1:]))
 """
 # Names that kmod gives its own files, as a user might have them.
@@ -53,15 +46,16 @@ OUR_NAMES = (
 
 
 @pytest.fixture(scope="module")
-def binary_path(source, tmp_path_factory):
+def binary_path(strong, tmp_path_factory):
     """A model of two outputs: all digits but 9, and 9."""
     logits = keras.layers.Dense(2, activation="softmax", name="two")
-    features = source.get_layer("flatten").output
-    model = keras.Model(source.inputs[0], logits(features))
-    kernel, bias = source.get_layer("classes").get_weights()
-    rest = kernel[:, :9].mean(axis=1), bias[:9].mean()
+    model = keras.Model(
+        strong.inputs[0], logits(strong.get_layer("pool").output)
+    )
+    kernel, bias = strong.get_layer("logits").get_weights()
+    rest = kernel[:, :2].mean(axis=1), bias[:2].mean()
     logits.set_weights(
-        [np.stack([rest[0], kernel[:, 9]], 1), np.array([rest[1], bias[9]])]
+        [np.stack([rest[0], kernel[:, 2]], 1), np.array([rest[1], bias[2]])]
     )
     path = tmp_path_factory.mktemp("binary") / "binary.keras"
     model.save(path)
@@ -69,37 +63,40 @@ def binary_path(source, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def commands(
-    store, source_path, weak_path, binary_path, composed_path, tmp_path_factory
-):
+def commands(strong, weak, donor, binary_path, tmp_path_factory):
     """What each command is given, but for `--out` and its value."""
-    spec = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    folder = tmp_path_factory.mktemp("given")
+    spec = folder / "spec.yaml"
     write_spec(
         {
             "version": 1,
             "name": "two",
-            "stores": {"digits": {"path": store.path}},
+            "stores": {"digits": {"path": donor.path}},
             "classes": [
                 {"name": name, "module": {"store": "digits", "class": name}}
-                for name in ("7", "1")
+                for name in ("8", "3")
             ],
         },
         spec,
     )
-    search = ["--data", "digits", "--epochs", "1", "--batch-size", "256"]
-    classes = ["--class", "7", "--class", "1", "--store", str(store.path)]
-    donor = ["--donor", str(store.path), "--target-class", "8"]
-    validation = ["--data", "digits:validation"]
-    composed = str(composed_path)
+    save(compose(spec), folder / "two")
+    strong.save(folder / "strong.keras")
+    weak.save(folder / "weak.keras")
+    data = ["--data", "digits", "--classes", ",".join(donor.class_names)]
+    search = [*data, "--epochs", "1", "--batch-size", "256"]
+    classes = ["--class", "8", "--class", "3", "--store", str(donor.path)]
+    patch = ["--donor", str(donor.path), "--target-class", "8"]
+    held_out = ["--data", "digits:validation", *data[2:]]
+    source = str(folder / "strong.keras")
     return {
         "demo": ["demo"],
-        "modularize": ["modularize", str(source_path), *search],
-        "refine": ["refine", str(store.path), str(source_path), *search],
-        "import": ["import", str(binary_path), "--class", "9", *search[:2]],
-        "choose": ["choose", *classes, *validation],
+        "modularize": ["modularize", source, *search],
+        "refine": ["refine", str(donor.path), source, *search],
+        "import": ["import", str(binary_path), "--class", "9", *data[:2]],
+        "choose": ["choose", *classes, *held_out[:2]],
         "compose": ["compose", str(spec), "--format", "keras"],
-        "patch": ["patch", str(weak_path), *donor, *validation],
-        "export": ["export", composed, "--format", "savedmodel"],
+        "patch": ["patch", str(folder / "weak.keras"), *patch, *held_out],
+        "export": ["export", str(folder / "two"), "--format", "savedmodel"],
     }
 
 
@@ -107,19 +104,25 @@ NAMES = "demo modularize refine import choose compose patch export".split()
 
 
 @pytest.fixture(scope="module")
-def results(commands, digits, tmp_path_factory):
-    """Makes a command's genuine result once, and says where it lies."""
+def results(commands, tmp_path_factory):
+    """Makes a command's genuine result once, and says where it lies.
+
+    Of the demo only how its directory is written and sealed is genuine.
+    """
     folder = tmp_path_factory.mktemp("results")
     known = {}
+
+    def write_source(run):
+        run._new_model(0.25).save(run.out / "source.keras")
+        return {}
 
     def make(name):
         if name not in known:
             known[name] = folder / name
-            demo = settings.SETTINGS["digits"]
-            quick = dataclasses.replace(demo, **QUICK_DEMO)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setitem(settings.SETTINGS, "digits", quick)
-                patch.setattr(pipeline, "load_data", lambda *_, **__: digits)
+                patch.setattr(pipeline._Demo, "run", write_source)
+                patch.setattr(pipeline, "write_report", lambda *_: None)
+                patch.setattr(demo, "_print_summary", lambda *_: None)
                 run(commands, name, known[name], 0)
         return known[name]
 
@@ -216,8 +219,8 @@ def test_result_is_replaced_until_it_is_touched(
 def test_kill_leaves_what_was_there(commands, results, name):
     out = results(name)
     before = content(out)
-    command = [sys.executable, "-c", KILLED.replace("{quick}", str(QUICK_DEMO))]
-    command += [*commands[name], "--out", str(out), "--overwrite"]
+    command = [sys.executable, "-c", KILLED, *commands[name]]
+    command += ["--out", str(out), "--overwrite"]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

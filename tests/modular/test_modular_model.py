@@ -39,6 +39,21 @@ def test_fit_reaches_the_target(modular, data):
     assert "accuracy" in history
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow traces."
+)
+def test_training_step_is_traced_once(modular, data, monkeypatch):
+    traced, step = [], ModularModel.train_step
+    monkeypatch.setattr(
+        ModularModel,
+        "train_step",
+        lambda self, *args: traced.append(args) or step(self, *args),
+    )
+    modular.compile()
+    fit(modular, data, epochs=1)
+    assert len(traced) == 1
+
+
 def test_modules_learn_the_classes(modular, data):
     modular.compile()
     fit(modular, data, epochs=30)

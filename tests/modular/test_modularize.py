@@ -200,7 +200,7 @@ def run(source, images):
     def run(directory, *, eagerly=True, **changes):
         train, validation = split(images)
         given = {"source": source, "train": train, "validation": validation}
-        given |= RECIPES["default"] | {"epochs": 4, "batch_size": 24}
+        given |= RECIPES["default"] | {"epochs": 4, "batch_size": 32}
         given |= {"run_directory": directory, "verbose": 0, **changes}
         with pytest.MonkeyPatch.context() as patches:
             # Tracing takes longer than these few steps.
@@ -336,7 +336,7 @@ FORMS = {
 
 def batched(*arrays):
     tf = pytest.importorskip("tensorflow")
-    return tf.data.Dataset.from_tensor_slices(arrays).batch(24)
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(32)
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +364,7 @@ def test_data_of_any_form_that_keras_takes_end_the_same(
     train, validation = (FORMS[form](*part) for part in split(images))
     options = {"train": train, "validation": validation}
     if form == "endless-tf-data":
-        options = {"train": train, "steps_per_epoch": 3}
+        options = {"train": train, "steps_per_epoch": 2}
     scores = in_order(**options).class_scores(images[0])
     np.testing.assert_allclose(scores, scores_of_arrays, atol=1e-5)
 
@@ -401,6 +401,15 @@ def test_pictures_that_keras_casts_and_reshapes_are_taken(source, images):
         source_of_bytes, train, validation, epochs=1, verbose=0
     )
     assert modular.value_range == (0, 255)
+
+
+@pytest.fixture(scope="module")
+def begun_run(run, tmp_path_factory):
+    """Returns the directory of a run that no epoch is done of."""
+    directory = tmp_path_factory.mktemp("begun")
+    with pytest.raises(KeyboardInterrupt):
+        run(directory, callbacks=[Kill(0)])
+    return directory
 
 
 def other_source(source):
@@ -452,26 +461,24 @@ def other_source(source):
         pytest.param(
             lambda source, train: {
                 "epochs": 5,
-                "batch_size": 32,
+                "batch_size": 16,
                 "accuracy_budget": 0.5,
                 "round_to": 2,
                 "seed": 1,
             },
-            "accuracy_budget 0.5 .* batch_size 32 .* epochs 5 .* round_to 2 .* "
+            "accuracy_budget 0.5 .* batch_size 16 .* epochs 5 .* round_to 2 .* "
             "seed 1 instead of 0",
             id="arguments",
         ),
     ],
 )
 def test_run_of_something_else_is_not_resumed(
-    run, source, images, tmp_path, changes, message
+    run, begun_run, source, images, changes, message
 ):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, callbacks=[Kill(0)])
     train, _ = split(images)
-    count = Count()
+    given = {"callbacks": [count := Count()], **changes(source, train)}
     with pytest.raises(UsageError, match=message):
-        run(tmp_path, resume=True, callbacks=[count], **changes(source, train))
+        run(begun_run, resume=True, **given)
     assert count.epochs == []
 
 
