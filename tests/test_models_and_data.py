@@ -25,6 +25,7 @@ from kmod.cli.main import main
 from kmod.errors import KmodError
 from kmod.graph import PassThrough
 from kmod.graph.rules.table import _registered
+from kmod.modules.cut import cut_module
 
 PAGE = Path(__file__).parent.parent / "docs/models_and_data.md"
 SIZE, NUM_IMAGES = 8, 60
@@ -593,6 +594,10 @@ def train_only(user):
     images = ops.convert_to_tensor(user.images)
     first, second = (modular(images) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+    kinds = {type(layer).__name__ for layer in cut_module(modular, 0).layers}
+    assert "Conv2D" in kinds
+    assert not kinds & {"RandomRotation", "RandomFlip", "Dropout"}
+    assert "GaussianNoise" not in kinds
 
 
 @row("Rescaling, Normalization, Resizing, CenterCrop")

@@ -192,32 +192,15 @@ class ClassMaskedNormalization(ClassMasked):
     Args:
         layer: `LayerNormalization`, `RMSNormalization`, or
             `GroupNormalization` of one group.
-        num_classes: As in `ClassMasked`, and all that follow.
+        num_classes: Integer, number of classes.
+        **kwargs: Arguments of `ClassMasked`, but for `gain`.
 
     Call arguments, output shape: as in `ClassMasked`. What is made of the
     channels that are not kept means nothing.
     """
 
-    def __init__(
-        self,
-        layer,
-        num_classes,
-        kernels=None,
-        axis=-1,
-        branches=False,
-        scale_and_shift=True,
-        **kwargs,
-    ):
-        super().__init__(
-            layer,
-            num_classes,
-            kernels,
-            axis,
-            branches,
-            gain=False,
-            scale_and_shift=scale_and_shift,
-            **kwargs,
-        )
+    def __init__(self, layer, num_classes, **kwargs):
+        super().__init__(layer, num_classes, gain=False, **kwargs)
 
     def _call_layer(self, inputs, table, classes, training):
         outputs = apply_by_row(
