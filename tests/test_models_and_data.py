@@ -5,6 +5,7 @@ Training runs eagerly: tracing graphs would take longer than the few steps.
 
 import csv
 import functools
+import json
 import re
 import shutil
 import sys
@@ -22,6 +23,7 @@ from keras import ops
 
 import kmod
 from kmod.cli.main import main
+from kmod.cli.models import load_model
 from kmod.errors import KmodError
 from kmod.graph import PassThrough
 from kmod.graph.rules.table import _registered
@@ -473,6 +475,29 @@ def legacy_file(user):
     path = user.saved(classifier_of_tenths(user), "model.h5")
     user.said = ""
     assert user.evaluate(path, f"{user.npz()}:test") == 1
+
+
+def call_of_mobile_net(weights):
+    return f"MobileNet(weights={weights!r}, classes=3, alpha=0.25)"
+
+
+@row("a call of `keras.applications`, its weights in a file")
+def called(user):
+    path = str(user.folder / "own.weights.h5")
+    model = keras.applications.MobileNet(
+        weights=None, classes=3, alpha=0.25, classifier_activation=None
+    )
+    model.save_weights(path)
+    printed = user.command("inspect", call_of_mobile_net(path), "--json")
+    assert json.loads(printed)["num_classes"] == 3
+    read = load_model(call_of_mobile_net(path))
+    for own, other in zip(model.weights, read.weights, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+@row("a call of `keras.applications` without a file of weights")
+def called_without(user):
+    user.refused_file(call_of_mobile_net("imagenet"))
 
 
 @row("`.weights.h5` file")

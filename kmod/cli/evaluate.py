@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     name, split = parse_split(args.data)
     own_path(name, args.data_dir)
-    check_path(args.model)
+    check_path(args.model, takes_calls=True)
 
     from kmod.composition.labelled_images import reader_of_manifest
     from kmod.metrics.evaluate import confusions

@@ -1,7 +1,6 @@
 """`kmod import`: makes a module of a model that recognises one class."""
 
 import argparse
-from pathlib import Path
 
 from kmod.cli.models import add_data_arguments
 from kmod.cli.module_table import print_store
@@ -57,12 +56,13 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import image_shape
     from kmod.cli.models import load_images
     from kmod.cli.models import load_model
+    from kmod.cli.models import model_name
     from kmod.data.own_images import own_path
     from kmod.modules.module_store import list_store
 
     out = check_out(args.out, args.overwrite, list_store)
     own_path(args.data, args.data_dir)
-    check_path(args.source)
+    check_path(args.source, takes_calls=True)
 
     from kmod.modules.from_model import module_from_model
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         class_index=args.class_index,
         output=args.output,
         value_range=data.value_range,
-        source_name=Path(args.source).stem,
+        source_name=model_name(args.source),
         data_source={"name": data.name, "version": data.version},
         license=args.license,
         overwrite=args.overwrite,

@@ -98,7 +98,7 @@ def _read_model(path, output, size):
     from kmod.cli.models import check_path
     from kmod.cli.models import load_model
 
-    check_path(path)
+    check_path(path, takes_calls=True)
 
     from kmod.graph import channel_graph
     from kmod.graph import rebuild
@@ -256,6 +256,8 @@ def _proposal(starts):
 def _next_command(path, output, size, starts):
     if not starts:
         return None
+    from kmod.cli.models import model_name
+
     proposal = _proposal(starts)
     return shlex.join(
         [
@@ -264,7 +266,7 @@ def _next_command(path, output, size, starts):
             *(("--image-size", *map(str, size)) if size else ()),
             *("--mask-from", proposal["layer"]),
             *("--retention-target", str(proposal["retention_target"])),
-            *("--out", f"modules/{path.stem}"),
+            *("--out", f"modules/{model_name(path)}"),
         ]
     )
 

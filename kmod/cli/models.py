@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import Any
 
 from kmod.cli import console
 from kmod.errors import ArtifactError
@@ -26,6 +29,9 @@ DATA_FORMS = (
     "train, validation and test, or of classes), a .csv or .npz file, or "
     "module:function"
 )
+
+# A call that builds a network of `keras.applications`.
+CALL = re.compile(r"(?:keras\.)?(?:applications\.)?([A-Z]\w*)\(.*\)", re.DOTALL)
 
 
 def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
@@ -59,42 +65,123 @@ def positive_integer(text: str) -> int:
     return number
 
 
-def check_path(path: str | Path) -> None:
-    """Refuses a path that is not there, before Keras is imported to read it.
+def check_path(path: str | Path, takes_calls: bool = False) -> None:
+    """Refuses what is not there, before Keras is imported to read it.
+
+    Args:
+        path: A path, or a call as `read_call` reads it.
+        takes_calls: Whether it may be a call.
 
     Raises:
-        ArtifactError: If nothing is there.
+        ArtifactError: If nothing is there, or no file of a call's weights.
+        UsageError: If it is a call with other arguments than it may have.
     """
     path = Path(path)
-    if path.exists():
+    if path.exists() or (takes_calls and read_call(path)):
         return
     names = path.parent.iterdir() if path.parent.is_dir() else ()
     close = difflib.get_close_matches(path.name, [each.name for each in names])
     hint = "Look at the path, which starts in the working directory."
     if close:
         hint = f"Did you mean '{path.with_name(close[0])}'?"
+    if CALL.fullmatch(str(path)):
+        hint = "Save the network with `model.save('name.keras')` first."
     raise ArtifactError(
         "A model, store or composed model must be there. Received: "
         f"'{path}', which does not exist. {hint}"
     )
 
 
+def read_call(path: str | Path) -> tuple[str, dict[str, Any]] | None:
+    """Reads a call that builds a network of `keras.applications`.
+
+    Args:
+        path: Such as `MobileNetV2(weights="own.weights.h5", classes=4)`, the
+            arguments as Keras has them.
+
+    Returns:
+        Name and arguments of the network; `None` if it is no such call.
+
+    Raises:
+        ArtifactError: If `weights` is no file.
+        UsageError: If it has other than named arguments of plain values.
+    """
+    text = str(path)
+    match = CALL.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        call = ast.parse(text, mode="eval").body
+        arguments = {
+            item.arg: ast.literal_eval(item.value) for item in call.keywords
+        }
+        is_plain = not call.args and None not in arguments
+    except (SyntaxError, ValueError):
+        is_plain = False
+    if not is_plain:
+        raise UsageError(
+            "A network of `keras.applications` is called with named arguments "
+            "of plain values, such as "
+            "'MobileNetV2(weights=\"own.weights.h5\", classes=4)'. Received: "
+            f"{text!r}. Write its arguments so."
+        )
+    weights = arguments.get("weights")
+    if not isinstance(weights, str) or not Path(weights).is_file():
+        raise ArtifactError(
+            "A network of `keras.applications` takes its `weights` from a "
+            f"file, which nothing is downloaded for. Received: {text!r}, with "
+            f"weights={weights!r}, which is no file. Save them with "
+            "`model.save_weights('own.weights.h5')`."
+        )
+    return match[1], arguments
+
+
+def model_name(path: str | Path) -> str:
+    """Returns what a model is called: its file without the ending."""
+    call = CALL.fullmatch(str(path))
+    return call[1] if call else Path(path).stem
+
+
 def load_model(path: str | Path, output: str | None = None) -> keras.Model:
     """Loads a `.keras` file, or one of legacy HDF5, in safe mode.
 
     Args:
-        path: The file.
+        path: The file, or a call as `read_call` reads it.
         output: Name of the output to take, of several.
 
     Raises:
-        ArtifactError: If it is missing, of another format or damaged.
-        UsageError: If it has no such output.
+        ArtifactError: If it is missing, of another format or damaged, or
+            weights do not fit the network that is called.
+        UsageError: If it has no such output, or there is no such network.
     """
     from kmod.export.keras_file import load_keras_file
     from kmod.graph.sources import functional_of
 
-    model = load_keras_file(path, allow_custom=True)
+    call = read_call(path)
+    model = _build(*call) if call else load_keras_file(path, allow_custom=True)
     return model if output is None else functional_of(model, output)
+
+
+def _build(name, arguments):
+    """Builds a network of `keras.applications`."""
+    import keras
+
+    names = [each for each in dir(keras.applications) if each[0].isupper()]
+    if name not in names:
+        raise UsageError(
+            f"A network is one of `keras.applications`: {', '.join(names)}. "
+            f"Received: {name!r}. Correct the name."
+        )
+    try:
+        return getattr(keras.applications, name)(**arguments)
+    except Exception as error:  # Keras has no common class for its errors.
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ArtifactError(
+            "Weights must be those of the network that is called. Received: "
+            f"{name} with {arguments}, but {reason}. Give the arguments that "
+            "the model was made with, or save it with "
+            "`model.save('name.keras')`."
+        ) from error
 
 
 def load_classifier(path: str | Path, output: str | None = None) -> keras.Model:

@@ -46,7 +46,12 @@ def add_parser(subparsers) -> None:
         "that was cut short goes on with --resume and ends as if it had not "
         "been.",
     )
-    parser.add_argument("source", metavar="SOURCE.keras", help="trained model")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE.keras",
+        help="trained model, or a call such as "
+        "'MobileNetV2(weights=\"own.weights.h5\", classes=4)'",
+    )
     add_data_arguments(parser, "images to train and validate on", split=False)
     parser.add_argument("--out", required=True, metavar="STORE")
     parser.add_argument(
@@ -149,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import images_for
     from kmod.cli.models import load_images
     from kmod.cli.models import load_model
+    from kmod.cli.models import model_name
     from kmod.data.own_images import own_path
     from kmod.files.run_directory import discard_run
     from kmod.files.run_directory import run_digest
@@ -163,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
     overwrite = args.overwrite or is_written
     out = check_out(out, overwrite, list_store)
     own_path(args.data, args.data_dir)
-    check_path(args.source)
+    check_path(args.source, takes_calls=True)
     if args.resume and begun is None:
         console.print_message(
             f"kmod: '{run_directory}' has no run to go on with, a new one "
@@ -194,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
         modular,
         out,
         data=(data.validation.images, data.validation.labels),
-        source_name=Path(args.source).stem,
+        source_name=model_name(args.source),
         value_range=data.value_range,
         data_source=_data_source(data, out),
         method=args.method,

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = check_out(args.out, args.overwrite, list_store)
     own_path(args.data, args.data_dir)
-    check_path(args.source)
+    check_path(args.source, takes_calls=True)
     modules = load_store(args.store)
 
     from kmod.modules.refine import refine

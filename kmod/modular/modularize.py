@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kmod.callbacks import BestModules
+from kmod.callbacks.epoch_checkpoints import STAGE
 from kmod.callbacks.epoch_checkpoints import EpochCheckpoints
 from kmod.callbacks.epoch_checkpoints import EpochSeed
 from kmod.data.batches import class_indices
@@ -16,8 +17,10 @@ from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
+from kmod.errors import KmodError
 from kmod.errors import UsageError
 from kmod.files.run_directory import RunDirectory
+from kmod.files.run_directory import discard_run
 from kmod.files.run_directory import open_run
 from kmod.graph.sources import custom_layers_of
 from kmod.graph.sources import registered_name
@@ -148,18 +151,23 @@ def modularize(
             seed=seed,
         )
         run = open_run(run_directory, identity, resume)
-    fit_run(
-        modular,
-        train,
-        (images, labels),
-        BestModules(accuracy_budget, source_accuracy),
-        epochs=epochs,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        run=run,
-        callbacks=callbacks,
-        verbose=verbose,
-    )
+    try:
+        fit_run(
+            modular,
+            train,
+            (images, labels),
+            BestModules(accuracy_budget, source_accuracy),
+            epochs=epochs,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            run=run,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+    except (KmodError, TypeError, ValueError):
+        if run is not None and run.latest(STAGE) is None:
+            discard_run(run_directory)  # The data were refused.
+        raise
     modular.masks.round_to(round_to, modular.kernels)
     modular.calibrate(images, labels)
     return modular

@@ -372,7 +372,7 @@ def test_data_of_any_form_that_keras_takes_end_the_same(
 @pytest.mark.parametrize("is_data_set", [False, True])
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_labels_out_of_range_are_named_before_training(
-    run, images, part, is_data_set
+    run, images, tmp_path, part, is_data_set
 ):
     train, validation = split(images)
     given = {"train": train, "validation": validation}
@@ -382,8 +382,9 @@ def test_labels_out_of_range_are_named_before_training(
     with pytest.raises(
         ValueError, match="from 0 to 2, for a model of 3 classes.*a label 4"
     ):
-        run(None, callbacks=[count], **given)
+        run(tmp_path / "run", callbacks=[count], **given)
     assert count.epochs == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_pictures_that_keras_casts_and_reshapes_are_taken(source, images):
