@@ -1,5 +1,6 @@
 """No command loses a file of the user's, whatever its `--out` holds."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,8 +18,12 @@ from kmod.composition.saving import save
 from kmod.demo import pipeline
 from kmod.spec.spec_file import write_spec
 
+# Imports once and runs every command in a fork, which is killed when all is
+# written and nothing has its name yet. The demo has its source model.
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
+import tensorflow
+import kmod.composition.composer
 from kmod.cli.main import main
 from kmod.demo import pipeline
 from kmod.files import atomic
@@ -26,10 +31,15 @@ from kmod.files import atomic
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-# All is written, nothing has its name yet. The demo has its source model.
 atomic._move_into_place = os.replace = pipeline.modularize = die
 pipeline.train_source = lambda *_, **__: None
-sys.exit(main(sys.argv[1:]))
+signals = []
+for command in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        os._exit(main(command))
+    signals.append(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(signals))
 """
 # Names that kmod gives its own files, as a user might have them.
 OUR_NAMES = (
@@ -215,14 +225,29 @@ def test_result_is_replaced_until_it_is_touched(
         out.write_text(out.read_text().removesuffix("# mine\n"))
 
 
+@pytest.fixture(scope="module")
+def killed(commands, results):
+    """Kills every command; says by which signal and what was there before."""
+    before = {name: content(results(name)) for name in NAMES}
+    given = [
+        [*commands[name], "--out", str(results(name)), "--overwrite"]
+        for name in NAMES
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(given)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    signals = json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(NAMES, signals, strict=True)), before
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_kill_leaves_what_was_there(commands, results, name):
+def test_kill_leaves_what_was_there(killed, results, name):
+    signals, before = killed
+    assert signals[name] == signal.SIGKILL
     out = results(name)
-    before = content(out)
-    command = [sys.executable, "-c", KILLED, *commands[name]]
-    command += ["--out", str(out), "--overwrite"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, env=environment, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert content(out) == before
+    assert content(out) == before[name]
     assert not out.is_file() or out.read_bytes()
