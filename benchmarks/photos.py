@@ -333,9 +333,12 @@ def take_apart(
 
 
 def portable(rows: dict, work: Path) -> dict:
-    """Returns figures without the name of the directory they were made in."""
+    """Returns figures without their directory's name and lists of layers."""
     text = json.dumps(rows).replace(str(work.resolve()), "WORK")
-    return json.loads(text)
+    rows = json.loads(text)
+    for name in ("layers", "mask_starts"):
+        rows["steps"]["inspect"]["printed"].pop(name, None)
+    return rows
 
 
 def _spec(path, classes):

@@ -75,7 +75,10 @@ PRIORS = {
     "even": "`even`",
     "shares": "own shares",
 }
-WAYS = {"default": "default options", "proposed": "as `inspect` proposes"}
+OWN_PHOTOS = (
+    "source_accuracy accuracy source_accuracy_many accuracy_many "
+    "retention_rate patched seconds peak_mib"
+).split()
 SHOTS = {"new_task": "20", "new_task-50": "50"}
 
 
@@ -484,7 +487,7 @@ def memory():
 def own_photos():
     found = read_result(SUMMARY)["own_photos"]
     head = [
-        "`modularize`, seed",
+        "seed",
         "source → composed, 120 test images",
         "4,000 test images",
         "kernels kept",
@@ -493,21 +496,19 @@ def own_photos():
         "most memory",
     ]
     rows = []
-    for way, words in WAYS.items():
-        runs = found[way]
-        for number, kept in enumerate(runs["retention_rate"]):
-            run = {key: values[number] for key, values in runs.items()}
-            rows.append(
-                [
-                    f"{words}, {run['seed']}",
-                    _to(run["source_accuracy"], run["accuracy"]),
-                    _to(run["source_accuracy_many"], run["accuracy_many"]),
-                    f"{kept:.0%}",
-                    _to(*run["patched"]) if run["patched"] else "no help",
-                    f"{run['seconds'] / 60:.1f} min",
-                    f"{run['peak_mib'] / 1024:.1f} GiB",
-                ]
-            )
+    for number, seed in enumerate(found["seed"]):
+        run = {key: found[key][number] for key in OWN_PHOTOS}
+        rows.append(
+            [
+                seed,
+                _to(run["source_accuracy"], run["accuracy"]),
+                _to(run["source_accuracy_many"], run["accuracy_many"]),
+                f"{run['retention_rate']:.0%}",
+                _to(*run["patched"]) if run["patched"] else "no help",
+                f"{run['seconds'] / 60:.1f} min",
+                f"{run['peak_mib'] / 1024:.1f} GiB",
+            ]
+        )
     return table(head, rows)
 
 

@@ -31,7 +31,7 @@ DATA_FORMS = (
 )
 
 # A call that builds a network of `keras.applications`.
-CALL = re.compile(r"(?:keras\.)?(?:applications\.)?([A-Z]\w*)\(.*\)", re.DOTALL)
+CALL = re.compile(r"(?:keras\.)?(?:applications\.)?[A-Z]\w*\(.*\)", re.DOTALL)
 
 
 def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
@@ -84,7 +84,7 @@ def check_path(path: str | Path, takes_calls: bool = False) -> None:
     hint = "Look at the path, which starts in the working directory."
     if close:
         hint = f"Did you mean '{path.with_name(close[0])}'?"
-    if CALL.fullmatch(str(path)):
+    if is_call(path):
         hint = "Save the network with `model.save('name.keras')` first."
     raise ArtifactError(
         "A model, store or composed model must be there. Received: "
@@ -107,16 +107,17 @@ def read_call(path: str | Path) -> tuple[str, dict[str, Any]] | None:
         UsageError: If it has other than named arguments of plain values.
     """
     text = str(path)
-    match = CALL.fullmatch(text)
-    if match is None:
+    if not is_call(path):
         return None
     try:
         call = ast.parse(text, mode="eval").body
+        is_plain = isinstance(call, ast.Call) and not call.args
+        name = ast.unparse(call.func).rpartition(".")[2]
         arguments = {
             item.arg: ast.literal_eval(item.value) for item in call.keywords
         }
-        is_plain = not call.args and None not in arguments
-    except (SyntaxError, ValueError):
+        is_plain = is_plain and name.isidentifier() and None not in arguments
+    except Exception:  # Python has no common class for what it can not read.
         is_plain = False
     if not is_plain:
         raise UsageError(
@@ -129,17 +130,26 @@ def read_call(path: str | Path) -> tuple[str, dict[str, Any]] | None:
     if not isinstance(weights, str) or not Path(weights).is_file():
         raise ArtifactError(
             "A network of `keras.applications` takes its `weights` from a "
-            f"file, which nothing is downloaded for. Received: {text!r}, with "
+            f"file; nothing is downloaded. Received: {text!r}, with "
             f"weights={weights!r}, which is no file. Save them with "
             "`model.save_weights('own.weights.h5')`."
         )
-    return match[1], arguments
+    return name, arguments
+
+
+def is_call(path: str | Path) -> bool:
+    """Tells whether it is written as a call, and no path that is there."""
+    return bool(CALL.fullmatch(str(path))) and not Path(path).exists()
 
 
 def model_name(path: str | Path) -> str:
-    """Returns what a model is called: its file without the ending."""
-    call = CALL.fullmatch(str(path))
-    return call[1] if call else Path(path).stem
+    """Returns what a model is called: its file without the ending.
+
+    Args:
+        path: A path, or a call that `read_call` takes.
+    """
+    call = read_call(path)
+    return call[0] if call else Path(path).stem
 
 
 def load_model(path: str | Path, output: str | None = None) -> keras.Model:

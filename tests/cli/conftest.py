@@ -24,10 +24,20 @@ def source(train, ten_digits):
 
 
 @pytest.fixture(scope="session")
-def source_path(source, tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "source.keras"
-    source.save(path)
-    return path
+def saved(tmp_path_factory):
+    """Saves a model in a new folder, and says where."""
+
+    def saved(model, name):
+        path = tmp_path_factory.mktemp(name) / f"{name}.keras"
+        model.save(path)
+        return path
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def source_path(source, saved):
+    return saved(source, "source")
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +47,8 @@ def three(train, digits):
 
 
 @pytest.fixture(scope="session")
-def three_path(three, tmp_path_factory):
-    path = tmp_path_factory.mktemp("three") / "source.keras"
-    three.save(path)
-    return path
+def three_path(three, saved):
+    return saved(three, "source")
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +67,9 @@ def blind():
 
 
 @pytest.fixture(scope="session")
-def weak_path(source, blind, tmp_path_factory):
+def weak_path(source, blind, saved):
     """The source model, but blind to the digit 8."""
-    path = tmp_path_factory.mktemp("weak") / "weak.keras"
-    blind(source, 8).save(path)
-    return path
+    return saved(blind(source, 8), "weak")
 
 
 @pytest.fixture(scope="session")

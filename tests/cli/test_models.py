@@ -1,7 +1,8 @@
-"""Images of one's own on the way through the commands."""
+"""Models, and images of one's own, on the way through the commands."""
 
 import json
 import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -185,3 +186,27 @@ def test_function_is_no_data_of_a_spec(store, tmp_path, capsys):
     argv += ["--data", "photos:load:validation", "--out", tmp_path / "a.yaml"]
     assert main([*map(str, argv)]) == 3
     assert "as an .npz file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("MobileNet(w) + Dense(3)", "named arguments of plain values"),
+        ("MobileNet(weights='w')(4)", "named arguments of plain values"),
+        ("MobileNet('w', classes=4)", "named arguments of plain values"),
+        ("MobileNet(weights=open('w'))", "named arguments of plain values"),
+        ("MobileNet(weights={[]: 1})", "named arguments of plain values"),
+        ("MobileNet(**w)", "named arguments of plain values"),
+        ("MobileNet(weights='nowhere')", "which is no file"),
+        ("MobileNets(weights='w')", "is one of `keras.applications`"),
+        ("MobileNet(weights='w', colour=3)", "network that is called"),
+        ("MobileNet(weights='w', classes=4)", "network that is called"),
+    ],
+)
+def test_call_that_can_not_be_built_is_named(
+    tmp_path, monkeypatch, capsys, call, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("w").write_text("no weights")
+    assert main(["inspect", call]) in (2, 3)
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -122,8 +122,8 @@ def results(commands, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     known = {}
 
-    def write_source(run):
-        run._new_model(0.25).save(run.out / "source.keras")
+    def write_source(begun):
+        begun._new_model(0.25).save(begun.out / "source.keras")
         return {}
 
     def make(name):

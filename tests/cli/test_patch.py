@@ -16,11 +16,9 @@ CLASSES = ["--classes", "3,8,9"]
 
 
 @pytest.fixture(scope="module")
-def weak_path(three, blind, tmp_path_factory):
+def weak_path(three, blind, saved):
     """The model of three digits, but blind to the digit 8."""
-    path = tmp_path_factory.mktemp("weak") / "weak.keras"
-    blind(three, 1).save(path)
-    return path
+    return saved(blind(three, 1), "weak")
 
 
 @pytest.fixture(scope="module")
