@@ -34,6 +34,7 @@ from .modules.adaptation import plan_adaptation as plan_adaptation
 from .modules.class_module import ClassModule as ClassModule
 from .modules.class_module import ModuleInfo as ModuleInfo
 from .modules.decompose import decompose as decompose
+from .modules.familiarity import Familiarity as Familiarity
 from .modules.from_model import module_from_model as module_from_model
 from .modules.manifest import CalibrationImages as CalibrationImages
 from .modules.manifest import InputContract as InputContract
@@ -42,6 +43,7 @@ from .modules.manifest import ModuleSizes as ModuleSizes
 from .modules.manifest import SourceRecord as SourceRecord
 from .modules.manifest import StoreManifest as StoreManifest
 from .modules.module_store import ModuleStore as ModuleStore
+from .modules.module_store import add_familiarity as add_familiarity
 from .modules.module_store import load_store as load_store
 from .modules.refine import refine as refine
 from .patching.donors import Donor as Donor

@@ -18,8 +18,10 @@ from kmod.cli import choose
 from kmod.cli import compose
 from kmod.cli import console
 from kmod.cli import demo
+from kmod.cli import distil
 from kmod.cli import evaluate
 from kmod.cli import export
+from kmod.cli import familiarity
 from kmod.cli import import_model
 from kmod.cli import inspect
 from kmod.cli import lock
@@ -41,11 +43,13 @@ COMMANDS = (
     modularize,
     refine,
     import_model,
+    familiarity,
     inspect,
     check,
     lock,
     choose,
     compose,
+    distil,
     patch,
     evaluate,
     export,
@@ -54,8 +58,8 @@ COMMANDS = (
 )
 
 LOADING_MODELS = frozenset(
-    "choose compose evaluate export import inspect modularize patch refine "
-    "test".split()
+    "choose compose distil evaluate export import inspect modularize patch "
+    "refine test".split()
 )
 
 _UNEXPECTED = 1

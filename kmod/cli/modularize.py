@@ -200,6 +200,7 @@ def run(args: argparse.Namespace) -> int:
         modular,
         out,
         data=(data.validation.images, data.validation.labels),
+        train=(data.train.images, data.train.labels),
         source_name=model_name(args.source),
         value_range=data.value_range,
         data_source=_data_source(data, out),

@@ -1,6 +1,7 @@
 """Builds one classifier from the modules that a spec names."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from kmod.composition.patched_model import merge_patched
 from kmod.composition.patched_model import patch_parts
 from kmod.composition.plan import CompositionPlan
 from kmod.composition.plan import plan
+from kmod.composition.routing import add_evidence
+from kmod.composition.routing import add_unfamiliarity
+from kmod.composition.routing import group_worlds
+from kmod.composition.routing import route
+from kmod.composition.scoring import LOG_ODDS_LAYER
 from kmod.composition.scoring import add_other
 from kmod.composition.scoring import apply_layer
 from kmod.composition.scoring import apply_lines
@@ -27,6 +33,7 @@ from kmod.composition.scoring import build_classifier
 from kmod.composition.scoring import fit_joint
 from kmod.composition.scoring import fit_lines
 from kmod.composition.scoring import join
+from kmod.composition.scoring import log_probabilities
 from kmod.composition.scoring import score_classes
 from kmod.data.disk_arrays import concatenate
 from kmod.data.image_data import LabelledImages
@@ -40,11 +47,15 @@ from kmod.graph import rebuild
 from kmod.graph.fusion.fuse import fuse
 from kmod.graph.sharing import merge_models
 from kmod.graph.sources import functional_of
+from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.image_statistics import statistics_model
 from kmod.modules.module_store import ModuleStore
 from kmod.spec.model import Spec
 from kmod.spec.spec_file import load_spec
+
+STATISTICS = "image__statistics"  # No class's modules are named so.
 
 
 def compose(
@@ -120,6 +131,9 @@ def compose_plan(
     model.class_names = spec.class_names
     checks = run_checks(model, planned, data_dir, given)
     has_size = None not in model.input_shape[1:]
+    if _worlds(planned):
+        routed = {**manifest.calibration, "routed": True}
+        manifest = dataclasses.replace(manifest, calibration=routed)
     manifest = dataclasses.replace(
         manifest,
         metrics={"checks": [c.as_dict() for c in checks]} if checks else {},
@@ -156,6 +170,11 @@ def build_parts(planned: CompositionPlan) -> dict[str, keras.Model]:
     if planned.spec.base is not None:
         return patch_parts(_load_weak(planned), _patches(planned))
     image = keras.Input(planned.input.shape, dtype=planned.input.dtype)
+    measured = {}
+    if _needs_statistics(planned):
+        contract, adaptation = _measured_images(planned)
+        model = statistics_model(contract)
+        measured[STATISTICS] = adapt_model(model, adaptation, image)
     names = [name for names in _names_by_class(planned) for name in names]
     names += _auxiliary_names(planned)
     return {
@@ -165,7 +184,7 @@ def build_parts(planned: CompositionPlan) -> dict[str, keras.Model]:
             image,
         )
         for name, module in zip(names, planned.modules, strict=True)
-    }
+    } | measured
 
 
 def _names_by_class(planned):
@@ -245,32 +264,123 @@ def _load_weak(planned):
 def _merge_classes(planned, parts, images):
     image, outputs = merge_models(parts)
     scores = planned.spec.scores
-    has_other = scores.other is not None
-    names_by_class, shifts = _names_by_class(planned), iter(planned.shifts)
-    log_odds = score_classes(
-        [[outputs[name] for name in names] for names in names_by_class],
-        is_last=not (has_other or scores.is_fitted),
-        shifts=[[next(shifts) for _ in names] for names in names_by_class],
-    )
-    if scores.auxiliary:
-        more = [outputs[name] for name in _auxiliary_names(planned)]
-        log_odds = join([log_odds, *more], "all_scores")
+    unfamiliarity = _unfamiliarity(planned, outputs)
+    is_last = scores.other is None and not scores.is_fitted
+    name = LOG_ODDS_LAYER if is_last else "class_scores"
+    between_worlds = _route(planned, outputs)
+    log_odds = _score_classes(planned, outputs, name, between_worlds)
+    claims = None
+    if between_worlds is not None:
+        claims = _score_classes(planned, outputs, "claims")
     if scores.is_fitted:
-        log_odds = _fitted(planned, image, log_odds, images)
-    if has_other:
-        log_odds = add_other(log_odds, scores.other)
+        given = image, log_odds, claims, outputs
+        log_odds, claims = _fitted(planned, *given, images), None
+    if scores.other is not None:
+        log_odds = add_other(log_odds, scores.other, claims, unfamiliarity)
     return build_classifier(image, log_odds, planned.spec.name, scores.output)
 
 
-def _fitted(planned, image, log_odds, images):
+def _score_classes(planned, outputs, name, route=None):
+    shifts = iter(planned.shifts)
+    names_by_class = _names_by_class(planned)
+    return score_classes(
+        [[outputs[each] for each in names] for names in names_by_class],
+        name,
+        [[next(shifts) for _ in names] for names in names_by_class],
+        route,
+    )
+
+
+def _familiarities(planned):
+    return [
+        planned.stores[name].familiarity for name in planned.sources.values()
+    ]
+
+
+def _worlds(planned):
+    """Returns the index of each source's world, none if there is one world."""
+    if not planned.is_routed:
+        return {}
+    worlds = group_worlds(_familiarities(planned))
+    return dict(zip(planned.sources, worlds)) if max(worlds) else {}
+
+
+def _route(planned, outputs):
+    """Returns what makes scores comparable across worlds, if there are any."""
+    worlds = _worlds(planned)
+    if not worlds:
+        return None
+    evidence = add_evidence(
+        outputs[STATISTICS],
+        _familiarities(planned),
+        list(worlds.values()),
+        _measured_images(planned)[0].shape,
+    )
+    of_modules = [
+        worlds[planned.stores[module.ref.store].manifest.source.digest]
+        for each in planned.classes
+        for module in each.modules
+    ]
+    return functools.partial(route, evidence=evidence, worlds=of_modules)
+
+
+def _unfamiliarity(planned, outputs):
+    other = planned.spec.scores.other
+    if other is None or other.reject is None:
+        return None
+    return add_unfamiliarity(
+        outputs[STATISTICS],
+        _familiarities(planned),
+        _measured_images(planned)[0].shape,
+        other.reject,
+    )
+
+
+def _needs_statistics(planned):
+    other = planned.spec.scores.other
+    is_rejecting = other is not None and other.reject is not None
+    return planned.spec.base is None and (
+        is_rejecting or bool(_worlds(planned))
+    )
+
+
+def _measured_images(planned):
+    """Returns which images are measured, and how they are adapted to.
+
+    Sources that take the same images see them as they are measured.
+    """
+    contracts = {
+        planned.stores[name].manifest.input: planned.adaptations[name]
+        for name in planned.sources.values()
+    }
+    if len(contracts) == 1:
+        return next(iter(contracts.items()))
+    return planned.input, Adaptation()
+
+
+def _fitted(planned, image, log_odds, claims, outputs, images):
     """Calibrates the scores of all classes on labelled images."""
-    scores, model = planned.spec.scores, keras.Model(image, log_odds)
+    scores, is_routed = planned.spec.scores, claims is not None
     names = tuple(entry.name for entry in planned.classes)
-    if scores.calibration == "joint":
-        layer = fit_joint(model, images, names, scores.prior)
-        return apply_layer(log_odds, layer)
-    lines = fit_lines(model, images, names, scores.prior)
-    return apply_lines(log_odds, lines, is_last=scores.other is None)
+    last = LOG_ODDS_LAYER if scores.other is None else "fitted_scores"
+    if scores.calibration == "fit":
+        if is_routed:
+            log_odds = log_probabilities(log_odds)
+        model = keras.Model(image, log_odds)
+        lines = fit_lines(model, images, names, scores.prior)
+        return apply_lines(log_odds, lines, last)
+    weighed = [
+        claims if is_routed else log_odds,
+        *(outputs[name] for name in _auxiliary_names(planned)),
+    ]
+    weighed = join(weighed, "all_scores") if weighed[1:] else weighed[0]
+    start, given = None, weighed
+    if is_routed:
+        start = log_odds
+        given = join([start, weighed], "start_and_scores")
+    model = keras.Model(image, given)
+    layer = fit_joint(model, images, names, scores.prior, is_routed)
+    return apply_layer(weighed, layer, last, start)
 
 
 def _images_to_fit_on(planned, data_dir, given):

@@ -126,8 +126,14 @@ class CompositionManifest:
         other: Which class is for images that no module claims, if any.
         size: How its adapters bring images to another size.
         calibration: What makes the scores of its modules comparable: the
-            `kind`, the `prior` of classes, and of a kind that is fitted the
-            number of images of each class, `class_images`. Empty if patched.
+            `kind`, the `prior` of classes, whether familiarity tells sources
+            apart (`routed`), and of a kind that is fitted the number of
+            images of each class, `class_images`. Empty if patched.
+        student: If it is one network that learned to answer as a composition
+            of `sources` does: its `architecture`, the `data` that it learned
+            on, how many unlabelled images (`num_images`) and `epochs`, and
+            its `agreement` with the composition on `num_held_out` others.
+            Empty if it is the composition.
         created_by: Versions of kmod, Keras and TensorFlow.
         files: `size` and `digest` of every file but the manifest, by path.
     """
@@ -144,6 +150,7 @@ class CompositionManifest:
     other: str | None = None
     size: str = "resize"
     calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     created_by: Mapping[str, str] = dataclasses.field(
         default_factory=installed_versions
     )
@@ -415,17 +422,36 @@ def _introduction(manifest):
     low, high = contract.range
     text = (
         f"A classifier of {len(manifest.class_names)} classes that kmod "
-        "composed from modules of other models. It takes "
+        f"{_made(manifest.student)} It takes "
         f"{contract.dtype} images of {shape} with values from {low:g} to "
         f"{high:g} and answers with {manifest.output}; of equal answers "
         "the first class counts.\n"
     )
     if manifest.other is not None:
         text += (
-            f"\nThe class {_escaped(manifest.other)} is for images that no "
-            "module claims.\n"
+            f"\nThe class {_escaped(manifest.other)} is for images of none "
+            "of the others.\n"
+        )
+    if manifest.calibration.get("routed") and not manifest.student:
+        text += (
+            "\nWhich source an image belongs to is told by what each source's "
+            "own images are like.\n"
         )
     return text + _prior(manifest.calibration)
+
+
+def _made(student):
+    """Says how a model came to be."""
+    if not student:
+        return "composed from modules of other models."
+    return (
+        "distilled: one network "
+        f"({_escaped(student['architecture'])}) that learned to answer as a "
+        "composition of modules of other models does, from that composition's "
+        f"answers to {student['num_images']:,} unlabelled images of "
+        f"{_escaped(student['data'])}. It agrees with it on "
+        f"{student['agreement']:.1%} of {student['num_held_out']:,} others."
+    )
 
 
 def _prior(calibration):

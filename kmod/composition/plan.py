@@ -109,6 +109,30 @@ class CompositionPlan:
         return *own, *self.auxiliary
 
     @property
+    def sources(self) -> Mapping[str, str]:
+        """Id of a store of each source that classes come from, by digest."""
+        found = {}
+        for planned in self.classes:
+            for module in planned.modules:
+                name = module.ref.store
+                digest = self.stores[name].manifest.source.digest
+                found.setdefault(digest, name)
+        return found
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether familiarity tells apart which source an image is of."""
+        return (
+            self.spec.base is None
+            and self.spec.scores.calibration != "none"
+            and len(self.sources) > 1
+            and all(
+                self.stores[name].manifest.familiarity is not None
+                for name in self.sources.values()
+            )
+        )
+
+    @property
     def prior(self) -> str | Mapping[str, float] | None:
         """How frequent classes count as: `scores.prior`, or its default.
 
@@ -153,6 +177,7 @@ class CompositionPlan:
             "class_names": list(self.spec.class_names),
             "license": self.spec.license,
             "prior": self.prior,
+            "routed": self.is_routed,
             "input": dataclasses.asdict(self.input),
             "stores": {
                 name: {
@@ -232,7 +257,7 @@ def plan(spec: Spec) -> CompositionPlan:
     )
     contract, adaptations = _plan_images(spec, stores, faults)
     _check_licences(spec, stores, faults)
-    _warn_of_apart_scores(spec, stores, faults)
+    _check_familiarity(spec, stores, faults)
     _check_calibrations(spec, by_class, stores, faults)
     if spec.base is not None and not spec.base.path.is_file():
         faults.add(
@@ -491,16 +516,42 @@ def _check_licence(result, name, licence, faults):
         )
 
 
-def _warn_of_apart_scores(spec, stores, faults):
+def _check_familiarity(spec, stores, faults):
     """Modules of several sources have never seen each other's images."""
+    if spec.base is not None:
+        return
+    lacking = [
+        name
+        for name, store in stores.items()
+        if store.manifest.familiarity is None
+    ]
+    other = spec.scores.other
+    if other is not None and other.reject is not None and lacking:
+        faults.add(
+            ("scores", "other", "reject"),
+            "`reject` takes the familiarity of every source. Received: none "
+            f"in {', '.join(map(shorten, lacking))}. Add it with `kmod "
+            "familiarity STORE --data DATA`, or take `threshold` instead.",
+        )
     sources = {store.manifest.source.digest for store in stores.values()}
-    is_new = spec.base is None and len(sources) > 1
-    if is_new and not spec.scores.is_fitted:
+    if len(sources) == 1 or spec.scores.is_fitted:
+        return
+    if spec.scores.calibration == "none":
         faults.warn(
             ("scores", "calibration"),
             "modules of different sources may be sure of each other's images. "
-            "Take `scores: {calibration: joint, data: ...}` with a few "
-            "labelled images of all classes.",
+            "Take `calibration: stored`, which tells by familiarity which "
+            "source an image is of.",
+        )
+        return
+    for name in lacking:
+        faults.warn(
+            ("stores", name),
+            f"store {shorten(name)} holds no familiarity, and modules of "
+            "different sources may be sure of each other's images. Add it "
+            "with `kmod familiarity STORE --data DATA`, or take `scores: "
+            "{calibration: joint, data: ...}` with a few labelled images of "
+            "all classes.",
         )
 
 

@@ -5,6 +5,7 @@ The last layers of every composed and patched model are built here.
 
 import math
 import numbers
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Literal
@@ -24,6 +25,10 @@ from kmod.metrics.calibration import prior_shifts
 from kmod.spec.model import OtherClass
 
 LOG_ODDS_LAYER = "log_odds"
+# What is unlikelier counts as this, to calibrate: e^-15, 3 in 10 million.
+LEAST_LOG_PROBABILITY = -15.0
+
+Route = Callable[[keras.KerasTensor, str], keras.KerasTensor]
 
 
 def build_classifier(
@@ -83,8 +88,9 @@ def line(
 
 def score_classes(
     scores: Sequence[Sequence[keras.KerasTensor]],
-    is_last: bool,
+    name: str,
     shifts: Sequence[Sequence[float]] | None = None,
+    route: Route | None = None,
 ) -> keras.KerasTensor:
     """Joins the scores of modules to one score for each class.
 
@@ -93,76 +99,137 @@ def score_classes(
     own.
 
     Args:
-        scores: For each class, the scores `(batch, 1)` of its modules.
-        is_last: Whether nothing else is done to them.
+        scores: For each class, the log-odds `(batch, 1)` of its modules.
+        name: Name of the last layer.
         shifts: What is added to each of them. Defaults to nothing.
+        route: Makes the scores of all modules `(batch, num_modules)`
+            comparable across sources; called with them and a name. Defaults
+            to comparing them as they are.
 
     Returns:
         Tensor `(batch, num_classes)`.
     """
-    shifts = shifts or [[0.0] * len(own) for own in scores]
-    columns = [_any_of(list(own), each) for own, each in zip(scores, shifts)]
-    name = LOG_ODDS_LAYER if is_last else "class_scores"
-    alone = [each[0] if len(each) == 1 else 0.0 for each in shifts]
-    if not any(alone):
-        return join(columns, name)
-    return line(join(columns, "module_scores"), 1.0, alone, name)
-
-
-def _any_of(scores, shifts):
-    if len(scores) == 1:
-        return scores[0]
-    joined = keras.layers.Concatenate(dtype="float32")(scores)
+    shifts = [shift for each in shifts or () for shift in each]
+    are_alone = all(len(own) == 1 for own in scores)
+    steps = [lambda x, name: join(x, name)]
     if any(shifts):
-        joined = keras.layers.Rescaling(1.0, list(shifts), dtype="float32")(
-            joined
-        )
-    return keras.ops.logsumexp(joined, axis=-1, keepdims=True)
+        steps.append(lambda x, name: line(x, 1.0, shifts, name))
+    if route is not None:
+        steps.append(route)
+    if not are_alone:
+        sizes = [len(own) for own in scores]
+        steps.append(lambda x, name: _any_of(x, sizes, name))
+    x = [score for own in scores for score in own]
+    for number, step in enumerate(steps, 1):
+        is_last = number == len(steps)
+        x = step(x, name if is_last else f"{name}_{number}")
+    return x
+
+
+def _any_of(scores, sizes, name):
+    columns, start = [], 0
+    for size in sizes:
+        own = scores[:, start : start + size]
+        if size > 1:
+            own = keras.ops.logsumexp(own, axis=-1, keepdims=True)
+        columns.append(own)
+        start += size
+    return join(columns, name)
 
 
 def apply_lines(
     scores: keras.KerasTensor,
     lines: Sequence[tuple[float, float]],
-    is_last: bool,
+    name: str,
 ) -> keras.KerasTensor:
     """Scales and shifts every score by a line of its own.
 
     Args:
         scores: Tensor `(batch, num_classes)`.
         lines: Scale and shift for each class.
-        is_last: Whether nothing else is done to them.
+        name: Name of the layer.
     """
     scales, shifts = (list(values) for values in zip(*lines))
-    name = LOG_ODDS_LAYER if is_last else "fitted_scores"
     return line(scores, scales, shifts, name)
 
 
-def apply_layer(scores: keras.KerasTensor, layer: Layer) -> keras.KerasTensor:
+def apply_layer(
+    scores: keras.KerasTensor,
+    layer: Layer,
+    name: str,
+    start: keras.KerasTensor | None = None,
+) -> keras.KerasTensor:
     """Weighs the scores of all classes together, by one linear layer.
 
     Args:
         scores: Tensor `(batch, num_scores)`.
         layer: Weights and biases, see `fit_scores`.
+        name: Name of the last layer.
+        start: Tensor `(batch, num_classes)` that is added. Defaults to
+            nothing.
     """
     weights, bias = layer
     dense = keras.layers.Dense(
-        len(bias), name=LOG_ODDS_LAYER, trainable=False, dtype="float32"
+        len(bias),
+        name=name if start is None else f"{name}_change",
+        trainable=False,
+        dtype="float32",
     )
     log_odds = dense(scores)
     dense.set_weights([weights, bias])
-    return log_odds
+    if start is None:
+        return log_odds
+    return keras.layers.Add(name=name, dtype="float32")([start, log_odds])
 
 
 def add_other(
-    scores: keras.KerasTensor, other: OtherClass
+    scores: keras.KerasTensor,
+    other: OtherClass,
+    claims: keras.KerasTensor | None = None,
+    unfamiliarity: keras.KerasTensor | None = None,
 ) -> keras.KerasTensor:
-    """Adds the class of images that no module claims, as the last one.
+    """Adds the class of images that are of no other, as the last one.
 
-    Its score is the log-odds of the threshold on every image, so it is the
-    highest if and only if the probability of every class is below that.
+    Its score is the highest if and only if the probability of every class is
+    below its threshold or no source is familiar with the image.
+
+    Args:
+        scores: Tensor `(batch, num_classes)`.
+        other: The class.
+        claims: Log-odds of every class, where `scores` are none.
+        unfamiliarity: Tensor `(batch, 1)`, above 0 if no source is familiar
+            with an image, for `other.reject`.
     """
-    constant = line(scores[:, :1], 0.0, logit(other.threshold), "other_score")
-    return join([scores, constant], LOG_ODDS_LAYER)
+    name = "other_score"
+    if unfamiliarity is None and claims is None:
+        odds = logit(other.threshold)
+        return join(
+            [scores, line(scores[:, :1], 0.0, odds, name)], LOG_ODDS_LAYER
+        )
+    lacks = [] if unfamiliarity is None else [unfamiliarity]
+    if other.threshold is not None:
+        odds = logit(other.threshold)
+        best = _highest(scores if claims is None else claims)
+        lacks.append(line(best, -1.0, odds, "unclaimed"))
+    lack = lacks[0]
+    if len(lacks) > 1:
+        lack = keras.layers.Maximum(name="none_of_these", dtype="float32")(
+            lacks
+        )
+    add = keras.layers.Add(name=name, dtype="float32")
+    return join([scores, add([_highest(scores), lack])], LOG_ODDS_LAYER)
+
+
+def _highest(scores):
+    return keras.ops.max(scores, axis=-1, keepdims=True)
+
+
+def log_probabilities(scores: keras.KerasTensor) -> keras.KerasTensor:
+    """Turns scores of all classes into logarithms of their softmax."""
+    logarithm = keras.layers.Activation(
+        "log_softmax", name="log_probabilities", dtype="float32"
+    )(scores)
+    return keras.ops.maximum(logarithm, LEAST_LOG_PROBABILITY)
 
 
 def fit_lines(
@@ -231,6 +298,7 @@ def fit_joint(
     data: LabelledImages,
     class_names: Sequence[str],
     prior: str | Mapping[str, float] | None = None,
+    is_routed: bool = False,
 ) -> Layer:
     """Fits the layer of `apply_layer` on a few labelled images.
 
@@ -241,6 +309,9 @@ def fit_joint(
             above them are left out.
         class_names: Names of the classes.
         prior: As in `fit_lines`.
+        is_routed: Whether the first scores are an answer without labels, one
+            for each class, which the layer changes as far as the images are
+            worth; they have no weights then.
 
     Returns:
         See `fit_scores`.
@@ -250,8 +321,10 @@ def fit_joint(
     """
     images = data.take(np.flatnonzero(data.labels < len(class_names)))
     _check_every_class(images.labels, class_names)
-    scores = predict(model, images.images)
-    weights, bias = fit_scores(scores, images.labels)
+    scores, start = predict(model, images.images), None
+    if is_routed:
+        start, scores = np.split(scores, [len(class_names)], axis=1)
+    weights, bias = fit_scores(scores, images.labels, start)
     shifts = _shifts(images.labels, class_names, prior, math.log)
     return weights, bias + np.array(shifts, bias.dtype)
 

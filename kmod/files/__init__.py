@@ -11,6 +11,7 @@ from kmod.files.digests import file_digest
 from kmod.files.digests import file_record
 from kmod.files.digests import list_files
 from kmod.files.digests import read_files
+from kmod.files.digests import unlisted
 from kmod.files.names import slug
 from kmod.files.names import slugs
 
@@ -28,4 +29,5 @@ __all__ = [
     "seal",
     "slug",
     "slugs",
+    "unlisted",
 ]

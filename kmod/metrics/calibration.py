@@ -11,6 +11,9 @@ FOLDS = 5
 PENALTY = 3.0
 DECIMALS = 6  # Of shifts; float32 has no more.
 PENALTIES = (0.3, 1.0, PENALTY, 10.0)
+# The same where a layer changes an answer that is there already.
+PENALTY_OF_CHANGE = 100.0
+PENALTIES_OF_CHANGE = (3.0, 10.0, 30.0, PENALTY_OF_CHANGE, 300.0)
 
 Layer = tuple[np.ndarray, np.ndarray]
 
@@ -85,7 +88,9 @@ def prior_shifts(
     ]
 
 
-def fit_scores(scores: np.ndarray, labels: np.ndarray) -> Layer:
+def fit_scores(
+    scores: np.ndarray, labels: np.ndarray, start: np.ndarray | None = None
+) -> Layer:
     """Fits a multinomial logistic regression on the scores of all classes.
 
     A class's own score is not all that tells it from the others: that the cat
@@ -96,21 +101,29 @@ def fit_scores(scores: np.ndarray, labels: np.ndarray) -> Layer:
     Args:
         scores: Float array `(n, num_scores)`.
         labels: int64 array `(n,)` of class indices; each class has images.
+        start: Float array `(n, num_classes)` that is added to what the layer
+            answers, so that with weights held small it changes little.
+            Defaults to none.
 
     Returns:
         float32 weights `(num_scores, num_classes)`, one column for each
         class's new score, and biases `(num_classes,)`.
     """
-    penalty = PENALTY
+    penalty, penalties = PENALTY, PENALTIES
+    if start is not None:
+        penalty, penalties = PENALTY_OF_CHANGE, PENALTIES_OF_CHANGE
     if np.bincount(labels).min() > 1:  # Else nothing can be compared.
-        penalty = max(PENALTIES, key=lambda p: likelihood(scores, labels, p))
-    return _fit(scores, labels, penalty)
+        penalty = max(
+            penalties, key=lambda p: likelihood(scores, labels, p, start)
+        )
+    return _fit(scores, labels, penalty, start)
 
 
 def likelihood(
     scores: np.ndarray,
     labels: np.ndarray,
     penalty: float = PENALTY,
+    start: np.ndarray | None = None,
 ) -> float:
     """Returns the mean log-probability of the true classes.
 
@@ -121,11 +134,16 @@ def likelihood(
         labels: int64 array `(n,)` of class indices, at least two of each.
         penalty: Weight of half the squared weights, beside the sum of all
             images' cross-entropies.
+        start: As in `fit_scores`.
     """
     own = np.empty(len(labels))
+    if start is None:
+        start = np.zeros(1)
+    start = np.broadcast_to(start, (len(labels), start.shape[-1]))
     for fold in folds(labels):
-        weights, bias = _fit(scores[~fold], labels[~fold], penalty)
-        found = scores[fold] @ weights + bias
+        given = start[~fold] if start.shape[-1] > 1 else None
+        weights, bias = _fit(scores[~fold], labels[~fold], penalty, given)
+        found = start[fold] + scores[fold] @ weights + bias
         truth = found[np.arange(len(found)), labels[fold]]
         own[fold] = truth - np.logaddexp.reduce(found, axis=1)
     return float(own.mean())
@@ -144,11 +162,17 @@ def folds(labels: np.ndarray, seed: int = 0) -> list[np.ndarray]:
     return [number == fold for fold in range(FOLDS)]
 
 
-def _fit(scores, labels, penalty):
+def _fit(scores, labels, penalty, start=None):
     from sklearn.linear_model import LogisticRegression
 
     # Centred scores give the same layer in a tenth of the iterations.
     middle, spread = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-6)
+    if start is not None:
+        centred = (scores - middle) / spread
+        weights, bias = _fit_change(centred, labels, penalty, start)
+        weights = weights / spread[:, None]
+        bias = bias - middle @ weights
+        return weights.astype("float32"), bias.astype("float32")
     fitted = LogisticRegression(C=1 / penalty, max_iter=1000)
     fitted.fit((scores - middle) / spread, labels)
     weights, bias = fitted.coef_, fitted.intercept_
@@ -158,3 +182,26 @@ def _fit(scores, labels, penalty):
     weights = weights / spread
     bias = bias - weights @ middle
     return weights.T.astype("float32"), bias.astype("float32")
+
+
+def _fit_change(scores, labels, penalty, start):
+    """Fits weights and biases of what is added to `start`, both held small."""
+    from scipy.optimize import minimize
+
+    inputs = np.concatenate([scores, np.ones((len(scores), 1))], axis=1)
+    inputs, shape = inputs.astype("float64"), (inputs.shape[1], start.shape[1])
+    truth = np.eye(start.shape[1])[labels]
+
+    def loss(flat):
+        weights = flat.reshape(shape)
+        found = start + inputs @ weights
+        found -= np.logaddexp.reduce(found, axis=1, keepdims=True)
+        slope = inputs.T @ (np.exp(found) - truth) + penalty * weights
+        held = penalty / 2 * np.sum(weights**2)
+        return held - np.sum(found * truth), slope.ravel()
+
+    fitted = minimize(
+        loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B"
+    )
+    weights = fitted.x.reshape(shape)
+    return weights[:-1], weights[-1]

@@ -31,6 +31,8 @@ from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
+from kmod.modules.familiarity import can_be_familiar
+from kmod.modules.familiarity import fit_familiarity
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import SourceRecord
 from kmod.modules.manifest import StoreManifest
@@ -46,6 +48,7 @@ def decompose(
     path: str | Path,
     *,
     data: Any = None,
+    train: Any = None,
     source_name: str | None = None,
     value_range: tuple[float, float] | None = None,
     data_source: Mapping[str, Any] | None = None,
@@ -66,8 +69,12 @@ def decompose(
         modular: Trained modular model.
         path: Directory to make.
         data: Held-out `(images, labels)` or batched data, to calibrate, to
-            compare and to measure modules on. Defaults to random images, on
-            which modules are compared only.
+            compare and to measure modules on, and for the familiarity of the
+            source. Defaults to random images, on which modules are compared
+            only; the store then gets no familiarity, nor does one of images
+            that are neither grey nor RGB.
+        train: More images and labels for the familiarity, such as those that
+            the source was trained on. With more images it is more certain.
         source_name: Name of the source model. Defaults to its Keras name.
         value_range: Smallest and largest pixel value the source takes.
             Defaults to that of `modular`, and else to what is read off `data`.
@@ -117,6 +124,13 @@ def decompose(
         )
         info = _info(modular, index, model, digest, metrics, gap)
         modules.append(ClassModule(model, info))
+    contract = InputContract(
+        tuple(modular.flat_source.input_shape[1:]), "float32", value_range
+    )
+    familiarity = None
+    if labels is not None and can_be_familiar(labels, contract):
+        own = [(images, labels), *([] if train is None else [train])]
+        familiarity = fit_familiarity(own, modular.class_names, contract)
     manifest = StoreManifest(
         source=SourceRecord(
             source_name or modular.flat_source.name,
@@ -124,9 +138,7 @@ def decompose(
             modular.flat_source.name,
         ),
         class_names=modular.class_names,
-        input=InputContract(
-            tuple(modular.flat_source.input_shape[1:]), "float32", value_range
-        ),
+        input=contract,
         method=method,
         arguments={
             **(arguments or {}),
@@ -145,7 +157,7 @@ def decompose(
             "stem": stem_sizes([module.model for module in modules]),
         },
     )
-    return save_store(path, modules, manifest, overwrite)
+    return save_store(path, modules, manifest, overwrite, familiarity)
 
 
 def as_float32(modular: ModularModel) -> ModularModel:

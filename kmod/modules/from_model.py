@@ -26,6 +26,8 @@ from kmod.modules.class_module import ModuleInfo
 from kmod.modules.cut import build_module
 from kmod.modules.decompose import module_metrics
 from kmod.modules.decompose import stem_sizes
+from kmod.modules.familiarity import can_be_familiar
+from kmod.modules.familiarity import familiarity_of_store
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import SourceRecord
 from kmod.modules.manifest import StoreManifest
@@ -159,7 +161,11 @@ def module_from_model(
             "stem": stem_sizes([module]),
         },
     )
-    return save_store(path, [ClassModule(module, info)], manifest, overwrite)
+    familiarity = None
+    if can_be_familiar(labels, manifest.input):
+        familiarity = familiarity_of_store(manifest, [(images, labels)])
+    modules = [ClassModule(module, info)]
+    return save_store(path, modules, manifest, overwrite, familiarity)
 
 
 def _arrays(data, model):

@@ -21,6 +21,7 @@ from kmod.files.plain_yaml import broken
 from kmod.modules.class_module import ModuleInfo
 
 STORE_FILE = "store.yaml"
+FAMILIARITY_FILE = "familiarity.npz"
 STORE_SCHEMA = "modules/store.schema.json"
 MODULE_FILE = "assets.extra/module.yaml"
 MODULE_SCHEMA = "modules/module.schema.json"
@@ -143,8 +144,8 @@ class ModuleRecord:
 class StoreManifest:
     """What is known of a store as a whole.
 
-    `save_store` fills in `modules` and `custom_layers`; leave them empty for a
-    new store.
+    `save_store` fills in `modules`, `custom_layers` and `familiarity`; leave
+    them empty for a new store.
 
     Attributes:
         source: The source model.
@@ -162,6 +163,9 @@ class StoreManifest:
         modules: The modules in the store.
         custom_layers: Registered names of the layers in them that are not
             Keras' own.
+        familiarity: `size` and `digest` of the file of the source's
+            familiarity, and `num_images`, the number of images that it was
+            fitted on; `None` in stores that were written without.
     """
 
     source: SourceRecord
@@ -181,6 +185,7 @@ class StoreManifest:
     )
     modules: tuple[ModuleRecord, ...] = ()
     custom_layers: tuple[str, ...] = ()
+    familiarity: Mapping[str, Any] | None = None
 
     @property
     def digest(self) -> str:
@@ -200,6 +205,7 @@ class StoreManifest:
         """
         data = _to_plain(self)
         del data["created_by"]
+        data.pop("familiarity", None)
         for module in data["modules"]:
             del module["manifest"], module["facts"]
             module.pop("calibration", None)
@@ -336,6 +342,8 @@ def _to_plain(manifest):
     data = to_plain(manifest)
     if not data["custom_layers"]:  # Nor have earlier stores the key.
         del data["custom_layers"]
+    if data["familiarity"] is None:  # Nor have earlier stores the key.
+        del data["familiarity"]
     for module in data["modules"]:
         module["facts"] = module.pop("sizes")
         if module["calibration"] is None:  # Nor have earlier stores the key.

@@ -5,11 +5,16 @@ imported when the first is saved or loaded, so that manifests can be read
 without waiting for it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
+import functools
+import shutil
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
 from kmod.errors import ArtifactError
@@ -20,12 +25,14 @@ from kmod.files import check_files
 from kmod.files import file_record
 from kmod.files import list_files
 from kmod.files import slugs
+from kmod.files import unlisted
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.files.custom_layers import given_custom_layers
 from kmod.files.plain_yaml import broken
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
+from kmod.modules.manifest import FAMILIARITY_FILE
 from kmod.modules.manifest import MODULE_FILE
 from kmod.modules.manifest import STORE_FILE
 from kmod.modules.manifest import CalibrationImages
@@ -36,6 +43,9 @@ from kmod.modules.manifest import read_module_manifest
 from kmod.modules.manifest import read_store_manifest
 from kmod.modules.manifest import write_module_manifest
 from kmod.modules.manifest import write_store_manifest
+
+if TYPE_CHECKING:
+    from kmod.modules.familiarity import Familiarity
 
 ARCHIVE_FILE = "assets.extra/module.keras"
 
@@ -95,6 +105,30 @@ class ModuleStore:
         """Returns which images a module was calibrated on, where known."""
         return self._record(class_name).calibration
 
+    @functools.cached_property
+    def familiarity(self) -> Familiarity | None:
+        """What the source says of images by itself; `None` in older stores.
+
+        Raises:
+            IntegrityError: If its file is not as it was written.
+        """
+        from kmod.modules.familiarity import read_familiarity
+
+        if self.manifest.familiarity is None:
+            return None
+        self._check_familiarity()
+        path = self.path / FAMILIARITY_FILE
+        return read_familiarity(path.read_bytes(), path)
+
+    def _check_familiarity(self):
+        path, record = self.path / FAMILIARITY_FILE, self.manifest.familiarity
+        if not path.is_file():
+            raise broken(path, "it is missing")
+        if unlisted({path.name: path}, {path.name: record}):
+            raise broken(
+                path, "its digest is not the one in the store's manifest"
+            )
+
     def verify(self) -> None:
         """Checks every file of the store against the manifests.
 
@@ -103,6 +137,9 @@ class ModuleStore:
             IntegrityError: If anything was changed, removed or added.
         """
         known = {STORE_FILE, *(r.directory for r in self._records.values())}
+        if self.manifest.familiarity is not None:
+            known.add(FAMILIARITY_FILE)
+            self._check_familiarity()
         found = {name.split("/")[0] for name in list_files(self.path)}
         added = sorted(found - known)
         if added:
@@ -193,9 +230,11 @@ def list_store(path: Path) -> dict[str, dict[str, Any]]:
         ArtifactError: If there is no store, or one of another version.
         IntegrityError: If a manifest is not as it was written.
     """
-    modules = read_store_manifest(path).modules
+    manifest = read_store_manifest(path)
     files = {STORE_FILE: file_record(path / STORE_FILE)}
-    for record in modules:
+    if manifest.familiarity is not None:
+        files[FAMILIARITY_FILE] = manifest.familiarity
+    for record in manifest.modules:
         directory = path / record.directory
         manifest = read_module_manifest(directory, record)
         own = file_record(directory / MODULE_FILE)
@@ -209,6 +248,7 @@ def save_store(
     modules: Sequence[ClassModule],
     manifest: StoreManifest,
     overwrite: bool = False,
+    familiarity: Familiarity | None = None,
 ) -> ModuleStore:
     """Writes modules as a store, all of them or, on failure, nothing.
 
@@ -218,6 +258,7 @@ def save_store(
         manifest: What is known of the store; its `modules` are filled in.
         overwrite: Whether a store at `path` may be replaced that nobody
             changed.
+        familiarity: What the source says of images by itself.
 
     Returns:
         The store, opened.
@@ -248,8 +289,61 @@ def save_store(
         manifest = dataclasses.replace(
             manifest, modules=records, custom_layers=names
         )
-        write_store_manifest(temporary, manifest)
+        _write_manifest(temporary, manifest, familiarity)
     return load_store(path, custom_layers=own)
+
+
+def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
+    """Adds the familiarity of its source to a store, or replaces it.
+
+    Compositions with modules of other sources then know which images are the
+    source's; see `kmod.compose`.
+
+    Args:
+        store: The store. Its directory is replaced in one step.
+        *data: `(images, labels)` or batched data of images like those that
+            the source was trained on, or these themselves. Labels are indices
+            of `store.manifest.class_names`; of a store of one class they are
+            1 where an image shows it, else 0.
+
+    Returns:
+        The store, opened anew.
+
+    Raises:
+        UsageError: If there are no images of any class, they lie outside the
+            store's value range, or the store holds files that are not its own.
+        IntegrityError: If the store is not as it was written.
+        ValueError: If labels are not of the store's classes.
+
+    Example:
+
+    >>> store = kmod.load_store("modules/cifar10-simcnn")
+    >>> store = kmod.add_familiarity(store, (x_train, y_train))
+    """
+    from kmod.modules.familiarity import familiarity_of_store
+
+    store.verify()
+    familiarity = familiarity_of_store(store.manifest, data)
+    with atomic_directory(store.path, True, list_store) as temporary:
+        for record in store.manifest.modules:
+            directory = record.directory
+            shutil.copytree(store.path / directory, temporary / directory)
+        _write_manifest(temporary, store.manifest, familiarity)
+    return load_store(store.path, custom_layers=store._custom_layers)
+
+
+def _write_manifest(directory, manifest, familiarity):
+    """Writes the two files that are of all modules."""
+    from kmod.modules.familiarity import write_familiarity
+
+    record = None
+    if familiarity is not None:
+        path = directory / FAMILIARITY_FILE
+        write_familiarity(path, familiarity)
+        record = file_record(path) | {"num_images": familiarity.num_images}
+    write_store_manifest(
+        directory, dataclasses.replace(manifest, familiarity=record)
+    )
 
 
 def read_module(

@@ -30,6 +30,11 @@ from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.losses import distillation_loss
+from kmod.modular.negatives import IMAGES
+from kmod.modular.negatives import NEGATIVES
+from kmod.modular.negatives import check_negatives
+from kmod.modular.negatives import rejection_loss
+from kmod.modular.negatives import with_negatives
 from kmod.modular.stem import TEACHER
 from kmod.modular.stem import cache_stem
 from kmod.modules.class_module import CALIBRATION_LAYER
@@ -81,6 +86,7 @@ class JointModel(keras.Model):
         self.network = keras.Model(image, scores(list(outputs.values())))
         read = _stem_outputs(self.network)
         self.stem = keras.Model(image, {TEACHER: teacher(image), **read})
+        self._read = tuple(read)
         self.branches = keras.Model(list(read.values()), self.network.output)
         stay = {
             _name_in(owner, name) for owner in self.owners for name in frozen
@@ -89,16 +95,30 @@ class JointModel(keras.Model):
             layer.trainable = not _is_stem(layer) and layer.name not in stay
 
     def call(self, inputs, training=False):
-        if not isinstance(inputs, dict):
-            inputs = self.stem(inputs, training=False)
-        values = [inputs[name] for name in inputs if name != TEACHER]
-        scores = self.branches(values, training=training)
+        negatives = None
+        if isinstance(inputs, dict) and NEGATIVES in inputs:
+            inputs, negatives = inputs[IMAGES], inputs[NEGATIVES]
+        inputs = self._behind_stem(inputs)
+        scores = self._branch_scores(inputs, training)
+        if training and negatives is not None:
+            # Statistics of BatchNormalization remain those of own images.
+            found = self._branch_scores(self._behind_stem(negatives), False)
+            self.add_loss(rejection_loss(found, len(self.owners)))
         if training and self.distillation:
             self.add_loss(
                 self.distillation
                 * distillation_loss(scores, inputs[TEACHER], None, 1.0)
             )
         return scores
+
+    def _behind_stem(self, inputs):
+        if isinstance(inputs, dict):
+            return inputs
+        return self.stem(inputs, training=False)
+
+    def _branch_scores(self, made, training):
+        values = [made[name] for name in self._read]
+        return self.branches(values, training=training)
 
     def weights_of(self, index: int, module: keras.Model) -> keras.Model:
         """Returns a copy of a module with the weights it has learned.
@@ -152,6 +172,7 @@ def refine(
     train: Any,
     validation: Any,
     *,
+    negatives: Any = None,
     epochs: int = 4,
     batch_size: int = 64,
     steps_per_epoch: int | None = None,
@@ -180,6 +201,10 @@ def refine(
             there are any, or batched data that Keras' `fit` takes. Labels are
             class indices in the order of the store's classes, or one-hot.
         validation: `(images, labels)` or batched data, cut from training data.
+        negatives: Images of anything but the classes, without labels, that
+            modules learn to answer no on: an array, labelled images whose
+            labels do not matter, or batched data, of the shape and range of
+            values that the source takes. Defaults to none.
         epochs: Integer, number of epochs.
         batch_size: Integer, images to a step, for arrays.
         steps_per_epoch: Integer, batches to an epoch; an endless data set
@@ -216,7 +241,9 @@ def refine(
     arguments = fit_arguments(train, batch_size, steps_per_epoch)
     contract = store.manifest.input
     check_training(arguments, num_classes, contract.shape, contract.range)
-    value_range_of(images, store.manifest.input.range)
+    value_range_of(images, contract.range)
+    if negatives is not None:
+        negatives = check_negatives(negatives, contract.shape, contract.range)
     logits = predict(teacher, images, batch_size)
     check_above_chance(answered_classes(logits), labels)
     warn_of_rare_classes(labels, store.class_names)
@@ -243,10 +270,13 @@ def refine(
         **arguments,
         "validation_data": (images, labels),
         "validation_batch_size": batch_size,
+        "epochs": epochs,
     }
+    if negatives is not None:
+        given = with_negatives(given, negatives, joint.stem)
+    given = streamed(given)
     joint.fit(
-        **streamed(given),
-        epochs=epochs,
+        **given,
         callbacks=[*callbacks, best],
         verbose=verbose,
     )
@@ -266,6 +296,7 @@ def refine(
         refined,
         _manifest(store, settings, refined, raw, labels),
         overwrite,
+        store.familiarity,
     )
 
 

@@ -190,7 +190,7 @@ def _is_said_otherwise(error):
     That is so if what lacks a key is no mapping at all, or if an unknown key
     looks like the missing one.
     """
-    if error.validator not in ("oneOf", "required"):
+    if error.validator not in ("anyOf", "oneOf", "required"):
         return False
     if not isinstance(error.instance, dict):
         return True
@@ -216,6 +216,9 @@ def _rule(error, path):
     if error.validator == "oneOf":
         forms = " or ".join(form["description"] for form in limit)
         return f"{dotted(path)} must have either {forms}, not both."
+    if error.validator == "anyOf":
+        forms = " or ".join(form["description"] for form in limit)
+        return f"{dotted(path)} must have {forms}, or both."
     if error.validator == "type":
         types = limit if isinstance(limit, list) else [limit]
         types = ["string"] if "null" in types else types  # For names.

@@ -94,11 +94,15 @@ class OtherClass:
     Attributes:
         name: Name of the class.
         threshold: An image belongs to it if no module's probability is at
-            least this high.
+            least this high; `None` if that does not matter.
+        reject: An image belongs to it, too, if it is less familiar to every
+            source than all but this share of its own images; `None` if that
+            does not matter.
     """
 
     name: str
-    threshold: float
+    threshold: float | None = None
+    reject: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -425,6 +429,7 @@ def _scores_data(scores):
     data = dataclasses.asdict(scores)
     data["auxiliary"] = list(map(_module_data, scores.auxiliary))
     data["data"] = list(map(_data_set, scores.data))
+    data["other"] = scores.other and _filled(**dataclasses.asdict(scores.other))
     if not scores.is_fitted:
         del data["images_per_class"]
     if len(scores.data) == 1:

@@ -144,12 +144,19 @@ def _calibration_has_its_keys(document: Document) -> Broken:
                 "weighs further scores as well. Received: calibration "
                 f"{calibration}. Remove it, or write joint."
             )
-        if calibration in ("none", "joint") and "other" in scores:
+        other = scores.get("other")
+        if calibration == "none" and other is not None:
             yield (*path, "other"), (
-                "`other` compares each class's own probability with its "
-                "threshold, so it needs a calibration of every class by "
-                "itself. Accepted: stored, fit. Received: calibration "
-                f"{calibration}."
+                "`other` needs scores that are calibrated. Accepted: stored, "
+                "fit, joint. Received: calibration none."
+            )
+        is_compared = isinstance(other, dict) and "threshold" in other
+        if calibration == "joint" and is_compared:
+            yield (*path, "other", "threshold"), (
+                "`other.threshold` is compared with each class's own "
+                "probability, so it needs a calibration of every class by "
+                "itself. Accepted: stored, fit. Received: calibration joint. "
+                "Take `reject` instead, or one of these."
             )
 
 

@@ -28,7 +28,7 @@ def answers(build, values=VALUES):
 
 def test_odds_of_joined_modules_are_added():
     found = answers(
-        lambda x: score_classes([[x[:, :1], x[:, 2:]], [x[:, 1:2]]], True)
+        lambda x: score_classes([[x[:, :1], x[:, 2:]], [x[:, 1:2]]], "log_odds")
     )
     odds = np.exp(VALUES)
     expected = np.log(np.stack([odds[:, 0] + odds[:, 2], odds[:, 1]], axis=1))
@@ -38,7 +38,9 @@ def test_odds_of_joined_modules_are_added():
 def test_scores_are_shifted_before_odds_are_added():
     found = answers(
         lambda x: score_classes(
-            [[x[:, :1], x[:, 2:]], [x[:, 1:2]]], True, [[1.0, -2.0], [0.5]]
+            [[x[:, :1], x[:, 2:]], [x[:, 1:2]]],
+            "log_odds",
+            [[1.0, -2.0], [0.5]],
         )
     )
     odds = np.exp(VALUES + [1.0, 0.5, -2.0])
@@ -48,7 +50,7 @@ def test_scores_are_shifted_before_odds_are_added():
 
 def test_every_class_gets_its_own_line():
     lines = [(2.0, 1.0), (0.5, 0.0), (1.0, -3.0)]
-    found = answers(lambda x: apply_lines(x, lines, True))
+    found = answers(lambda x: apply_lines(x, lines, "log_odds"))
     expected = VALUES * [2, 0.5, 1] + [1, 0, -3]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
@@ -162,7 +164,7 @@ def test_units_of_a_score_do_not_matter():
 def test_layer_is_the_log_odds():
     layer = np.array([[1, 2], [-1, 0.5]], "float32"), np.array([3, 4.0])
     scores = keras.Input((2,))
-    model = keras.Model(scores, apply_layer(scores, layer))
+    model = keras.Model(scores, apply_layer(scores, layer, "log_odds"))
     values = np.array([[1, 1], [2, -2]], "float32")
     expected = values @ layer[0] + layer[1]
     np.testing.assert_allclose(model.predict(values, verbose=0), expected)

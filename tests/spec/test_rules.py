@@ -269,18 +269,18 @@ def parse(text):
             FULL[: FULL.index("checks")],
             FULL[FULL.index("fit") : FULL.index("  other")],
             "none\n",
-            "spec.yaml:14:10: `other` compares each class's own probability "
-            "with its threshold, so it needs a calibration of every class by "
-            "itself. Accepted: stored, fit. Received: calibration none.",
+            "spec.yaml:14:10: `other` needs scores that are calibrated. "
+            "Accepted: stored, fit, joint. Received: calibration none.",
             id="other-of-raw-scores",
         ),
         pytest.param(
             FULL,
             "calibration: fit",
             "calibration: joint",
-            "spec.yaml:16:10: `other` compares each class's own probability "
-            "with its threshold, so it needs a calibration of every class by "
-            "itself. Accepted: stored, fit. Received: calibration joint.",
+            "spec.yaml:16:35: `other.threshold` is compared with each class's "
+            "own probability, so it needs a calibration of every class by "
+            "itself. Accepted: stored, fit. Received: calibration joint. Take "
+            "`reject` instead, or one of these.",
             id="other-of-joint-scores",
         ),
         pytest.param(

@@ -1,0 +1,245 @@
+"""Tells by familiarity which source an image belongs to.
+
+What every source's images are like is known in the same statistics, so the
+sources can be told apart as classes are: by a linear discriminant. Sources of
+the same classes and the same kind of images are one world, whose modules are
+compared as those of one source.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import layers
+
+from kmod.modules.familiarity import Familiarity
+from kmod.modules.image_statistics import is_known
+
+# Half of what a normal distribution says: statistics are not normal, and
+# surer of themselves than they are right (benchmarks/trials.md).
+TEMPERATURE = 0.5
+# How much of a module's log-odds counts beyond what is a probability of 1
+# already. A little of it helps, since sure modules of other sources are not
+# as sure.
+LEAK = 0.2
+# Between the means of a class in two sources of the same images: what is due
+# to 20 images of each class. MNIST and Fashion-MNIST are 11 apart.
+SAME_WORLD = 5.0
+
+
+def group_worlds(familiarities: Sequence[Familiarity]) -> list[int]:
+    """Finds which sources know the same classes from the same kind of images.
+
+    That is so if they share half of the classes of one of them, by name, and
+    the means of these are near each other.
+
+    Args:
+        familiarities: Those of the sources.
+
+    Returns:
+        The index of each source's world.
+    """
+    worlds = list(range(len(familiarities)))
+    for first, second in itertools.combinations(worlds.copy(), 2):
+        if _is_same(familiarities[first], familiarities[second]):
+            old, new = worlds[second], worlds[first]
+            worlds = [new if world == old else world for world in worlds]
+    order = list(dict.fromkeys(worlds))
+    return [order.index(world) for world in worlds]
+
+
+def _is_same(first, second):
+    shared = [name for name in first.class_names if name in second.class_names]
+    fewest = min(len(first.class_names), len(second.class_names))
+    if 2 * len(shared) < fewest:
+        return False
+    apart = np.subtract(
+        *(
+            each.means[[each.class_names.index(name) for name in shared]]
+            for each in (first, second)
+        )
+    ).astype("float64")
+    common = (first.covariance + second.covariance).astype("float64") / 2
+    squared = np.sum(apart * np.linalg.solve(common, apart.T).T, axis=1)
+    return bool(np.sqrt(np.median(squared)) < SAME_WORLD)
+
+
+def add_evidence(
+    statistics: keras.KerasTensor,
+    familiarities: Sequence[Familiarity],
+    worlds: Sequence[int],
+    shape: tuple[int, ...],
+) -> keras.KerasTensor:
+    """Adds how likely an image is among the images of every world.
+
+    Each class of each source is a normal distribution of image statistics
+    around its mean, with one covariance: the mean of the sources'.
+
+    Args:
+        statistics: Tensor `(batch, size)`, what `statistics_model` answers.
+        familiarities: Those of the sources.
+        worlds: Index of each source's world.
+        shape: Height, width and channels of the images. Of grey ones only
+            what grey images have is compared.
+
+    Returns:
+        Tensor `(batch, num_worlds)`: for each world half the log-likelihood,
+        without what is the same for all.
+
+    Reference:
+
+    - Fisher, 1936, "The use of multiple measurements in taxonomic problems".
+    """
+    order = np.argsort(worlds, kind="stable")
+    weights, bias = _discriminant(
+        [familiarities[index] for index in order], is_known(shape)
+    )
+    counts = np.bincount(worlds)
+    sizes = np.bincount(worlds, [len(each.means) for each in familiarities])
+    # Each of a world's sources has an equal share in it.
+    bias -= np.repeat(np.log(counts), sizes.astype(int))
+    classes = _fixed_dense(statistics, weights, bias, "familiar_classes")
+    ends = np.cumsum(sizes).astype(int).tolist()
+    columns = [
+        keras.ops.logsumexp(classes[:, start:end], axis=-1, keepdims=True)
+        for start, end in zip([0, *ends], ends)
+    ]
+    return layers.Concatenate(name="familiarity", dtype="float32")(columns)
+
+
+def add_unfamiliarity(
+    statistics: keras.KerasTensor,
+    familiarities: Sequence[Familiarity],
+    shape: tuple[int, ...],
+    rejected: float,
+) -> keras.KerasTensor:
+    """Adds how much less familiar an image is than a source's own.
+
+    Args:
+        statistics: As for `add_evidence`.
+        familiarities: Those of the sources.
+        shape: As for `add_evidence`.
+        rejected: Share of a source's own images that may count as unfamiliar.
+
+    Returns:
+        Tensor `(batch, 1)`, above 0 if the image is further from every source
+        than all but that share of its own images; in standard deviations of
+        their distances.
+    """
+    known = is_known(shape)
+    each = [
+        _excess(statistics, familiarity, known, rejected, number)
+        for number, familiarity in enumerate(familiarities)
+    ]
+    if len(each) == 1:
+        return each[0]
+    return layers.Minimum(name="unfamiliarity", dtype="float32")(each)
+
+
+def route(
+    log_odds: keras.KerasTensor,
+    name: str,
+    *,
+    evidence: keras.KerasTensor,
+    worlds: Sequence[int],
+) -> keras.KerasTensor:
+    """Makes the scores of modules comparable across worlds.
+
+    A module's log-odds say how likely its class is among the images of its
+    world, so they become the logarithm of that probability, where no class
+    of the world that is not composed counts as one more. To this the evidence
+    for the world is added. Within a world nothing changes.
+
+    Args:
+        log_odds: Tensor `(batch, num_modules)`.
+        name: Name of the last layer.
+        evidence: Tensor `(batch, num_worlds)`.
+        worlds: Index of each module's world.
+
+    Returns:
+        Tensor `(batch, num_modules)`.
+    """
+    worlds = np.array(worlds)
+    claims = [
+        keras.ops.logsumexp(
+            keras.ops.take(
+                log_odds, np.flatnonzero(worlds == world).tolist(), axis=-1
+            ),
+            axis=-1,
+            keepdims=True,
+        )
+        for world in range(evidence.shape[-1])
+    ]
+    claims = layers.Concatenate(name=f"{name}_of_worlds", dtype="float32")(
+        claims
+    )
+    sure = layers.Activation("softplus", name=f"{name}_sure", dtype="float32")(
+        claims
+    )
+    sure = layers.Rescaling(LEAK - 1, name=f"{name}_surplus", dtype="float32")(
+        sure
+    )
+    change = layers.Add(name=f"{name}_worlds", dtype="float32")(
+        [evidence, sure]
+    )
+    weights = np.eye(evidence.shape[-1])[:, worlds]
+    change = _fixed_dense(change, weights, None, f"{name}_modules")
+    return layers.Add(name=name, dtype="float32")([log_odds, change])
+
+
+def _discriminant(familiarities, known):
+    means = np.concatenate([each.means for each in familiarities])
+    means = means.astype("float64")[:, known]
+    common = np.mean([each.covariance for each in familiarities], axis=0)
+    common = common[np.ix_(known, known)].astype("float64")
+    # Around their middle, numbers are small and float32 loses least.
+    middle = means.mean(axis=0)
+    centred = means - middle
+    slopes = TEMPERATURE * np.linalg.solve(common, centred.T)
+    bias = -0.5 * np.sum(slopes * centred.T, axis=0) - middle @ slopes
+    weights = np.zeros((len(known), len(means)))
+    weights[known] = slopes
+    return weights, bias
+
+
+def _excess(statistics, familiarity, known, rejected, number):
+    """Builds a source's distance to the nearest class, from its threshold."""
+    covariance = familiarity.covariance[np.ix_(known, known)]
+    root = np.linalg.cholesky(np.linalg.inv(covariance.astype("float64")))
+    means = familiarity.means[:, known].astype("float64")
+    middle = means.mean(axis=0)
+    weights = np.zeros((len(known), known.sum()))
+    weights[known] = root
+    name = f"source{number}"
+    whitened = _fixed_dense(
+        statistics, weights, -middle @ root, f"{name}_whitened"
+    )
+    centres = (means - middle) @ root
+    to_means = _fixed_dense(
+        whitened,
+        -2 * centres.T,
+        np.sum(centres**2, axis=1),
+        f"{name}_to_means",
+    )
+    nearest = keras.ops.min(to_means, axis=-1, keepdims=True)
+    length = keras.ops.sum(keras.ops.square(whitened), axis=-1, keepdims=True)
+    distance = keras.ops.sqrt(keras.ops.relu(length + nearest))
+    threshold, spread = familiarity.threshold(rejected), familiarity.spread
+    return layers.Rescaling(
+        1 / spread, -threshold / spread, name=f"{name}_excess", dtype="float32"
+    )(distance)
+
+
+def _fixed_dense(x, weights, bias, name):
+    """Applies a linear layer that no training changes."""
+    dense = layers.Dense(
+        weights.shape[1],
+        use_bias=bias is not None,
+        name=name,
+        trainable=False,
+        dtype="float32",
+    )
+    result = dense(x)
+    dense.set_weights([weights] if bias is None else [weights, bias])
+    return result

@@ -1,0 +1,136 @@
+"""Statistics of images that are the same for every source model.
+
+They know nothing of classes or of any training, so what one store says of its
+images in them can be compared with what another store says of its own.
+"""
+
+import keras
+import numpy as np
+from keras import layers
+
+from kmod.modules.adaptation import GREY
+from kmod.modules.adaptation import LUMA
+from kmod.modules.adaptation import adapt_model
+from kmod.modules.adaptation import plan_adaptation
+from kmod.modules.manifest import InputContract
+
+# What images are brought to, whatever their source takes.
+CONTRACT = InputContract((32, 32, 3), "float32", (0.0, 1.0))
+PATCH = 4  # Height and width of the patches that textures are read in.
+GRID = 3  # Textures are averaged in so many rows and columns of the image.
+TEXTURES = PATCH**2 - 1  # Of the luma; the mean of a patch is none.
+COLOUR_TEXTURES = 4  # Of each of the two differences of colour.
+THUMBNAIL = 8  # Height and width of the luma's thumbnail.
+COLOUR_THUMBNAIL = 4
+LEAST_TEXTURE = 1e-3  # Under the root, which is steep at 0.
+# Red and blue minus luma, scaled as in ITU-R BT.601.
+RED, BLUE = 0.713, 0.564
+SIZE = (
+    GRID**2 * (TEXTURES + 2 * COLOUR_TEXTURES)
+    + THUMBNAIL**2
+    + 2 * COLOUR_THUMBNAIL**2
+)
+
+
+def statistics_model(contract: InputContract) -> keras.Model:
+    """Builds the model that measures images.
+
+    Textures are the mean amplitudes of a 4x4 discrete cosine transform at
+    every second pixel, in a grid of 3x3 over the image, as square roots;
+    beside them stand a thumbnail of 8x8 of the luma and of 4x4 of both
+    differences of colour.
+
+    Args:
+        contract: What images it takes. They are brought to `CONTRACT`.
+
+    Returns:
+        Functional model of built-in layers, images to `(batch, SIZE)`.
+    """
+    image = keras.Input(CONTRACT.shape, name="image")
+    planes = _fixed(layers.Conv2D(3, 1, use_bias=False), "planes", _planes())
+    luma, colour = _split(planes(image))
+    textures = layers.Concatenate(name="patches")(
+        [
+            _fixed(
+                layers.Conv2D(TEXTURES, PATCH, 2, use_bias=False),
+                "luma_patches",
+                _cosines(TEXTURES)[:, :, None],
+            )(luma),
+            _fixed(
+                layers.DepthwiseConv2D(
+                    PATCH, 2, depth_multiplier=COLOUR_TEXTURES, use_bias=False
+                ),
+                "colour_patches",
+                np.stack([_cosines(COLOUR_TEXTURES)] * 2, axis=2),
+            )(colour),
+        ]
+    )
+    cells = textures.shape[1] // GRID
+    textures = layers.AveragePooling2D(cells, name="textures")(
+        keras.ops.abs(textures)
+    )
+    roots = keras.ops.sqrt(layers.Flatten()(textures) + LEAST_TEXTURE)
+    thumbnails = [
+        layers.Flatten()(
+            layers.AveragePooling2D(plane.shape[1] // size, name=name)(plane)
+        )
+        for plane, size, name in (
+            (luma, THUMBNAIL, "luma_thumbnail"),
+            (colour, COLOUR_THUMBNAIL, "colour_thumbnail"),
+        )
+    ]
+    found = layers.Concatenate(name="image_statistics", dtype="float32")(
+        [roots, *thumbnails]
+    )
+    model = keras.Model(image, found, name="image_statistics")
+    given = keras.Input(contract.shape, dtype=contract.dtype)
+    return adapt_model(model, plan_adaptation(contract, CONTRACT), given)
+
+
+def is_known(shape: tuple[int, ...]) -> np.ndarray:
+    """Tells which statistics images can have: grey ones show no colour.
+
+    Args:
+        shape: Height, width and channels of the images.
+
+    Returns:
+        Boolean array `(SIZE,)`.
+    """
+    textures = np.arange(TEXTURES + 2 * COLOUR_TEXTURES) < TEXTURES
+    thumbnails = np.arange(THUMBNAIL**2 + 2 * COLOUR_THUMBNAIL**2)
+    is_luma = np.concatenate(
+        [np.tile(textures, GRID**2), thumbnails < THUMBNAIL**2]
+    )
+    return is_luma | (shape[-1] != GREY)
+
+
+def _split(planes):
+    return planes[..., :1], planes[..., 1:]
+
+
+def _fixed(layer, name, weights):
+    """Returns a layer of one array of weights that no training changes."""
+    config = {**layer.get_config(), "name": name, "trainable": False}
+    layer = type(layer).from_config(config)
+    layer.build((None, None, None, weights.shape[2]))
+    layer.set_weights([weights])
+    return layer
+
+
+def _planes():
+    """Turns red, green and blue into luma and two differences of colour."""
+    luma = np.array(LUMA)
+    red, blue = np.eye(3)[0] - luma, np.eye(3)[2] - luma
+    return np.stack([luma, RED * red, BLUE * blue], axis=1)[None, None]
+
+
+def _cosines(count):
+    """Returns waves of the discrete cosine transform, the longest first."""
+    place = np.arange(PATCH)
+    waves = np.cos(np.pi * place[:, None] * (2 * place + 1) / (2 * PATCH))
+    waves /= np.linalg.norm(waves, axis=1, keepdims=True)
+    order = sorted(
+        (i * i + j * j, i, j) for i in range(PATCH) for j in range(PATCH)
+    )
+    both = [np.outer(waves[i], waves[j]) for _, i, j in order[1 : count + 1]]
+    return np.stack(both, axis=-1)

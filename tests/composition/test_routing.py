@@ -1,0 +1,243 @@
+"""Two worlds: digits, and digits white on black."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from kmod.composition.composer import compose
+from kmod.composition.plan import plan
+from kmod.composition.routing import add_evidence
+from kmod.composition.routing import add_unfamiliarity
+from kmod.composition.routing import group_worlds
+from kmod.data.image_data import LabelledImages
+from kmod.errors import ArtifactError
+from kmod.modules.familiarity import Familiarity
+from kmod.modules.image_statistics import SIZE
+from kmod.modules.image_statistics import is_known
+from kmod.modules.module_store import add_familiarity
+from kmod.spec.spec_file import load_spec
+
+SHAPES = {"rgb": (32, 32, 3), "grey": (8, 8, 1)}
+
+
+def drawn(seed, num_classes=2):
+    random = np.random.default_rng(seed)
+    root = random.normal(size=(SIZE, SIZE)) / np.sqrt(SIZE)
+    return Familiarity(
+        tuple(map(str, range(num_classes))),
+        random.normal(size=(num_classes, SIZE)).astype("float32"),
+        (root @ root.T + np.eye(SIZE)).astype("float32"),
+        np.linspace(10, 30, 1001).astype("float32"),
+        1000,
+    )
+
+
+def layers_on(build, statistics):
+    x = keras.Input((SIZE,))
+    return keras.Model(x, build(x)).predict(statistics, verbose=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_evidence_is_half_the_log_likelihood(shape):
+    """Of grey images, that of what grey images have."""
+    from scipy.stats import multivariate_normal
+
+    both = drawn(0, 2), drawn(1, 3)
+    statistics = np.random.default_rng(2).normal(size=(5, SIZE))
+    found = layers_on(
+        lambda x: add_evidence(x, both, [0, 1], shape), statistics
+    )
+    known = is_known(shape)
+    common = np.mean([each.covariance for each in both], axis=0)
+    common = common[np.ix_(known, known)]
+    expected = [
+        np.logaddexp.reduce(
+            [
+                0.5
+                * multivariate_normal(mean[known], common).logpdf(
+                    statistics[:, known]
+                )
+                for mean in each.means
+            ]
+        )
+        for each in both
+    ]
+    np.testing.assert_allclose(
+        found[:, 0] - found[:, 1], expected[0] - expected[1], rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "shift", "worlds"),
+    [
+        (("0", "1"), 0.0, [0, 0]),
+        (("0", "x"), 0.0, [0, 0]),
+        (("y", "x"), 0.0, [0, 1]),
+        (("0", "1"), 2.0, [0, 1]),
+    ],
+    ids=["same", "half", "other-classes", "other-images"],
+)
+def test_sources_of_the_same_classes_and_images_are_one_world(
+    names, shift, worlds
+):
+    first = drawn(0)
+    second = dataclasses.replace(
+        first, class_names=names, means=first.means + np.float32(shift)
+    )
+    assert group_worlds([first, second]) == worlds
+
+
+def test_unfamiliarity_is_the_distance_beyond_the_threshold():
+    both = drawn(0), drawn(1)
+    statistics = np.random.default_rng(2).normal(size=(5, SIZE)) * 2
+    found = layers_on(
+        lambda x: add_unfamiliarity(x, both, (8, 8, 3), 0.1), statistics
+    )
+    expected = np.min(
+        [
+            (each.distance(statistics) - each.threshold(0.1)) / each.spread
+            for each in both
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def inverted(digits):
+    """White digits on black ground become black ones on white."""
+    parts = {
+        split: LabelledImages(
+            255 - getattr(digits, split).images, getattr(digits, split).labels
+        )
+        for split in ("train", "validation", "test")
+    }
+    return dataclasses.replace(digits, **parts)
+
+
+@pytest.fixture(scope="module")
+def worlds(strong, train, build_source, store_of, digits, inverted):
+    """Stores of both worlds, without familiarity and with it."""
+    models = {
+        "white": strong,
+        "black": train(build_source(seed=5, num_classes=3), inverted),
+    }
+    found = {}
+    for name, data in (("white", digits), ("black", inverted)):
+        store = store_of(models[name], digits.class_names, mask_from="conv_3")
+        found[name] = [store]
+        copy = store_of(models[name], digits.class_names, mask_from="conv_3")
+        own = data.train.images, data.train.labels
+        found[name].append(add_familiarity(copy, own))
+    return found
+
+
+@pytest.fixture
+def write(worlds, digits, tmp_path):
+    def write(is_familiar=True, **scores):
+        data = {
+            "version": 1,
+            "name": "both",
+            "stores": {name: {"path": f"{name}-store"} for name in worlds},
+            "classes": [
+                {"name": f"{world}-{c}", "module": {"store": world, "class": c}}
+                for world in worlds
+                for c in digits.class_names
+            ],
+            "scores": {"calibration": "stored", **scores},
+        }
+        for name, stores in worlds.items():
+            link = tmp_path / f"{name}-store"
+            link.unlink(missing_ok=True)
+            link.symlink_to(stores[is_familiar].path)
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump(data))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def both(digits, inverted):
+    """Test images of both worlds, in the order of the classes."""
+    return LabelledImages(
+        np.concatenate([digits.test.images, inverted.test.images]),
+        np.concatenate([digits.test.labels, inverted.test.labels + 3]),
+    )
+
+
+def right(model, images):
+    answers = model.predict(images.images, verbose=0)
+    return np.mean(answers.argmax(axis=1) == images.labels)
+
+
+def test_familiarity_tells_worlds_apart(write, both):
+    model, blind = compose(write()), compose(write(is_familiar=False))
+    answers = model.predict(both.images, verbose=0)
+    is_white = answers[:, :3].sum(axis=1)
+    assert np.mean((is_white > 0.5) == (both.labels < 3)) > 0.99
+    assert right(model, both) > right(blind, both) + 0.2
+    manifest = model.composition.manifest
+    assert manifest.calibration["routed"] is True
+    assert "routed" not in blind.composition.manifest.calibration
+
+
+def test_within_a_source_nothing_changes(write, both):
+    own, alone = (
+        compose(write(is_familiar, output="logits"))
+        .predict(both.images, verbose=0)[:, :3]
+        .argmax(axis=1)
+        for is_familiar in (True, False)
+    )
+    np.testing.assert_array_equal(own, alone)
+
+
+def test_plan_says_whether_worlds_are_told_apart(write):
+    assert plan(load_spec(write())).is_routed
+    assert not plan(load_spec(write())).warnings
+    planned = plan(load_spec(write(is_familiar=False)))
+    assert not planned.is_routed and len(planned.warnings) == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"reject": 0.05}, {"reject": 0.05, "threshold": 0.01}]
+)
+def test_images_of_no_world_are_rejected(write, both, other):
+    model = compose(write(other={"name": "none", **other}))
+    assert model.class_names[-1] == "none"
+    answers = model.predict(both.images, verbose=0).argmax(axis=1)
+    assert np.mean(answers == 6) < 0.15
+    noise = np.random.default_rng(0).uniform(0, 255, (40, 8, 8, 1))
+    answers = model.predict(noise, verbose=0).argmax(axis=1)
+    assert np.all(answers == 6)
+
+
+def test_rejection_takes_a_familiarity(write):
+    path = write(is_familiar=False, other={"name": "none", "reject": 0.05})
+    with pytest.raises(ArtifactError, match="`reject` takes the familiarity"):
+        compose(path)
+
+
+@pytest.mark.parametrize("calibration", ["fit", "joint"])
+def test_labels_go_on_from_familiarity(
+    write, both, digits, inverted, calibration
+):
+    few = LabelledImages(
+        np.concatenate(
+            [digits.validation.images[:12], inverted.validation.images[:12]]
+        ),
+        np.concatenate(
+            [digits.validation.labels[:12], inverted.validation.labels[:12] + 3]
+        ),
+    )
+    data = {"name": "in-memory", "split": "validation"}
+    scores = {"calibration": calibration, "data": data}
+    model, blind = (
+        compose(write(is_familiar, **scores), data=few)
+        for is_familiar in (True, False)
+    )
+    assert right(model, both) > right(compose(write()), both) - 0.1
+    assert right(model, both) > right(blind, both)
