@@ -6,6 +6,8 @@ from pathlib import Path
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 
+MOST_UNSEEN = 10_000  # Of each data set; more tell nothing new.
+
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
@@ -30,6 +32,15 @@ def add_parser(subparsers) -> None:
         help="output of the model to take, where it has several",
     )
     parser.add_argument(
+        "--unseen",
+        action="append",
+        default=[],
+        metavar="DATA",
+        help="images of none of the model's classes, a folder or a data set; "
+        "prints how well the model tells them from its own (AUROC). May be "
+        "given several times",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"
     )
     parser.set_defaults(run=run)
@@ -49,28 +60,60 @@ def run(args: argparse.Namespace) -> int:
     own_path(name, args.data_dir)
     check_path(args.model, takes_calls=True)
 
+    import numpy as np
+
+    from kmod.composition.labelled_images import ImageReader
     from kmod.composition.labelled_images import reader_of_manifest
+    from kmod.metrics.evaluate import auroc_of_unseen
     from kmod.metrics.evaluate import confusions
     from kmod.metrics.evaluate import evaluate
+    from kmod.modules.manifest import InputContract
 
-    model = load_classifier(args.model, args.output)
+    model, other = load_classifier(args.model, args.output), None
     if Path(args.model).is_dir():
         manifest = read_composition_manifest(args.model)
         data = load_images(name, args, manifest.input.shape, [split])
-        images = reader_of_manifest(manifest).read(data, split)
+        reader = reader_of_manifest(manifest)
+        images, other = reader.read(data, split), reader.other
         class_names = manifest.class_names
     else:
         data = load_images(name, args, image_shape(model), [split])
         images = images_for(model, data, split)
         class_names = data.class_names
+        shape = images.images.shape[1:]
+        contract = InputContract(shape, "float32", tuple(data.value_range))
+        reader = ImageReader(contract, "resize", class_names)
     evaluation = evaluate(model, images, class_names)
     _warn_of_guesses(evaluation, Path(args.model).name)
+    own = images.take(np.flatnonzero(images.labels != other))
+    unseen = {
+        given: auroc_of_unseen(model, own, _unseen(given, args, reader), other)
+        for given in args.unseen
+    }
     if args.json:
         found = {"confusions": confusions(evaluation)}
+        if unseen:
+            found["auroc_of_unseen"] = unseen
         console.print_json(evaluation.as_dict() | found)
     else:
-        _print(evaluation)
+        _print(evaluation, unseen)
     return 0
+
+
+def _unseen(given, args, reader):
+    """Loads images of none of a model's classes, as the model takes them."""
+    from kmod.data.load import load_unlabelled
+    from kmod.data.load import parse_split
+    from kmod.data.own_images import file_options
+
+    name, split = given, None
+    if given.endswith((":train", ":validation", ":test")):
+        name, split = parse_split(given)
+    options = file_options(name, reader.input.shape, args.data_dir)
+    images = load_unlabelled(
+        name, args.data_dir, split=split, limit=MOST_UNSEEN, **options
+    )
+    return reader.adapt_unlabelled(images)
 
 
 def _warn_of_guesses(evaluation, name):
@@ -91,7 +134,7 @@ def _warn_of_guesses(evaluation, name):
         console.print_message(f"kmod: {error}")
 
 
-def _print(evaluation):
+def _print(evaluation, unseen):
     from kmod.metrics.evaluate import worst_confusion
 
     figures = evaluation.as_dict()
@@ -111,3 +154,5 @@ def _print(evaluation):
         ],
     )
     console.print_data(f"accuracy {evaluation.accuracy:.4f}")
+    for name, auroc in unseen.items():
+        console.print_data(f"AUROC against {name} {auroc:.4f}")

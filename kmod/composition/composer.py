@@ -33,10 +33,12 @@ from kmod.composition.scoring import build_classifier
 from kmod.composition.scoring import fit_joint
 from kmod.composition.scoring import fit_lines
 from kmod.composition.scoring import join
-from kmod.composition.scoring import log_probabilities
+from kmod.composition.scoring import line
 from kmod.composition.scoring import score_classes
+from kmod.composition.scoring import softmax
 from kmod.data.disk_arrays import concatenate
 from kmod.data.image_data import LabelledImages
+from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
 from kmod.export.keras_file import load_keras_file
 from kmod.files import file_digest
@@ -47,6 +49,7 @@ from kmod.graph import rebuild
 from kmod.graph.fusion.fuse import fuse
 from kmod.graph.sharing import merge_models
 from kmod.graph.sources import functional_of
+from kmod.metrics.calibration import shares_without_labels
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
@@ -56,6 +59,9 @@ from kmod.spec.model import Spec
 from kmod.spec.spec_file import load_spec
 
 STATISTICS = "image__statistics"  # No class's modules are named so.
+LEAST_UNLABELLED = 10  # Images for each class.
+# Unlabelled images that may be less familiar than all but 5 % of the own ones.
+OWN_REJECTED, MOST_UNFAMILIAR = 0.05, 0.3
 
 
 def compose(
@@ -75,10 +81,10 @@ def compose(
         spec: The spec, or the path of its YAML file.
         data_dir: Directory of the prepared data sets that the spec's checks
             and calibration name.
-        data: Labelled images to calibrate on, in place of those that
-            `scores.data` names: `(images, labels)`, `LabelledImages`, a
-            batched data set, or the validation images of an `ImageData`.
-            Labels are indices of the spec's classes, unless the data have
+        data: Images to calibrate on, in place of those that `scores.data`
+            names, labelled unless for `calibration: unlabelled`: `(images,
+            labels)`, `LabelledImages`, a batched data set, or the validation
+            images of an `ImageData`. Labels are indices of the spec's classes, unless the data have
             class names. For checks as well, a mapping of data sets as the
             spec names them, such as `"pets:test"`, to such images.
         custom_layers: Registered layer classes of your own that modules may
@@ -122,18 +128,20 @@ def compose_plan(
     if spec.scores.is_fitted:
         images = _images_to_fit_on(planned, data_dir, given)
         manifest = with_fit(manifest, images.labels)
+    elif spec.scores.calibration == "unlabelled":
+        images = _unlabelled_images(planned, data_dir, given)
     parts = build_parts(planned)
     if spec.base is not None:
         model = merge_patched(parts, _patches(planned), spec.name)
     else:
-        model = _merge_classes(planned, parts, images)
+        model, found = _merge_classes(planned, parts, images)
+        manifest = dataclasses.replace(
+            manifest, calibration={**manifest.calibration, **found}
+        )
     model = fuse(model)
     model.class_names = spec.class_names
     checks = run_checks(model, planned, data_dir, given)
     has_size = None not in model.input_shape[1:]
-    if _worlds(planned):
-        routed = {**manifest.calibration, "routed": True}
-        manifest = dataclasses.replace(manifest, calibration=routed)
     manifest = dataclasses.replace(
         manifest,
         metrics={"checks": [c.as_dict() for c in checks]} if checks else {},
@@ -262,32 +270,95 @@ def _load_weak(planned):
 
 
 def _merge_classes(planned, parts, images):
+    """Returns the model, and what its manifest says of its calibration."""
     image, outputs = merge_models(parts)
-    scores = planned.spec.scores
+    scores, found = planned.spec.scores, {}
     unfamiliarity = _unfamiliarity(planned, outputs)
-    is_last = scores.other is None and not scores.is_fitted
+    is_last = scores.other is None and scores.calibration in ("stored", "none")
     name = LOG_ODDS_LAYER if is_last else "class_scores"
-    between_worlds = _route(planned, outputs)
-    log_odds = _score_classes(planned, outputs, name, between_worlds)
+    routing = _routing(planned, outputs)
+    log_odds = _score_classes(planned, outputs, name, routing)
     claims = None
-    if between_worlds is not None:
+    if routing is not None:
+        found["routed"] = True
         claims = _score_classes(planned, outputs, "claims")
     if scores.is_fitted:
-        given = image, log_odds, claims, outputs
+        given = image, log_odds, claims, outputs, routing
         log_odds, claims = _fitted(planned, *given, images), None
+    elif scores.calibration == "unlabelled":
+        shares = _shares(planned, image, log_odds, outputs, images)
+        names = [entry.name for entry in planned.classes]
+        found |= {
+            "num_images": len(images),
+            "class_shares": dict(zip(names, shares.tolist())),
+        }
+        last = LOG_ODDS_LAYER if scores.other is None else "shifted_scores"
+        changes = np.log(shares * len(shares)).tolist()
+        log_odds = line(log_odds, 1.0, changes, last)
     if scores.other is not None:
         log_odds = add_other(log_odds, scores.other, claims, unfamiliarity)
-    return build_classifier(image, log_odds, planned.spec.name, scores.output)
+    name = planned.spec.name
+    return build_classifier(image, log_odds, name, scores.output), found
 
 
-def _score_classes(planned, outputs, name, route=None):
+def _shares(planned, image, log_odds, outputs, images):
+    """Estimates how frequent classes are among unlabelled images.
+
+    Raises:
+        ArtifactError: If the images tell too little of that.
+    """
+    least = LEAST_UNLABELLED * len(planned.classes)
+    if len(images) < least:
+        raise ArtifactError(
+            f"To see how frequent classes are takes {LEAST_UNLABELLED} images "
+            f"for each. Received: {len(images)} unlabelled images for "
+            f"{len(planned.classes)} classes. Give more, or write "
+            "`calibration: stored`."
+        )
+    if STATISTICS in outputs:
+        _check_familiar(planned, image, outputs, images)
+    answers = softmax(log_odds, "answers")
+    probabilities = predict(keras.Model(image, answers), images)
+    return shares_without_labels(probabilities.astype("float64"))
+
+
+def _check_familiar(planned, image, outputs, images):
+    """Refuses unlabelled images that are like those of no source."""
+    measured = add_unfamiliarity(
+        outputs[STATISTICS],
+        _familiarities(planned),
+        _measured_images(planned)[0].shape,
+        OWN_REJECTED,
+    )
+    unlike = np.mean(predict(keras.Model(image, measured), images) > 0)
+    if unlike > MOST_UNFAMILIAR:
+        raise ArtifactError(
+            "Unlabelled images must be like those of the sources, or the "
+            "classes found in them can not be trusted. Received: "
+            f"{unlike:.0%} of {len(images)} images are less familiar than "
+            f"{1 - OWN_REJECTED:.0%} of the sources' own; at most "
+            f"{MOST_UNFAMILIAR:.0%} may be. Give images of the new task, or "
+            "write `calibration: stored`."
+        )
+
+
+def _unlabelled_images(planned, data_dir, given):
+    reader = reader_of_manifest(manifest_of(planned), given)
+    found = [
+        reader.load_unlabelled(data, data_dir)
+        for data in planned.spec.scores.data
+    ]
+    return concatenate(found)
+
+
+def _score_classes(planned, outputs, name, routing=None):
     shifts = iter(planned.shifts)
     names_by_class = _names_by_class(planned)
     return score_classes(
         [[outputs[each] for each in names] for names in names_by_class],
         name,
         [[next(shifts) for _ in names] for names in names_by_class],
-        route,
+        routing and functools.partial(_routed, routing),
     )
 
 
@@ -305,8 +376,28 @@ def _worlds(planned):
     return dict(zip(planned.sources, worlds)) if max(worlds) else {}
 
 
-def _route(planned, outputs):
-    """Returns what makes scores comparable across worlds, if there are any."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Routing:
+    """What makes scores comparable across worlds.
+
+    Attributes:
+        evidence: Tensor `(batch, num_worlds)`.
+        worlds: For each class the index of each of its modules' world.
+    """
+
+    evidence: keras.KerasTensor
+    worlds: list[list[int]]
+
+    @property
+    def of_classes(self):
+        """Index of each class's world; `None` if a class has several."""
+        if any(len(set(own)) > 1 for own in self.worlds):
+            return None
+        return [own[0] for own in self.worlds]
+
+
+def _routing(planned, outputs):
+    """Returns the `_Routing`, if there are several worlds."""
     worlds = _worlds(planned)
     if not worlds:
         return None
@@ -316,12 +407,19 @@ def _route(planned, outputs):
         list(worlds.values()),
         _measured_images(planned)[0].shape,
     )
-    of_modules = [
-        worlds[planned.stores[module.ref.store].manifest.source.digest]
-        for each in planned.classes
-        for module in each.modules
-    ]
-    return functools.partial(route, evidence=evidence, worlds=of_modules)
+
+    def world_of(module):
+        return worlds[planned.stores[module.ref.store].manifest.source.digest]
+
+    return _Routing(
+        evidence,
+        [[world_of(module) for module in c.modules] for c in planned.classes],
+    )
+
+
+def _routed(routing, log_odds, name):
+    worlds = [world for own in routing.worlds for world in own]
+    return route(log_odds, name, evidence=routing.evidence, worlds=worlds)
 
 
 def _unfamiliarity(planned, outputs):
@@ -358,28 +456,28 @@ def _measured_images(planned):
     return planned.input, Adaptation()
 
 
-def _fitted(planned, image, log_odds, claims, outputs, images):
+def _fitted(planned, image, log_odds, claims, outputs, routing, images):
     """Calibrates the scores of all classes on labelled images."""
-    scores, is_routed = planned.spec.scores, claims is not None
+    scores = planned.spec.scores
     names = tuple(entry.name for entry in planned.classes)
     last = LOG_ODDS_LAYER if scores.other is None else "fitted_scores"
+    own = log_odds if claims is None else claims
     if scores.calibration == "fit":
-        if is_routed:
-            log_odds = log_probabilities(log_odds)
-        model = keras.Model(image, log_odds)
-        lines = fit_lines(model, images, names, scores.prior)
-        return apply_lines(log_odds, lines, last)
-    weighed = [
-        claims if is_routed else log_odds,
-        *(outputs[name] for name in _auxiliary_names(planned)),
-    ]
-    weighed = join(weighed, "all_scores") if weighed[1:] else weighed[0]
+        worlds = routing and routing.of_classes
+        model = keras.Model(image, own)
+        lines = fit_lines(model, images, names, scores.prior, worlds)
+        if worlds is None:
+            return apply_lines(own, lines, last)
+        fitted = apply_lines(own, lines, "calibrated_claims")
+        return route(fitted, last, evidence=routing.evidence, worlds=worlds)
+    weighed = [own, *(outputs[name] for name in _auxiliary_names(planned))]
+    weighed = join(weighed, "all_scores") if weighed[1:] else own
     start, given = None, weighed
-    if is_routed:
+    if claims is not None:
         start = log_odds
         given = join([start, weighed], "start_and_scores")
     model = keras.Model(image, given)
-    layer = fit_joint(model, images, names, scores.prior, is_routed)
+    layer = fit_joint(model, images, names, scores.prior, start is not None)
     return apply_layer(weighed, layer, last, start)
 
 

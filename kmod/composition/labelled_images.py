@@ -15,8 +15,11 @@ from kmod.data.batches import to_arrays
 from kmod.data.disk_arrays import take
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
 from kmod.data.load import load_data
 from kmod.data.load import load_named
+from kmod.data.load import load_unlabelled
+from kmod.data.load import unlabelled_of
 from kmod.data.own_images import file_options
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
@@ -123,16 +126,48 @@ class ImageReader:
         return self._adapt(data.images_of(split), tuple(data.value_range))
 
     def _adapt(self, found, value_range):
-        # Keras itself turns images of another data type into the model's.
-        own = InputContract(
-            found.images.shape[1:], self.input.dtype, value_range
-        )
-        if own == self.input:
-            return found
-        own = InputContract(own.shape, str(found.images.dtype), own.range)
-        adaptation = plan_adaptation(own, self.input, self.size)
-        images = adapt_images(found.images, adaptation)
+        images = self._adapted(found.images, value_range)
         return LabelledImages(images, found.labels)
+
+    def _adapted(self, images, value_range):
+        # Keras itself turns images of another data type into the model's.
+        own = InputContract(images.shape[1:], self.input.dtype, value_range)
+        if own == self.input:
+            return images
+        own = InputContract(own.shape, str(images.dtype), own.range)
+        return adapt_images(images, plan_adaptation(own, self.input, self.size))
+
+    def adapt_unlabelled(self, found: UnlabelledImages) -> np.ndarray:
+        """Returns images without labels as the model takes them.
+
+        Raises:
+            ArtifactError: If they can not be adapted.
+        """
+        return self._adapted(found.images, tuple(found.value_range))
+
+    def load_unlabelled(
+        self, data: DataRef, data_dir: str | Path | None = None
+    ) -> np.ndarray:
+        """Loads the images that a spec names, whatever they show.
+
+        Args:
+            data: The data set and its split, or what was given for them.
+            data_dir: Directory of the prepared data sets.
+
+        Raises:
+            ArtifactError: If they can not be loaded or adapted.
+        """
+        given = self.given.get(data)
+        if given is not None:
+            found = unlabelled_of(given, self.input.range)
+        elif data.name == IN_MEMORY.name:
+            raise not_given(data)
+        else:
+            options = file_options(data.name, self.input.shape, data_dir)
+            found = load_unlabelled(
+                data.name, data_dir, split=data.split, **options
+            )
+        return self.adapt_unlabelled(found)
 
     def first_images(self, data: ImageData, split: str) -> np.ndarray:
         """Returns a few images of a split, of the model's data type."""
@@ -254,10 +289,10 @@ def given_images(spec: Spec, data: Any) -> tuple[Spec, Mapping[DataRef, Any]]:
             )
         given = {refs[name]: data[name] for name in data}
     elif data is not None:
-        if not spec.scores.is_fitted:
+        if spec.scores.calibration in ("stored", "none"):
             raise UsageError(
-                "`data` calibrates the scores of a spec of `calibration: fit` "
-                "or `joint`. Received: calibration "
+                "`data` calibrates the scores of a spec of `calibration: "
+                "unlabelled`, `fit` or `joint`. Received: calibration "
                 f"{spec.scores.calibration!r}. Write one of these, or give a "
                 "mapping, such as {'pets:test': images}, for checks."
             )

@@ -140,7 +140,7 @@ class CompositionPlan:
         was calibrated on.
         """
         scores = self.spec.scores
-        if scores.prior is not None or scores.calibration != "stored":
+        if scores.prior is not None or not scores.is_stored:
             return scores.prior
         is_known = any(module.calibration for module in self.modules)
         return DEFAULT_PRIOR if is_known and self.spec.base is None else None
@@ -152,7 +152,7 @@ class CompositionPlan:
         A class of several modules divides its share among them.
         """
         prior = self.prior
-        is_stored = self.spec.scores.calibration == "stored"
+        is_stored = self.spec.scores.is_stored
         if not is_stored or prior in (None, "calibrated"):
             return (0.0,) * len(self.modules)
         rows = [(c, module) for c in self.classes for module in c.modules]
@@ -561,7 +561,7 @@ def _check_calibrations(spec, by_class, stores, faults):
     Where frequencies of classes shall be others, those of the images that a
     module was calibrated on must be known.
     """
-    if spec.base is not None or spec.scores.calibration != "stored":
+    if spec.base is not None or not spec.scores.is_stored:
         return
     modules = [
         (path, ref, stores[ref.store].calibration_images(ref.class_name))
@@ -574,15 +574,19 @@ def _check_calibrations(spec, by_class, stores, faults):
         for _, ref, images in modules
         if images is None
     ]
-    if unknown and spec.scores.prior not in (None, "calibrated"):
+    scores, key = spec.scores, "prior"
+    if scores.calibration == "unlabelled":
+        key = "calibration"
+    if unknown and (key == "calibration" or _is_shifted(scores)):
+        what = "`calibration: unlabelled`" if key != "prior" else "`prior`"
         faults.add(
-            ("scores", "prior"),
-            "`prior` takes off how frequent the class of each module was "
+            ("scores", key),
+            f"{what} takes off how frequent the class of each module was "
             "among the images that it was calibrated on. Received: modules "
             f"that say nothing of them: {', '.join(unknown[:20])}. Calibrate "
             "them anew with `kmod refine` or `kmod modularize`, on images of "
             "every class; or write `calibration: fit` with images of your "
-            "own, or leave `prior` out.",
+            f"own, or leave `{key}` out.",
         )
     calibrated = {
         name
@@ -600,3 +604,7 @@ def _check_calibrations(spec, by_class, stores, faults):
                 "so its scores compare badly. Hold out more images of the "
                 "class, or write `calibration: fit`.",
             )
+
+
+def _is_shifted(scores):
+    return scores.prior not in (None, "calibrated")

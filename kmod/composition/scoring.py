@@ -25,8 +25,6 @@ from kmod.metrics.calibration import prior_shifts
 from kmod.spec.model import OtherClass
 
 LOG_ODDS_LAYER = "log_odds"
-# What is unlikelier counts as this, to calibrate: e^-15, 3 in 10 million.
-LEAST_LOG_PROBABILITY = -15.0
 
 Route = Callable[[keras.KerasTensor, str], keras.KerasTensor]
 
@@ -224,19 +222,12 @@ def _highest(scores):
     return keras.ops.max(scores, axis=-1, keepdims=True)
 
 
-def log_probabilities(scores: keras.KerasTensor) -> keras.KerasTensor:
-    """Turns scores of all classes into logarithms of their softmax."""
-    logarithm = keras.layers.Activation(
-        "log_softmax", name="log_probabilities", dtype="float32"
-    )(scores)
-    return keras.ops.maximum(logarithm, LEAST_LOG_PROBABILITY)
-
-
 def fit_lines(
     model: keras.Model,
     data: LabelledImages,
     class_names: Sequence[str],
     prior: str | Mapping[str, float] | None = None,
+    worlds: Sequence[int] | None = None,
 ) -> list[tuple[float, float]]:
     """Calibrates every class on a few labelled images (Platt scaling).
 
@@ -250,6 +241,8 @@ def fit_lines(
         class_names: Names of the classes.
         prior: How frequent they count as; see `Scores`. Defaults to as
             frequent as in the data.
+        worlds: For each class its world: only images of the classes of that
+            world count. Defaults to one world for all.
 
     Returns:
         Scale, never below 0, and shift for each class.
@@ -259,12 +252,22 @@ def fit_lines(
     """
     _check_every_class(data.labels, class_names)
     scores = predict(model, data.images)
-    lines = (
-        line_of(scores[:, index], data.labels == index)
-        for index in range(len(class_names))
-    )
+    lines = []
+    for index in range(len(class_names)):
+        kept = _of_same_world(data.labels, index, worlds)
+        is_class = data.labels[kept] == index
+        lines.append(line_of(scores[kept, index], is_class))
     shifts = _shifts(data.labels, class_names, prior, logit)
     return [(scale, old + new) for (scale, old), new in zip(lines, shifts)]
+
+
+def _of_same_world(labels, index, worlds):
+    """Tells which images are of a class's world, of all if it has no other."""
+    if worlds is None:
+        return np.ones(len(labels), bool)
+    is_same = np.array([world == worlds[index] for world in worlds] + [False])
+    kept = is_same[np.minimum(labels, len(worlds))]
+    return kept if is_same.sum() > 1 else np.ones(len(labels), bool)
 
 
 def _shifts(labels, class_names, prior, score_of):

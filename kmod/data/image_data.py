@@ -1,4 +1,4 @@
-"""Labelled images, and a data set in its three splits."""
+"""Images with and without labels, and a data set in its three splits."""
 
 import dataclasses
 from pathlib import Path
@@ -42,6 +42,41 @@ class LabelledImages:
     def take(self, indices: np.ndarray) -> "LabelledImages":
         """Returns the images at `indices`, in that order."""
         return LabelledImages(take(self.images, indices), self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnlabelledImages:
+    """Images of which nobody says what they show.
+
+    Attributes:
+        images: Array `(n, height, width, channels)`, a `numpy.memmap` where
+            memory has no room for it.
+        value_range: Smallest and largest pixel value.
+        name: Name of the data.
+
+    Raises:
+        ValueError: If there is no image, or the shape is another.
+    """
+
+    images: np.ndarray
+    value_range: tuple[float, float]
+    name: str
+
+    def __post_init__(self):
+        if self.images.ndim != 4 or not len(self.images):
+            raise ValueError(
+                "`images` must be (n, height, width, channels), and at least "
+                f"one. Received: images of shape {self.images.shape}. Give "
+                "grey images a last axis of 1."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: np.ndarray) -> "UnlabelledImages":
+        """Returns the images at `indices`, in that order."""
+        images = take(self.images, indices)
+        return dataclasses.replace(self, images=images)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

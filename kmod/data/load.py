@@ -1,9 +1,10 @@
-"""Loads data sets: by name, from files, from functions."""
+"""Loads images with and without labels: by name, from files, functions."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from kmod.data.disk_arrays import check_room
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
 from kmod.data.own_images import CHANNELS
 from kmod.data.own_images import TEST_SEED
 from kmod.data.own_images import TEST_SPLIT
@@ -20,9 +22,12 @@ from kmod.data.own_images import chosen_classes
 from kmod.data.own_images import is_function
 from kmod.data.own_images import load_function
 from kmod.data.own_images import load_path
+from kmod.data.own_images import load_unlabelled_path
 from kmod.data.own_images import own_path
+from kmod.data.own_images import some_indices
 from kmod.data.subsets import class_subset
 from kmod.data.subsets import hold_out
+from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 
@@ -114,10 +119,132 @@ def load_data(
         data = load_named(
             name, data_dir, validation_split, seed, download, splits
         )
-    _check_size(data, image_size, color_mode)
+    _check_size(data, data.train.images, image_size, color_mode)
     if classes is None or data.class_names == tuple(classes):
         return data
     return select_classes(data, classes)
+
+
+def load_unlabelled(
+    name: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    split: Literal["train", "validation", "test"] | None = None,
+    image_size: tuple[int, int] | None = None,
+    color_mode: Literal["grayscale", "rgb", "rgba"] | None = None,
+    limit: int | None = None,
+) -> UnlabelledImages:
+    """Loads images alone; what they show is not asked for.
+
+    They are one of these:
+
+    - a folder of images at any depth, where sub-folders mean nothing. If it
+      has the folders `train`, `validation` (or `val`) and `test`, the images
+      of one of them;
+    - an `.npz` file of one array of images, or of several with such names as
+      `images` or those that `load_data` takes, with or without labels;
+    - any data set that `load_data` takes, whose labels are left out.
+
+    Files that can not be read, and images that memory has no room for, are
+    treated as by `load_data`.
+
+    Args:
+        name: What `load_data` takes, or the path of images without labels.
+        data_dir: Directory of the prepared data sets. Defaults to that of
+            TensorFlow Datasets.
+        split: Which images to take. Defaults to those to train on where the
+            data have splits of their own, and else to all: of a folder
+            of classes `"train"` is what `load_data` calls so, a part of it.
+        image_size: Height and width that images from files are brought to.
+        color_mode: What images from files become: `"grayscale"`, `"rgb"` or
+            `"rgba"`. Defaults to `"rgb"`.
+        limit: Integer, take at most this many, drawn at random and always the
+            same. Defaults to all.
+
+    Returns:
+        The images, from files as uint8 values from 0 to 255, and else as they
+        are.
+
+    Raises:
+        ArtifactError: If there are no images, or as `load_data`.
+        UsageError: If `image_size` is missing or does not fit, or `limit` or
+            `split` is out of range.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(
+            f"`limit` must be at least 1. Received: limit={limit}. Leave it "
+            "out to take all images."
+        )
+    if split not in (None, *SPLITS):
+        raise UsageError(
+            f"`split` must be one of {', '.join(SPLITS)}. Received: "
+            f"split={split!r}. Leave it out to take the images to train on."
+        )
+    path, found = own_path(name, data_dir), None
+    if path is not None:
+        found = load_unlabelled_path(path, split, image_size, color_mode, limit)
+    if found is None:
+        split = split or "train"
+        data = load_data(
+            name,
+            data_dir,
+            image_size=image_size,
+            color_mode=color_mode,
+            splits=[split],
+        )
+        images = data.images_of(split).images
+        found = UnlabelledImages(images, tuple(data.value_range), data.name)
+    elif path.is_file():
+        _check_size(found, found.images, image_size, color_mode)
+    kept = some_indices(len(found), limit)
+    return found if len(kept) == len(found) else found.take(kept)
+
+
+def unlabelled_of(
+    data: Any, value_range: tuple[float, float] | None = None
+) -> UnlabelledImages:
+    """Returns images of whatever a Keras user has, labels left out.
+
+    Args:
+        data: `UnlabelledImages`, an array of images, an `ImageData`, of which
+            the images to train on are taken, or labelled images as `to_arrays`
+            takes them. A batched `tf.data.Dataset` may be of images alone.
+        value_range: Smallest and largest pixel value of an array. Defaults to
+            the usual range that its values are in.
+
+    Raises:
+        ArtifactError, UsageError: If values are no pixels of that range.
+        TypeError: If `data` is of another type.
+        ValueError: If there are none, or they have another shape.
+    """
+    if isinstance(data, UnlabelledImages):
+        return data
+    if isinstance(data, ImageData):
+        found = data.images_of("train").images
+        return UnlabelledImages(found, tuple(data.value_range), data.name)
+    spec = getattr(data, "element_spec", None)
+    if hasattr(spec, "shape"):  # A data set of images alone.
+        if spec.shape.rank != 4:
+            raise ValueError(
+                "Batches of images must be (batch, height, width, channels). "
+                f"Received: a data set of shape {spec.shape}. Use "
+                "`data.batch(256)`."
+            )
+        data = data.map(lambda images: (images, _no_labels(images)))
+    if hasattr(data, "dtype"):
+        images = np.asanyarray(data)
+    else:
+        images, _ = to_arrays(data)
+    if images.ndim == 3:
+        images = images[..., None]  # Grey images, as Keras takes them.
+    value_range = value_range_of(images, value_range) if len(images) else (0, 1)
+    return UnlabelledImages(images, value_range, "images")
+
+
+def _no_labels(images):
+    import tensorflow as tf
+
+    return tf.zeros(tf.shape(images)[:1], "int64")
 
 
 def load_named(
@@ -153,9 +280,9 @@ def _check_share(share):
         )
 
 
-def _check_size(data, image_size, color_mode):
+def _check_size(data, images, image_size, color_mode):
     """Refuses options of images from files for others that they do not fit."""
-    height, width, channels = data.train.images.shape[1:]
+    height, width, channels = images.shape[1:]
     wanted = tuple(image_size or (height, width))
     if wanted != (height, width) or channels != CHANNELS.get(
         color_mode, channels
@@ -199,6 +326,12 @@ def parse_split(text: str) -> tuple[str, str]:
             "digits:test."
         )
     return name, split
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    """Takes `NAME:SPLIT` or a bare `NAME` apart; the latter has no split."""
+    name, _, split = text.rpartition(":")
+    return (name, split) if name and split in SPLITS else (text, None)
 
 
 def _load_digits(validation_split, seed):
@@ -251,7 +384,7 @@ def _builder(name, data_dir):
 
     try:
         return tfds.builder(name, data_dir=data_dir, try_gcs=False)
-    except tfds.core.DatasetNotFoundError as error:
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise ArtifactError(
             "A data set is 'digits', one that TensorFlow Datasets knows, a "
             "folder of images, a .csv or .npz file, or `module:function`. "

@@ -4,6 +4,7 @@ What Keras reads from a folder, this reads to the same pixels, rounded to bytes,
 and files that can not be read are left out.
 """
 
+import contextlib
 import csv
 import hashlib
 import logging
@@ -11,6 +12,7 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ from kmod.data.disk_arrays import update_digest
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
 from kmod.data.subsets import class_subset_indices
 from kmod.data.subsets import hold_out_indices
 from kmod.data.value_range import value_range_of
@@ -53,6 +56,8 @@ ARRAYS = {
     ),
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
+UNLABELLED_ARRAYS = ("images", "x")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 WHOLE = "all"
 NUM_NAMED = 3
 BATCH_SIZE = 64
@@ -189,6 +194,75 @@ def load_path(
     )
 
 
+def load_unlabelled_path(
+    path: Path,
+    split: Literal["train", "validation", "test"] | None,
+    image_size: tuple[int, int] | None,
+    color_mode: Literal["grayscale", "rgb", "rgba"] | None,
+    limit: int | None,
+) -> UnlabelledImages | None:
+    """Loads images alone of a folder or an .npz file.
+
+    Arguments as of `load_unlabelled`.
+
+    Returns:
+        The images, or `None` if only `load_path` knows which are of the split.
+
+    Raises:
+        ArtifactError: If there are none.
+        UsageError: If `image_size` is missing.
+    """
+    if path.suffix.lower() == ".npz" and path.is_file():
+        images = _read_unlabelled_npz(path, split)
+        value_range = value_range_of(images)
+    elif path.is_dir():
+        splits = _split_folders(path) or ({WHOLE: path} if not split else {})
+        folder = splits.get(split or "train") or splits.get(WHOLE)
+        if folder is None:
+            return None
+        images = _read_any_depth(folder, image_size, color_mode, limit)
+        value_range = (0.0, 255.0)
+    else:
+        return None
+    return UnlabelledImages(images, value_range, path.resolve().name)
+
+
+def _read_any_depth(folder, image_size, color_mode, limit):
+    """Reads all images of a folder, in whatever folders of it they lie."""
+    found = [
+        each
+        for each in sorted(folder.rglob("*"))
+        if each.is_file()
+        and not any(
+            part.startswith(".") for part in each.relative_to(folder).parts
+        )
+    ]
+    is_image = [each.suffix.lower() in SUFFIXES for each in found]
+    ignored = [str(each) for each, keep in zip(found, is_image) if not keep]
+    paths = np.array([str(each) for each, keep in zip(found, is_image) if keep])
+    paths = paths[some_indices(len(paths), limit)]
+    shape = _shape_to_read(folder, len(paths), image_size, color_mode)
+    images, kept = _read_images(paths, shape)
+    if not len(images):
+        raise ArtifactError(
+            "A folder of images without labels has images (.bmp, .gif, .jpeg, "
+            f".jpg, .png) at any depth. Received: '{folder}' with "
+            f"{len(paths)} such files, none of which can be read, and "
+            f"{len(ignored)} others. Look at the path and at the files."
+        )
+    broken = sorted({*paths.tolist()} - {*paths[kept].tolist()})
+    _log_left_out(folder, len(paths), broken, ignored)
+    return images
+
+
+def some_indices(count: int, limit: int | None) -> np.ndarray:
+    """Draws `limit` of `count` indices, always the same, in their order."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    random = np.random.default_rng(ORDER_SEED)
+    return np.sort(random.permutation(count)[:limit])
+
+
 def chosen_classes(
     classes: Sequence[str], class_names: Sequence[str], name: str
 ) -> list[int]:
@@ -270,6 +344,15 @@ def _import(module_name, name):
 
 def _folder_files(folder: Path) -> tuple[dict[str, Files], list[str]]:
     """Lists the images of a folder by split, and the other files."""
+    files, ignored = {}, []
+    for split, path in (_split_folders(folder) or {WHOLE: folder}).items():
+        files[split], others = _class_files(path)
+        ignored += others
+    return files, ignored
+
+
+def _split_folders(folder: Path) -> dict[str, Path] | None:
+    """Returns the folders of splits, `None` if a folder has others."""
     found = [
         each.name
         for each in sorted(folder.iterdir())
@@ -277,19 +360,15 @@ def _folder_files(folder: Path) -> tuple[dict[str, Files], list[str]]:
     ]
     splits = {_split_of(name): folder / name for name in found}
     if not found or None in splits:
-        splits = {WHOLE: folder}  # Its folders are classes.
-    elif "train" not in splits or len(splits) < len(found):
+        return None
+    if "train" not in splits or len(splits) < len(found):
         raise ArtifactError(
             "A folder of splits has the folders train, validation (or val) "
             f"and test, each once, and needs train. Received: {found} in "
             f"'{folder}'. Rename them, or put the folders of the classes into "
             "one, which is split by a seed."
         )
-    files, ignored = {}, []
-    for split, path in splits.items():
-        files[split], others = _class_files(path)
-        ignored += others
-    return files, ignored
+    return splits
 
 
 def _split_of(name):
@@ -421,15 +500,8 @@ def _read_splits(
     files, class_names, path, image_size, color_mode, ignored
 ) -> dict[str, LabelledImages]:
     """Reads the images of all splits, and says what was left out."""
-    if image_size is None:
-        raise UsageError(
-            "Images from files must be brought to one size. Received: "
-            f"image_size=None for '{path}'. Give `image_size` (`--image-size "
-            "HEIGHT WIDTH`), the size that the model takes."
-        )
-    shape = (*image_size, CHANNELS[color_mode or "rgb"])
     total = sum(len(paths) for paths, _ in files.values())
-    check_room(total * math.prod(shape), path)
+    shape = _shape_to_read(path, total, image_size, color_mode)
     parts, broken = {}, []
     for split, (paths, labels) in files.items():
         images, kept = _read_images(paths, shape)
@@ -443,6 +515,24 @@ def _read_splits(
                 f"{split}. Look at these files: they are damaged, missing, or "
                 "no images."
             )
+    _log_left_out(path, total, broken, ignored)
+    return parts
+
+
+def _shape_to_read(path, count, image_size, color_mode):
+    """Returns the shape of images to be, if so many find room."""
+    if image_size is None:
+        raise UsageError(
+            "Images from files must be brought to one size. Received: "
+            f"image_size=None for '{path}'. Give `image_size` (`--image-size "
+            "HEIGHT WIDTH`), the size that the model takes."
+        )
+    shape = (*image_size, CHANNELS[color_mode or "rgb"])
+    check_room(count * math.prod(shape), path)
+    return shape
+
+
+def _log_left_out(path, total, broken, ignored):
     if left_out := [*ignored, *broken]:
         names = [os.path.relpath(each, _base(path)) for each in left_out]
         more = ", …" if len(names) > NUM_NAMED else ""
@@ -452,7 +542,6 @@ def _read_splits(
             *(path, len(left_out), total + len(ignored), len(broken)),
             *(len(ignored), ", ".join(names[:NUM_NAMED]), more),
         )
-    return parts
 
 
 def _base(path):
@@ -494,13 +583,25 @@ def _read_images(
 
 def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
     """Reads the splits and the class names of an .npz file."""
+    with _open_npz(path) as file:
+        parts = _npz_parts(file, path)
+        class_names = file["class_names"] if "class_names" in file else None
+    if class_names is None:
+        count = max(int(labels.max()) for _, labels in parts.values()) + 1
+        class_names = range(count)
+    class_names = tuple(map(str, class_names))
+    return parts, _checked_labels(parts, class_names, path)
+
+
+@contextlib.contextmanager
+def _open_npz(path: Path) -> Iterator[Any]:
+    """Opens an .npz file; what is wrong with it becomes an `ArtifactError`."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
         check_room(size, path)
         with np.load(path, allow_pickle=False) as file:
-            parts = _npz_parts(file, path)
-            class_names = file["class_names"] if "class_names" in file else None
+            yield file
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
@@ -511,11 +612,33 @@ def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
             "`numpy.savez(path, x_train=..., y_train=..., x_test=..., "
             "y_test=...)`."
         ) from error
-    if class_names is None:
-        count = max(int(labels.max()) for _, labels in parts.values()) + 1
-        class_names = range(count)
-    class_names = tuple(map(str, class_names))
-    return parts, _checked_labels(parts, class_names, path)
+
+
+def _read_unlabelled_npz(path, split):
+    """Reads the images of an .npz file, whether it has labels or not."""
+    names = [images for images, _ in ARRAYS[split or "train"]]
+    names += () if split else UNLABELLED_ARRAYS
+    with _open_npz(path) as file:
+        found = [name for name in names if name in file]
+        if not found and not split and len(file.files) == 1:
+            found = file.files
+        if not found:
+            raise ArtifactError(
+                "An .npz file of images without labels has one array, or one "
+                f"of {names}. Received: {sorted(file)} in '{path}'. Name it "
+                "so."
+            )
+        images = _read_array(file, found[0])
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not len(images) or images.dtype.kind not in "biuf":
+        raise ArtifactError(
+            "Images are numbers of shape (n, height, width, channels) or (n, "
+            f"height, width), at least one. Received: {images.dtype} of shape "
+            f"{images.shape} as {found[0]!r} in '{path}'. Name the array of "
+            f"images {names[0]!r}."
+        )
+    return images
 
 
 def _npz_parts(file, path):

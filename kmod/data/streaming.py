@@ -59,16 +59,20 @@ class DiskBatches(keras.utils.PyDataset):
             self._order = np.random.permutation(self._count)
 
 
-def streamed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def streamed(
+    arguments: Mapping[str, Any], always: bool = False
+) -> dict[str, Any]:
     """Returns arguments of `keras.Model.fit` that copy no array on disk.
 
     Args:
         arguments: Arguments by name. Arrays in memory, data sets and all else
             stay as they are.
+        always: Whether arrays in memory to train on become batches, too.
     """
     arguments = dict(arguments)
     batch_size = arguments.get("batch_size") or USUAL_BATCH_SIZE
-    if _is_on_disk(arguments["x"]):
+    is_given_whole = always and arguments.get("y") is not None
+    if is_given_whole or _is_on_disk(arguments["x"]):
         _stream_training(arguments, batch_size)
     validation = arguments.get("validation_data")
     if isinstance(validation, tuple) and _is_on_disk(validation[0]):

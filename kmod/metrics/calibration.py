@@ -15,6 +15,9 @@ PENALTIES = (0.3, 1.0, PENALTY, 10.0)
 PENALTY_OF_CHANGE = 100.0
 PENALTIES_OF_CHANGE = (3.0, 10.0, 30.0, PENALTY_OF_CHANGE, 300.0)
 
+LEAST_SHARE = 0.1  # Of an even share.
+MOST_ROUNDS = 200
+
 Layer = tuple[np.ndarray, np.ndarray]
 
 
@@ -86,6 +89,39 @@ def prior_shifts(
         0.0 if score is None else round(goal - score, DECIMALS)
         for goal, score in zip(level, found, strict=True)
     ]
+
+
+def shares_without_labels(probabilities: np.ndarray) -> np.ndarray:
+    """Estimates how frequent classes are among unlabelled images.
+
+    A classifier's probabilities take all classes to be alike in number. Those
+    under other shares follow from them, and their mean are the shares again:
+    the two are found in turns (expectation maximisation).
+
+    Args:
+        probabilities: Float array `(n, num_classes)`, of a classifier that
+            takes classes to be equally frequent.
+
+    Returns:
+        Float array `(num_classes,)`, which adds up to 1. No class gets less
+        than a tenth of an even share.
+
+    Reference:
+
+    - [Saerens et al., 2002](https://doi.org/10.1162/089976602753284446),
+      equation 2.9
+    """
+    num_classes = probabilities.shape[1]
+    shares = np.full(num_classes, 1 / num_classes)
+    for _ in range(MOST_ROUNDS):
+        weighed = probabilities * shares
+        weighed /= np.maximum(weighed.sum(axis=1, keepdims=True), 1e-30)
+        found = np.maximum(weighed.mean(axis=0), LEAST_SHARE / num_classes)
+        found /= found.sum()
+        change, shares = np.abs(found - shares).max(), found
+        if change < 1e-6:
+            break
+    return shares
 
 
 def fit_scores(

@@ -205,6 +205,55 @@ def _only_output(model, images):
     return found[0]
 
 
+def roc_auc(scores: np.ndarray, is_class: np.ndarray) -> float:
+    """Returns the area under the ROC curve of scores.
+
+    Args:
+        scores: Float array `(n,)`.
+        is_class: Boolean array `(n,)`, which images ought to score high.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(is_class, scores))
+
+
+def auroc_of_unseen(
+    model: keras.Model,
+    own: Any,
+    unseen: np.ndarray,
+    other: int | None = None,
+    batch_size: int = 256,
+) -> float:
+    """Measures whether a classifier knows what is none of its classes.
+
+    Args:
+        model: Classifier, images to `(batch, num_classes)`.
+        own: Images of its classes, as `evaluate` takes them.
+        unseen: Images `(n, height, width, channels)` of none of them.
+        other: Index of the class for such images, which tells how sure the
+            model is. Defaults to none: then its highest score tells it.
+        batch_size: Integer, images to a step.
+
+    Returns:
+        Area under the ROC curve, 0 to 1: the chance that the model is surer
+        that an image of its own is of its classes than an unseen one.
+    """
+    batches = (images for images, _ in iter_batches(own, batch_size))
+    parts = range(0, len(unseen), batch_size)
+    found = (
+        np.concatenate([_sureness(model, each, other) for each in images])
+        for images in (batches, (unseen[i : i + batch_size] for i in parts))
+    )
+    known, new = found
+    is_own = np.arange(len(known) + len(new)) < len(known)
+    return roc_auc(np.concatenate([known, new]), is_own)
+
+
+def _sureness(model, images, other):
+    scores = _only_output(model, images)
+    return scores.max(axis=-1) if other is None else -scores[:, other]
+
+
 def evaluate_answers(
     labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
 ) -> Evaluation:

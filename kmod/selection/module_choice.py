@@ -18,6 +18,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.metrics.calibration import folds
 from kmod.metrics.calibration import likelihood
+from kmod.metrics.evaluate import roc_auc
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
 from kmod.patching.donors import Donor
@@ -187,18 +188,6 @@ def _auxiliary(chosen, log_odds, stores, images, contract):
         {option: scores_of(option) for option in options},
         images.labels,
     )
-
-
-def roc_auc(scores: np.ndarray, is_class: np.ndarray) -> float:
-    """Returns the area under the ROC curve of a class's scores.
-
-    Args:
-        scores: Float array `(n,)`.
-        is_class: Boolean array `(n,)`, which images show the class.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(is_class, scores))
 
 
 def best_modules(

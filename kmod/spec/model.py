@@ -111,10 +111,12 @@ class Scores:
 
     Attributes:
         calibration: Which scores are compared: the probabilities each module
-            was calibrated to (`stored`), those it is calibrated to when the
-            model is composed (`fit`), all of them weighed together by a layer
-            that is fitted then (`joint`), or the raw ones (`none`).
-        data: Labelled images to calibrate on; only with `fit` and `joint`.
+            was calibrated to (`stored`), these with the class frequencies that
+            unlabelled images have (`unlabelled`), those it is calibrated to
+            when the model is composed (`fit`), all of them weighed together by
+            a layer that is fitted then (`joint`), or the raw ones (`none`).
+        data: Images to calibrate on, labelled with `fit` and `joint`; only
+            with these and `unlabelled`.
         auxiliary: Further modules whose scores the layer weighs as well; only
             with `joint`.
         prior: How frequent classes count as: all alike (`even`), as in the
@@ -126,7 +128,9 @@ class Scores:
         other: An extra class, or `None`.
     """
 
-    calibration: Literal["stored", "none", "fit", "joint"] = "stored"
+    calibration: Literal["stored", "none", "unlabelled", "fit", "joint"] = (
+        "stored"
+    )
     data: tuple[DataRef, ...] = ()
     images_per_class: int = 50
     output: Literal["probabilities", "logits"] = "probabilities"
@@ -138,6 +142,11 @@ class Scores:
     def is_fitted(self) -> bool:
         """Whether composing takes labelled images."""
         return self.calibration in ("fit", "joint")
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether what modules were calibrated to is compared."""
+        return self.calibration in ("stored", "unlabelled")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,11 @@ from kmod.spec.licences import known_licences
 from kmod.spec.licences import parse_license
 
 ROUNDING = 0.01  # How far shares may be from 1 in sum.
+CALIBRATIONS = ("stored", "unlabelled", "none", "fit", "joint")
+OWNERS_OF_KEYS = {
+    "data": ("unlabelled", "fit", "joint"),
+    "images_per_class": ("fit", "joint"),
+}
 COMBINATIONS = ("calibrated", "minmax", "raw")
 KEYS_OF_COMBINATIONS = {
     "range": "minmax",
@@ -130,14 +135,15 @@ def _ranges_rise(document: Document) -> Broken:
 def _calibration_has_its_keys(document: Document) -> Broken:
     for path, scores in document.find(dict, "scores"):
         calibration = scores.get("calibration", "stored")
-        if calibration in ("stored", "none"):
-            for key in ("data", "images_per_class"):
-                if key in scores:
-                    yield (*path, key), (
-                        f"`{key}` belongs to the calibrations fit and joint. "
-                        f"Received: calibration {calibration}. Remove it, or "
-                        "write one of these."
-                    )
+        for key, owners in OWNERS_OF_KEYS.items():
+            is_other = calibration in CALIBRATIONS and calibration not in owners
+            if key in scores and is_other:
+                yield (*path, key), (
+                    f"`{key}` belongs to the calibrations "
+                    f"{', '.join(owners[:-1])} and {owners[-1]}. Received: "
+                    f"calibration {calibration}. Remove it, or write one of "
+                    "these."
+                )
         if calibration != "joint" and "auxiliary" in scores:
             yield (*path, "auxiliary"), (
                 "`auxiliary` belongs to the calibration joint, whose layer "
@@ -164,11 +170,12 @@ def _prior_fits_the_scores(document: Document) -> Broken:
     classes = [name for _, name in document.find_texts("classes", ..., "name")]
     for path, scores in document.find(dict, "scores"):
         prior = scores.get("prior")
-        if prior is not None and scores.get("calibration") == "none":
+        calibration = scores.get("calibration")
+        if prior is not None and calibration in ("none", "unlabelled"):
             yield (*path, "prior"), (
                 "`prior` belongs to calibrated scores, which depend on how "
-                "frequent classes are. Received: calibration none. Remove "
-                "it, or write one of stored, fit, joint."
+                f"frequent classes are. Received: calibration {calibration}. "
+                "Remove it, or write one of stored, fit, joint."
             )
         if isinstance(prior, dict) and classes:
             has_other = "other" in scores

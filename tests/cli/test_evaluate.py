@@ -47,6 +47,30 @@ def test_composed_model_sees_its_own_classes(composed_path, ten_digits, capsys):
     assert list(figures["classes"]) == ["7", "1", "8"]
 
 
+def test_unseen_images_are_told_from_its_own(
+    composed_path, source_path, tmp_path, capsys
+):
+    noise = np.random.default_rng(0).uniform(0, 255, (60, 8, 8, 1))
+    np.savez(tmp_path / "noise.npz", images=noise.astype("uint8"))
+    unseen = [
+        "--unseen",
+        str(tmp_path / "noise.npz"),
+        "--unseen",
+        "digits:test",
+    ]
+    for path in (composed_path, source_path):
+        argv = ["evaluate", str(path), "--data", "digits:test", *unseen]
+        assert main([*argv, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["auroc_of_unseen"]
+        assert list(found) == unseen[1::2]
+        assert found[unseen[1]] > 0.8
+        assert 0.3 < found["digits:test"] < 0.95
+    assert found["digits:test"] == pytest.approx(0.5)
+    assert main(argv) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("AUROC against digits:test 0.5")
+
+
 @pytest.mark.parametrize(
     ("model", "data", "exit_code", "message"),
     [

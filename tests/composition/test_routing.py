@@ -1,6 +1,7 @@
 """Two worlds: digits, and digits white on black."""
 
 import dataclasses
+import shutil
 
 import keras
 import numpy as np
@@ -14,10 +15,14 @@ from kmod.composition.routing import add_unfamiliarity
 from kmod.composition.routing import group_worlds
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.decompose import decompose
 from kmod.modules.familiarity import Familiarity
 from kmod.modules.image_statistics import SIZE
 from kmod.modules.image_statistics import is_known
-from kmod.modules.module_store import add_familiarity
+from kmod.modules.manifest import FAMILIARITY_FILE
+from kmod.modules.manifest import write_store_manifest
+from kmod.modules.module_store import load_store
 from kmod.spec.spec_file import load_spec
 
 SHAPES = {"rgb": (32, 32, 3), "grey": (8, 8, 1)}
@@ -119,19 +124,25 @@ def inverted(digits):
 
 
 @pytest.fixture(scope="module")
-def worlds(strong, train, build_source, store_of, digits, inverted):
+def worlds(strong, train, build_source, digits, inverted, tmp_path_factory):
     """Stores of both worlds, without familiarity and with it."""
-    models = {
-        "white": strong,
-        "black": train(build_source(seed=5, num_classes=3), inverted),
-    }
+    folder = tmp_path_factory.mktemp("worlds")
+    other = train(build_source(seed=5, num_classes=3), inverted)
     found = {}
-    for name, data in (("white", digits), ("black", inverted)):
-        store = store_of(models[name], digits.class_names, mask_from="conv_3")
-        found[name] = [store]
-        copy = store_of(models[name], digits.class_names, mask_from="conv_3")
+    for name, model, data in (
+        ("white", strong, digits),
+        ("black", other, inverted),
+    ):
+        modular = ModularModel(model, digits.class_names, mask_from="conv_3")
+        held_out = data.validation.images, data.validation.labels
         own = data.train.images, data.train.labels
-        found[name].append(add_familiarity(copy, own))
+        path = folder / name
+        store = decompose(modular, path, data=held_out, train=own)
+        blind = shutil.copytree(path, folder / f"{name}-blind")
+        (blind / FAMILIARITY_FILE).unlink()
+        manifest = dataclasses.replace(store.manifest, familiarity=None)
+        write_store_manifest(blind, manifest)
+        found[name] = [load_store(blind), store]
     return found
 
 
@@ -241,3 +252,43 @@ def test_labels_go_on_from_familiarity(
     )
     assert right(model, both) > right(compose(write()), both) - 0.1
     assert right(model, both) > right(blind, both)
+
+
+def test_shares_are_found_without_labels(write, both):
+    """Three in four images are black digits on white."""
+    kept = np.flatnonzero(
+        (both.labels >= 3) | (np.arange(len(both.labels)) % 3 == 0)
+    )
+    uneven = both.take(kept)
+    data = {"name": "in-memory", "split": "validation"}
+    model = compose(
+        write(calibration="unlabelled", data=data), data=uneven.images
+    )
+    shares = model.composition.manifest.calibration["class_shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    white = sum(share for name, share in shares.items() if "white" in name)
+    assert white == pytest.approx(np.mean(uneven.labels < 3), abs=0.03)
+    assert right(model, uneven) >= right(compose(write()), uneven)
+    changes = np.log(6 * np.array(list(shares.values())))
+    shift = model.get_layer("log_odds").offset
+    np.testing.assert_allclose(shift, changes, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.arange(59 * 64).reshape(59, 8, 8, 1) % 256, "10 images for each"),
+        (
+            np.random.default_rng(0).uniform(0, 255, (60, 8, 8, 1)),
+            "100% of 60 images are less familiar",
+        ),
+    ],
+    ids=["few", "unlike"],
+)
+def test_unlabelled_images_that_tell_nothing_are_refused(
+    write, images, message
+):
+    data = {"name": "in-memory", "split": "validation"}
+    path = write(calibration="unlabelled", data=data)
+    with pytest.raises(ArtifactError, match=message):
+        compose(path, data=images.astype("float32"))

@@ -8,8 +8,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from kmod.data import disk_arrays
+from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
+from kmod.data.load import load_unlabelled
 from kmod.data.load import parse_split
+from kmod.data.load import split_name
+from kmod.data.load import unlabelled_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 
@@ -57,6 +61,84 @@ def test_split_must_be_named(text):
         parse_split(text)
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("digits", ("digits", None)),
+        ("mnist:3.0.1", ("mnist:3.0.1", None)),
+        ("mnist:3.0.1:test", ("mnist:3.0.1", "test")),
+    ],
+)
+def test_split_may_be_left_out_without_labels(text, expected):
+    assert split_name(text) == expected
+
+
+def test_labels_of_a_data_set_are_left_out():
+    found = load_unlabelled("digits", split="test")
+    expected = load_data("digits").test.images
+    np.testing.assert_array_equal(found.images, expected)
+    assert len(load_unlabelled("digits", limit=7)) == 7
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"limit": 0}, "`limit` must be at least 1"),
+        ({"split": "dev"}, "`split` must be one of train"),
+        ({"image_size": (4, 4)}, "are for images from files"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_wrong_options_of_unlabelled_images(options, message):
+    with pytest.raises(UsageError, match=message):
+        load_unlabelled("digits", **options)
+
+
+def _batches(*arrays):
+    import tensorflow as tf
+
+    data = arrays if arrays[1:] else arrays[0]
+    return tf.data.Dataset.from_tensor_slices(data).batch(2)
+
+
+IMAGES = np.arange(3 * 16, dtype="uint8").reshape(3, 4, 4, 1)
+LABELS = np.array([0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: IMAGES,
+        lambda: IMAGES[..., 0],
+        lambda: (IMAGES, LABELS),
+        lambda: LabelledImages(IMAGES, LABELS),
+        lambda: _batches(IMAGES),
+        lambda: _batches(IMAGES, LABELS),
+    ],
+    ids="array grey tuple labelled dataset labelled_dataset".split(),
+)
+def test_images_of_any_form_lose_their_labels(make):
+    found = unlabelled_of(make())
+    np.testing.assert_array_equal(found.images, IMAGES)
+    assert found.value_range == (0.0, 255.0)
+    assert unlabelled_of(found) is found
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: IMAGES[:0], "at least one"),
+        (lambda: _batches(IMAGES).unbatch(), "Use `data.batch"),
+        (lambda: _batches(IMAGES).take(0), "at least one image"),
+        (lambda: _batches(IMAGES).repeat(), "endless"),
+    ],
+    ids="none unbatched no_batch endless".split(),
+)
+def test_images_that_can_not_be_read_whole(make, message):
+    with pytest.raises(ValueError, match=message):
+        unlabelled_of(make())
+
+
 def test_missing_data_set_names_what_is_there(tmp_path):
     prepared = tmp_path / "photos" / "1.0.0"
     prepared.mkdir(parents=True)
@@ -66,9 +148,10 @@ def test_missing_data_set_names_what_is_there(tmp_path):
         load_data("mnist", tmp_path)
 
 
-def test_unknown_data_set_is_refused(tmp_path):
-    with pytest.raises(ArtifactError, match=r"Received: 'mnits'; prepared"):
-        load_data("mnits", tmp_path)
+@pytest.mark.parametrize("name", ["mnits", "photos/"])
+def test_unknown_data_set_is_refused(tmp_path, name):
+    with pytest.raises(ArtifactError, match=f"Received: '{name}'; prepared"):
+        load_data(name, tmp_path)
 
 
 def test_unknown_version_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from kmod.data import disk_arrays
 from kmod.data import own_images
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
+from kmod.data.load import load_unlabelled
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
@@ -483,3 +484,82 @@ def test_prepared_data_set_comes_before_a_folder(tmp_path, monkeypatch):
     assert own_images.own_path("mnist") == Path("mnist")
     assert own_images.own_path("mnist", "data") is None
     assert own_images.own_path("digits") is None
+
+
+@pytest.mark.parametrize(
+    "split, count", [(None, 40), ("train", 25), ("test", 8)]
+)
+def test_folders_inside_mean_nothing_without_labels(folder, split, count):
+    found = load_unlabelled(folder, split=split, **GREY)
+    assert (len(found), found.name) == (count, "photos")
+    assert (found.images.dtype, found.value_range) == ("uint8", (0.0, 255.0))
+
+
+def test_images_without_labels_may_lie_anywhere(tmp_path, folder, caplog):
+    photos = sorted(folder.rglob("*.png"))[:3]
+    for name, photo in zip(("a", "b/c", ".hidden"), photos):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").write_bytes(photo.read_bytes())
+    (tmp_path / "b" / "broken.jpg").write_bytes(b"")
+    (tmp_path / "b" / "notes.txt").write_text("")
+    found = load_unlabelled(tmp_path, **GREY)
+    assert len(found) == 2
+    assert "left out 2 of 4 files" in caplog.text
+
+
+def test_split_of_images_without_labels_is_its_folder(splits):
+    counts = {None: 40, "train": 40, "validation": 12, "test": 8}
+    for split, count in counts.items():
+        assert len(load_unlabelled(splits, split=split, **GREY)) == count
+
+
+@pytest.mark.parametrize(
+    "names, split, found",
+    [
+        (("photos",), None, "photos"),
+        (("images", "other"), None, "images"),
+        (("x_train", "y_train", "x_test", "y_test"), None, "x_train"),
+        (("x_train", "x_test"), "test", "x_test"),
+    ],
+    ids=["one", "named", "labelled", "split"],
+)
+def test_arrays_without_labels(tmp_path, names, split, found):
+    path = tmp_path / "photos.npz"
+    arrays = {
+        name: np.full((3, *SIZE), [[[index]], [[90]], [[200]]], "uint8")
+        for index, name in enumerate(names)
+    }
+    np.savez(path, **arrays)
+    images = load_unlabelled(path, split=split).images
+    assert images.shape == (3, *SIZE, 1)
+    assert images[0, 0, 0, 0] == arrays[found][0, 0, 0]
+
+
+def test_limit_draws_the_same_images_from_all(folder):
+    first, again = (
+        load_unlabelled(folder, limit=5, **GREY).images for _ in range(2)
+    )
+    assert len(first) == 5
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"a": 1, "b": 2}, "or one of .*'x_train'.* Received: \\['a', 'b'\\]"),
+        ({"a": np.zeros((0, 4, 4))}, "at least one. Received: float64"),
+        ({"a": np.zeros((4, 4))}, r"Received: .* of shape \(4, 4\) as 'a'"),
+    ],
+    ids=["unknown", "none", "flat"],
+)
+def test_arrays_that_are_no_images(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ArtifactError, match=message):
+        load_unlabelled(tmp_path / "a.npz")
+
+
+def test_folder_without_an_image_that_can_be_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    message = "with 1 such files, none of which can be read"
+    with pytest.raises(ArtifactError, match=message):
+        load_unlabelled(tmp_path, **GREY)

@@ -12,7 +12,7 @@ from kmod.selection.module_choice import auxiliary_options
 from kmod.selection.module_choice import best_auxiliary
 from kmod.selection.module_choice import best_modules
 from kmod.selection.module_choice import choose_modules
-from kmod.selection.module_choice import roc_auc
+from kmod.metrics.evaluate import roc_auc
 
 CLASSES = ("9", "3")
 LABELS = np.repeat([0, 1, 2], 40)

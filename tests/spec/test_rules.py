@@ -262,7 +262,8 @@ def parse(text):
             FULL.replace("  images_per_class: 7\n", ""),
             "fit",
             "stored",
-            "spec.yaml:14:9: `data` belongs to the calibrations fit and joint.",
+            "spec.yaml:14:9: `data` belongs to the calibrations unlabelled, "
+            "fit and joint.",
             id="data-without-fit",
         ),
         pytest.param(
