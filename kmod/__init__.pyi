@@ -3,12 +3,15 @@ from . import graph as graph
 from . import layers as layers
 from . import spec as spec
 from .composition.composer import compose as compose
+from .composition.distillation import distil as distil
 from .composition.patched_model import Patch as Patch
 from .composition.saving import load as load
 from .composition.saving import save as save
 from .data.image_data import ImageData as ImageData
 from .data.image_data import LabelledImages as LabelledImages
+from .data.image_data import UnlabelledImages as UnlabelledImages
 from .data.load import load_data as load_data
+from .data.load import load_unlabelled as load_unlabelled
 from .errors import ArtifactError as ArtifactError
 from .errors import CheckError as CheckError
 from .errors import IntegrityError as IntegrityError

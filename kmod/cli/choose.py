@@ -11,7 +11,8 @@ def add_parser(subparsers) -> None:
         "choose",
         help="choose the modules of a new model among several stores",
         description="Tries every store's module of each class on a few "
-        "labelled images and writes the spec of the best ones. With "
+        "labelled images and writes the spec of the best ones. Without "
+        "images, those count that do best on their source's own. With "
         "`--compose`, the model is built as well.",
     )
     parser.add_argument(
@@ -32,12 +33,12 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument(
         "--data",
-        required=True,
         action="append",
         metavar="NAME:SPLIT",
         help="labelled images of the classes, such as cifar10:validation or "
         "photos:validation; several data sets if no single one shows all. A "
-        "spec can name folders and files, but no function",
+        "spec can name folders and files, but no function. Without, modules "
+        "are chosen by the figures that stores hold",
     )
     parser.add_argument(
         "--images-per-class",
@@ -119,6 +120,8 @@ def _data(args):
     from kmod.errors import UsageError
     from kmod.spec.model import DataRef
 
+    if args.data is None:
+        return None
     found = []
     for name, split in map(parse_split, args.data):
         path = own_path(name, args.data_dir)
@@ -134,18 +137,20 @@ def _data(args):
 
 
 def _print(choice, args):
+    key, heading = ("roc_auc", "ROC AUC") if choice.roc_auc else ("f1", "F1")
+    how = f"on {choice.num_images} images" if choice.num_images else "by F1"
     console.print_table(
-        ["class", "module of", "ROC AUC", "by store"],
+        ["class", "module of", heading, "by store"],
         [
             [
                 name,
                 Path(row["store"]).name,
-                f"{row['roc_auc']:.4f}",
-                ", ".join(f"{v:.4f}" for v in row["roc_auc_by_store"].values()),
+                f"{row[key]:.4f}",
+                ", ".join(f"{v:.4f}" for v in row[f"{key}_by_store"].values()),
             ]
             for name, row in choice.as_dict()["classes"].items()
         ],
-        f"chosen on {choice.num_images} images",
+        f"chosen {how}",
     )
     if choice.auxiliary:
         console.print_message(

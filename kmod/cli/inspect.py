@@ -458,6 +458,7 @@ def _read_composition(path):
         **manifest.sizes,
         "saved_by_sharing": _saved(manifest.unshared, manifest.sizes),
         "sources": list(manifest.sources),
+        "student": dict(manifest.student),
         "metrics": manifest.metrics,
     }
 
@@ -508,6 +509,11 @@ def _show_composition(figures):
         f"{', '.join(figures['class_names'])}; {figures['parameters']:,} "
         f"parameters, {figures['macs']:,} MACs"
     )
+    if student := figures.get("student"):
+        console.print_data(
+            f"one network ({student['architecture']}), distilled from a "
+            f"composition of these modules on {student['num_images']:,} images"
+        )
     if saved := figures["saved_by_sharing"]:
         console.print_data(
             f"sharing saves {saved['parameters']:,} parameters and "

@@ -10,6 +10,7 @@ from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 from kmod.cli.models import positive_integer
 from kmod.cli.module_table import module_row
+from kmod.cli.negatives import add_negatives_argument
 from kmod.modular.cnnsplitter.options import HEAD_EPOCHS
 from kmod.modular.recipe import DEFAULT_BUDGET
 from kmod.modular.recipe import DEFAULT_EPOCHS
@@ -53,6 +54,7 @@ def add_parser(subparsers) -> None:
         "'MobileNetV2(weights=\"own.weights.h5\", classes=4)'",
     )
     add_data_arguments(parser, "images to train and validate on", split=False)
+    add_negatives_argument(parser)
     parser.add_argument("--out", required=True, metavar="STORE")
     parser.add_argument(
         "--method",
@@ -150,11 +152,13 @@ def _add_cnnsplitter(group):
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
+    from kmod.cli.models import image_contract
     from kmod.cli.models import image_shape
     from kmod.cli.models import images_for
     from kmod.cli.models import load_images
     from kmod.cli.models import load_model
     from kmod.cli.models import model_name
+    from kmod.cli.negatives import load_negatives
     from kmod.data.own_images import own_path
     from kmod.files.run_directory import discard_run
     from kmod.files.run_directory import run_digest
@@ -176,17 +180,20 @@ def run(args: argparse.Namespace) -> int:
             "begins."
         )
 
+    from kmod.modular.negatives import negatives_record
     from kmod.modules.decompose import decompose
 
     source = load_model(args.source, args.output)
     data = load_images(args.data, args, image_shape(source))
     images_for(source, data, "train")
+    negatives = load_negatives(args, image_contract(data))
     by_method = _train_masks if args.method == "gradsplitter" else _search
     modular, arguments = by_method(
         args,
         source,
         (data.train.images, data.train.labels),
         (data.validation.images, data.validation.labels),
+        negatives=negatives,
         class_names=data.class_names,
         mask_from=args.mask_from,
         batch_size=args.batch_size,
@@ -196,6 +203,8 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         verbose="auto" if console.is_interactive() else 0,
     )
+    if negatives is not None:
+        arguments["negatives"] = negatives_record(negatives)
     store = decompose(
         modular,
         out,

@@ -6,6 +6,7 @@ from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 from kmod.cli.models import positive_integer
 from kmod.cli.module_table import print_store
+from kmod.cli.negatives import add_negatives_argument
 
 
 def add_parser(subparsers) -> None:
@@ -19,6 +20,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("store", metavar="STORE", help="module store")
     parser.add_argument("source", metavar="SOURCE.keras", help="its source")
     add_data_arguments(parser, "images to train and validate on", split=False)
+    add_negatives_argument(parser)
     parser.add_argument("--out", required=True, metavar="STORE")
     parser.add_argument(
         "--output",
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
     from kmod.cli.models import load_images
     from kmod.cli.models import load_model
+    from kmod.cli.negatives import load_negatives
     from kmod.data.load import select_classes
     from kmod.data.own_images import own_path
     from kmod.modules.module_store import list_store
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         load_model(args.source, args.output),
         (data.train.images, data.train.labels),
         (data.validation.images, data.validation.labels),
+        negatives=load_negatives(args, modules.manifest.input),
         epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,

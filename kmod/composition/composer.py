@@ -84,9 +84,10 @@ def compose(
         data: Images to calibrate on, in place of those that `scores.data`
             names, labelled unless for `calibration: unlabelled`: `(images,
             labels)`, `LabelledImages`, a batched data set, or the validation
-            images of an `ImageData`. Labels are indices of the spec's classes, unless the data have
-            class names. For checks as well, a mapping of data sets as the
-            spec names them, such as `"pets:test"`, to such images.
+            images of an `ImageData`. Labels are indices of the spec's
+            classes, unless the data have class names. For checks as well, a
+            mapping of data sets as the spec names them, such as
+            `"pets:test"`, to such images.
         custom_layers: Registered layer classes of your own that modules may
             hold.
 

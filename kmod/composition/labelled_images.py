@@ -127,6 +127,8 @@ class ImageReader:
 
     def _adapt(self, found, value_range):
         images = self._adapted(found.images, value_range)
+        if images is found.images:
+            return found
         return LabelledImages(images, found.labels)
 
     def _adapted(self, images, value_range):

@@ -13,8 +13,11 @@ import keras
 import numpy as np
 from keras import layers
 
+from kmod.data.streaming import predict
 from kmod.modules.familiarity import Familiarity
 from kmod.modules.image_statistics import is_known
+from kmod.modules.image_statistics import statistics_model
+from kmod.modules.manifest import InputContract
 
 # Half of what a normal distribution says: statistics are not normal, and
 # surer of themselves than they are right (benchmarks/trials.md).
@@ -186,6 +189,40 @@ def route(
     weights = np.eye(evidence.shape[-1])[:, worlds]
     change = _fixed_dense(change, weights, None, f"{name}_modules")
     return layers.Add(name=name, dtype="float32")([log_odds, change])
+
+
+def evidence_of(
+    images: np.ndarray,
+    contract: InputContract,
+    familiarities: Sequence[Familiarity],
+    worlds: Sequence[int],
+) -> np.ndarray:
+    """Measures how likely images are among those of every world.
+
+    Args:
+        images: Array `(n, height, width, channels)`.
+        contract: What they are.
+        familiarities: Those of the sources.
+        worlds: Index of each source's world.
+
+    Returns:
+        float32 array `(n, num_worlds)`, as of `add_evidence`.
+    """
+    measured = statistics_model(contract)
+    evidence = add_evidence(
+        measured.output, familiarities, worlds, contract.shape
+    )
+    return predict(keras.Model(measured.input, evidence), images)
+
+
+def routed_scores(
+    log_odds: np.ndarray, evidence: np.ndarray, worlds: Sequence[int]
+) -> np.ndarray:
+    """Does what `route` does, on arrays."""
+    inputs = [keras.Input(values.shape[1:]) for values in (log_odds, evidence)]
+    scores = route(inputs[0], "routed", evidence=inputs[1], worlds=worlds)
+    model = keras.Model(inputs, scores)
+    return keras.ops.convert_to_numpy(model([log_odds, evidence]))
 
 
 def _discriminant(familiarities, known):

@@ -112,7 +112,8 @@ def load(
         custom_layers: Registered layer classes of your own that it may hold.
 
     Returns:
-        The model, with its `class_names`.
+        The model, with its `class_names` and what is known of it, its
+        `manifest`.
 
     Raises:
         ArtifactError: If there is no composed model, or none as `.keras`.
@@ -137,6 +138,7 @@ def load(
     with custom_layers_scope(custom_layers):
         model = load_keras_file(directory / KERAS_FILE)
     model.class_names = manifest.class_names
+    model.manifest = manifest
     return model
 
 

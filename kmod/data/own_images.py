@@ -239,8 +239,8 @@ def _read_any_depth(folder, image_size, color_mode, limit):
     ]
     is_image = [each.suffix.lower() in SUFFIXES for each in found]
     ignored = [str(each) for each, keep in zip(found, is_image) if not keep]
-    paths = np.array([str(each) for each, keep in zip(found, is_image) if keep])
-    paths = paths[some_indices(len(paths), limit)]
+    paths = [str(each) for each, keep in zip(found, is_image) if keep]
+    paths = np.array(paths, str)[some_indices(len(paths), limit)]
     shape = _shape_to_read(folder, len(paths), image_size, color_mode)
     images, kept = _read_images(paths, shape)
     if not len(images):

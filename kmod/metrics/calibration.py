@@ -155,6 +155,14 @@ def fit_scores(
     return _fit(scores, labels, penalty, start)
 
 
+def best_likelihood(
+    scores: np.ndarray, labels: np.ndarray, start: np.ndarray | None = None
+) -> float:
+    """Returns the `likelihood` of a layer that is held as small as usual."""
+    penalty = PENALTY if start is None else PENALTY_OF_CHANGE
+    return likelihood(scores, labels, penalty, start)
+
+
 def likelihood(
     scores: np.ndarray,
     labels: np.ndarray,

@@ -38,6 +38,11 @@ from kmod.modular.macs import Macs
 from kmod.modular.mask_schedule import PhaseSchedule
 from kmod.modular.mask_schedule import ScheduledMasks
 from kmod.modular.masked_network import MaskedNetwork
+from kmod.modular.negatives import IMAGES
+from kmod.modular.negatives import NEGATIVES
+from kmod.modular.negatives import check_negatives
+from kmod.modular.negatives import rejection_loss
+from kmod.modular.negatives import with_negatives
 from kmod.modular.optimizer import modular_adam_of
 from kmod.modular.optimizer import optimizer_of
 from kmod.modular.placement import Placement
@@ -101,7 +106,8 @@ class ModularModel(keras.Model):
 
     Call arguments:
         inputs: Images as the source model takes them, or what `stem` made of
-            them; in training a dict of them as `images`, and `labels`.
+            them; in training a dict of them as `images`, and `labels`, and
+            `negatives` if there are any.
 
     Output shape:
         `(batch, num_classes)`: raw scores before calibration, any real number.
@@ -289,7 +295,7 @@ class ModularModel(keras.Model):
         self.compile()
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args, negatives=None, **kwargs):
         """Trains masks, heads, scales, shifts and gains.
 
         Takes the arguments of `keras.Model.fit`, and `LabelledImages` where
@@ -303,13 +309,18 @@ class ModularModel(keras.Model):
         takes at most 3 GiB, on disk if it is large. So a late `mask_from`
         makes steps cheap. A `numpy.memmap` is read batch by batch.
 
+        Modules learn to answer no on `negatives`, if they are given: images of
+        anything but the classes, as the source takes them, in an array, as
+        labelled images whose labels do not matter, or in batched data.
+
         Returns:
             `keras.callbacks.History`; `retention_rate` at the end of each
             epoch is among its metrics.
 
         Raises:
             UsageError: If a target can not be reached, the length of the data
-                is unknown, or the recipe's phases need a `ModularAdam`.
+                is unknown, the recipe's phases need a `ModularAdam`, or
+                negatives are not as the source takes images.
             ValueError: If labels are not of the model's classes.
         """
         check_targets(
@@ -328,6 +339,10 @@ class ModularModel(keras.Model):
         _unpack_labelled(arguments)
         of_epoch = count_steps(arguments)
         self._check_labels(arguments)
+        if negatives is not None:
+            negatives = check_negatives(
+                negatives, self.flat_source.input_shape[1:], self.value_range
+            )
         steps = of_epoch * arguments["epochs"]
         own = [RetentionLogger(), ImportanceUpdates(of_epoch, steps)]
         adam = modular_adam_of(self.optimizer)
@@ -344,6 +359,10 @@ class ModularModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
             adam.restart(steps)
         self._build_metrics(arguments["y"])
+        if negatives is not None:
+            arguments.update(
+                with_negatives(arguments, negatives.images, self.stem)
+            )
         arguments.update(streamed(arguments))
         return super().fit(*bound.args, **bound.kwargs)
 
@@ -397,16 +416,21 @@ class ModularModel(keras.Model):
         # JAX passes its state in front of the data, TensorFlow does not.
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = {"images": x, "labels": y}
+        if not (isinstance(x, dict) and NEGATIVES in x):
+            x = {IMAGES: x}
+        x = {**x, "labels": y}
         return super().train_step(*state, (x, y, sample_weight))
 
     def call(self, inputs, training=False):
-        images, classes = inputs, None
-        if isinstance(inputs, dict) and "labels" in inputs:
-            images = inputs["images"]
-            classes = self._classes(inputs["labels"])
-        logits = self.network(images, self.masks(training=training), classes)
-        scores = self.heads(logits, classes)
+        images, classes, negatives = inputs, None, None
+        if isinstance(inputs, dict) and IMAGES in inputs:
+            images, negatives = inputs[IMAGES], inputs.get(NEGATIVES)
+            if "labels" in inputs:
+                classes = self._classes(inputs["labels"])
+        masks = self.masks(training=training)
+        scores = self.heads(self.network(images, masks, classes), classes)
+        if training and negatives is not None:
+            self.add_loss(self._rejection(negatives, masks))
         if training and self.recipe.distillation:
             self.add_loss(
                 self.recipe.distillation
@@ -419,6 +443,15 @@ class ModularModel(keras.Model):
     def add_loss(self, loss):
         # Functional models refuse losses that a call adds.
         keras.layers.Layer.add_loss(self, loss)
+
+    def _rejection(self, negatives, masks):
+        count = ops.shape(tree.flatten(negatives)[0])[0]
+        classes = self._classes(  # Of each image with any of them as its own.
+            keras.random.randint((count,), 0, self.num_classes, seed=self.draws)
+        )
+        logits = self.network(negatives, masks, classes)
+        scores = self.heads(logits, classes)
+        return rejection_loss(scores, self.num_classes)
 
     def _distillation(self, images, scores, classes):
         if isinstance(images, dict):

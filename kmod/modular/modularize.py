@@ -15,6 +15,7 @@ from kmod.data.batches import class_indices
 from kmod.data.batches import common_class_names
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
+from kmod.data.image_data import UnlabelledImages
 from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import KmodError
@@ -28,6 +29,7 @@ from kmod.metrics.chance import answered_classes
 from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.negatives import check_negatives
 from kmod.modular.recipe import DEFAULT_BUDGET
 from kmod.modular.recipe import DEFAULT_EPOCHS
 from kmod.modular.recipe import Recipe
@@ -39,6 +41,7 @@ def modularize(
     train,
     validation,
     *,
+    negatives: Any = None,
     class_names: Sequence[str] | None = None,
     recipe: str | Recipe = "default",
     retention_target: float | None = None,
@@ -69,6 +72,8 @@ def modularize(
             sample weights as a third item if there are any; or batched data
             that Keras' `fit` takes.
         validation: `(images, labels)` or batched data, cut from training data.
+        negatives: Images of anything but the classes that modules learn to
+            answer no on; see `ModularModel.fit`. Defaults to none.
         class_names: Names of the classes. Defaults to those that data sets
             have, such as of `keras.utils.image_dataset_from_directory`, and
             else to `"0"`, `"1"`, ...
@@ -131,6 +136,10 @@ def modularize(
         run_directory=run_directory,
         resume=resume,
     )
+    if negatives is not None:
+        negatives = check_negatives(
+            negatives, images.shape[1:], modular.value_range
+        )
     modular.compile()
     epochs = epochs or modular.recipe.epochs or DEFAULT_EPOCHS
     run = None
@@ -139,6 +148,7 @@ def modularize(
             modular,
             train,
             (images, labels),
+            negatives,
             method="gradsplitter",
             recipe=modular.recipe.as_dict(),
             mask_from=mask_from,
@@ -157,6 +167,7 @@ def modularize(
             train,
             (images, labels),
             BestModules(accuracy_budget, source_accuracy),
+            negatives=negatives,
             epochs=epochs,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
@@ -224,6 +235,7 @@ def fit_run(
     validation: tuple[np.ndarray, np.ndarray],
     best_modules: BestModules,
     *,
+    negatives: UnlabelledImages | None = None,
     epochs: int,
     batch_size: int,
     steps_per_epoch: int | None = None,
@@ -238,6 +250,7 @@ def fit_run(
         train: `(images, labels)` or batched data.
         validation: `(images, labels)`.
         best_modules: What chooses the epoch.
+        negatives: Images that modules learn to answer no on. Defaults to none.
         epochs: Integer, all epochs, those done before included.
         batch_size: Integer, images to a step, for arrays.
         steps_per_epoch: Integer, batches to an epoch. Defaults to all.
@@ -252,6 +265,7 @@ def fit_run(
         done = checkpoints[0].initial_epoch(epochs)
     modular.fit(
         **fit_arguments(train, batch_size, steps_per_epoch),
+        negatives=negatives,
         validation_data=validation,
         validation_batch_size=batch_size,
         epochs=epochs,

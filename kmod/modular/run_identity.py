@@ -21,6 +21,7 @@ def run_identity(
     modular: ModularModel,
     train,
     validation,
+    negatives=None,
     packages=(),
     steps_per_epoch=None,
     **arguments,
@@ -35,6 +36,8 @@ def run_identity(
         modular: Modular model, before training.
         train: `(images, labels)` or batched data; `None` if it is not used.
         validation: `(images, labels)`.
+        negatives: `UnlabelledImages`. Defaults to none, which is then no fact,
+            so that a run begun without knowing of them is the same.
         packages: Names of packages that take part beside Keras.
         steps_per_epoch: Integer, batches to an epoch. Defaults to all.
         **arguments: JSON data, the arguments of the method.
@@ -44,6 +47,8 @@ def run_identity(
     """
     names = {*PACKAGES, keras.backend.backend(), *packages}
     versions = {name: _version(name) for name in sorted(names)}
+    if negatives is not None:
+        arguments["negatives"] = array_digest(negatives.images)
     return {
         "source model": content_digest(modular.flat_source),
         "training data": _data_identity(train, steps_per_epoch),

@@ -33,6 +33,7 @@ from kmod.modular.losses import distillation_loss
 from kmod.modular.negatives import IMAGES
 from kmod.modular.negatives import NEGATIVES
 from kmod.modular.negatives import check_negatives
+from kmod.modular.negatives import negatives_record
 from kmod.modular.negatives import rejection_loss
 from kmod.modular.negatives import with_negatives
 from kmod.modular.stem import TEACHER
@@ -273,7 +274,7 @@ def refine(
         "epochs": epochs,
     }
     if negatives is not None:
-        given = with_negatives(given, negatives, joint.stem)
+        given = with_negatives(given, negatives.images, joint.stem)
     given = streamed(given)
     joint.fit(
         **given,
@@ -291,6 +292,8 @@ def refine(
         "distillation": distillation,
         "seed": seed,
     }
+    if negatives is not None:
+        settings["negatives"] = negatives_record(negatives)
     return save_store(
         path,
         refined,

@@ -18,6 +18,7 @@ from kmod.files import check_output_file
 from kmod.files import seal
 from kmod.modules.module_store import ModuleStore
 from kmod.selection.module_choice import ModuleChoice
+from kmod.selection.module_choice import choose_by_figures
 from kmod.selection.module_choice import choose_modules
 from kmod.spec.model import IN_MEMORY
 from kmod.spec.model import ClassEntry
@@ -54,7 +55,9 @@ def choose_composition(
         stores: Stores that may have modules of them.
         data: Labelled images that show them, not those of a test: a list of
             `DataRef`, or what `compose` takes as `data`, with labels in the
-            order of `class_names`, to be given to `compose` again.
+            order of `class_names`, to be given to `compose` again. `None`
+            chooses by the figures that the stores hold, and the spec asks
+            for no label.
         path: The spec to write.
         images_per_class: How many images of each class are used, at most.
         data_dir: Directory of prepared data sets.
@@ -83,6 +86,12 @@ def choose_composition(
     path = Path(path).resolve()
     contracts = [store.manifest.input for store in stores]
     largest = max(contracts, key=lambda each: np.prod(each.shape))
+    is_same = all(each == largest for each in contracts)
+    contract = None if is_same else InputSpec(largest.shape, largest.range)
+    if data is None:
+        choice = choose_by_figures(class_names, stores)
+        text = choice_text(choice, path, (), images_per_class, contract)
+        return choice, _written(text, path, overwrite)
     given = _given(data)
     reader = ImageReader(
         largest, "resize", tuple(class_names), given=given or {}
@@ -101,18 +110,15 @@ def choose_composition(
         auxiliary=auxiliary,
         track=track,
     )
-    is_same = all(each == largest for each in contracts)
-    text = choice_text(
-        choice,
-        path,
-        data,
-        images_per_class,
-        None if is_same else InputSpec(largest.shape, largest.range),
-    )
+    text = choice_text(choice, path, data, images_per_class, contract)
+    return choice, _written(text, path, overwrite)
+
+
+def _written(text, path, overwrite):
     spec = parse_spec(text.encode("utf-8"), path)
     check_output_file(path, overwrite)
     atomic_write(path, text)
-    return choice, spec
+    return spec
 
 
 def _given(data):
@@ -151,7 +157,7 @@ def choice_text(
             for name, index in choice.chosen.items()
         ),
         scores=Scores(
-            "joint",
+            "joint" if data else "stored",
             tuple(data),
             images_per_class,
             auxiliary=tuple(
@@ -165,9 +171,13 @@ def choice_text(
 
 def _comments(choice, ids):
     count = choice.num_images
-    yield f"# Modules chosen on {count} labelled images, with their ROC AUC."
+    if count:
+        how = "with their ROC AUC"
+        yield f"# Modules chosen on {count} labelled images, {how}."
+    else:
+        yield "# Modules chosen by the F1 that their stores hold."
     for name, index in choice.chosen.items():
-        values = choice.roc_auc[name]
+        values = (choice.roc_auc or choice.f1)[name]
         line = f"# {name!a}: {ids[index]} {values[index]:.3f}"
         rest = [value for other, value in values.items() if other != index]
         yield f"{line}, the best other {max(rest):.3f}" if rest else line

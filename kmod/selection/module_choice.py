@@ -12,12 +12,15 @@ from typing import TypeVar
 
 import numpy as np
 
+from kmod.composition.routing import evidence_of
+from kmod.composition.routing import group_worlds
+from kmod.composition.routing import routed_scores
 from kmod.composition.scoring import line_of
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.metrics.calibration import best_likelihood
 from kmod.metrics.calibration import folds
-from kmod.metrics.calibration import likelihood
 from kmod.metrics.evaluate import roc_auc
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
@@ -45,6 +48,8 @@ class ModuleChoice:
             area under the ROC curve of their module, 0 to 1: the chance that
             it scores an image of the class higher than another.
         num_images: How many labelled images the choice was made on.
+        f1: What `roc_auc` has, of a choice without images: F1 of each module
+            on its source's own held-out images, as its store says.
         auxiliary: Further modules that help to tell the classes apart, as the
             index of a store and a class of it.
     """
@@ -54,19 +59,24 @@ class ModuleChoice:
     roc_auc: Mapping[str, Mapping[int, float]]
     num_images: int
     auxiliary: tuple[tuple[int, str], ...] = ()
+    f1: Mapping[str, Mapping[int, float]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         paths = [str(store.path) for store in self.stores]
+        name_of_figure = "roc_auc" if self.roc_auc else "f1"
+        figures = self.roc_auc or self.f1
         return {
             "images": self.num_images,
             "classes": {
                 name: {
                     "store": paths[index],
-                    "roc_auc": self.roc_auc[name][index],
-                    "roc_auc_by_store": {
+                    name_of_figure: figures[name][index],
+                    f"{name_of_figure}_by_store": {
                         paths[other]: value
-                        for other, value in self.roc_auc[name].items()
+                        for other, value in figures[name].items()
                     },
                 }
                 for name, index in self.chosen.items()
@@ -119,9 +129,10 @@ def choose_modules(
         )
         for store in track(stores)
     ]
+    known = _Worlds.of(stores, images.images, contract)
     scores = {
         name: {
-            index: own[name]
+            index: own[name] + known.log_posterior(index)
             for index, own in enumerate(log_odds)
             if name in own
         }
@@ -131,7 +142,7 @@ def choose_modules(
     chosen = dict(zip(class_names, best))
     further = ()
     if auxiliary:
-        further = _auxiliary(chosen, log_odds, stores, images, contract)
+        further = _auxiliary(chosen, log_odds, stores, images, contract, known)
     return ModuleChoice(
         tuple(stores),
         chosen,
@@ -154,7 +165,78 @@ def _log_odds(store, class_names, images, contract):
     return {name: each.log_odds for name, each in zip(class_names, answers)}
 
 
-def _auxiliary(chosen, log_odds, stores, images, contract):
+def choose_by_figures(
+    class_names: Sequence[str], stores: Sequence[ModuleStore]
+) -> ModuleChoice:
+    """Chooses modules without any image, by what their stores say of them.
+
+    Args:
+        class_names: The classes of the new model, named as in the stores.
+        stores: Stores that may have modules of them.
+
+    Returns:
+        The `ModuleChoice`: for each class the module of the highest F1 on
+        the held-out images of its source.
+
+    Raises:
+        ArtifactError: If no store has a class.
+        UsageError: If there is a single class.
+    """
+    _check_classes(class_names, stores)
+    figures = {
+        name: {
+            index: store.info(name).metrics.get("f1", 0.0)
+            for index, store in enumerate(stores)
+            if name in store
+        }
+        for name in class_names
+    }
+    chosen = {name: max(own, key=own.get) for name, own in figures.items()}
+    return ModuleChoice(tuple(stores), chosen, {}, 0, (), figures)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Worlds:
+    """What familiarity says of the images, if stores are of several worlds.
+
+    Attributes:
+        evidence: Float array `(n, num_worlds)`, or `None`.
+        worlds: Index of each store's world.
+    """
+
+    evidence: np.ndarray | None
+    worlds: Sequence[int]
+
+    @classmethod
+    def of(cls, stores, images, contract):
+        familiarities = [store.familiarity for store in stores]
+        worlds = [0] * len(stores)
+        if None not in familiarities:
+            worlds = group_worlds(familiarities)
+        if max(worlds) == 0:
+            return cls(None, worlds)
+        contract = contract or stores[0].manifest.input
+        found = evidence_of(images, contract, familiarities, worlds)
+        return cls(found, worlds)
+
+    def log_posterior(self, index):
+        """Returns how sure it is that images are of a store's world."""
+        if self.evidence is None:
+            return 0.0
+        own = self.evidence[:, self.worlds[index]]
+        return own - np.logaddexp.reduce(self.evidence, axis=1)
+
+    def start(self, log_odds, stores):
+        """Returns the answer that modules of these stores give together."""
+        if self.evidence is None:
+            return None
+        used = [self.worlds[index] for index in stores]
+        order = sorted(set(used))
+        own = [order.index(world) for world in used]
+        return routed_scores(log_odds, self.evidence[:, order], own)
+
+
+def _auxiliary(chosen, log_odds, stores, images, contract, known):
     """Returns which other modules help."""
     used = sorted(set(chosen.values()))
     options = auxiliary_options(
@@ -183,10 +265,12 @@ def _auxiliary(chosen, log_odds, stores, images, contract):
         return np.reshape(columns, (len(columns), len(images))).T
 
     own = [log_odds[index][name] for name, index in chosen.items()]
+    own = np.stack(own, axis=1)
     return best_auxiliary(
-        np.stack(own, axis=1),
+        own,
         {option: scores_of(option) for option in options},
         images.labels,
+        known.start(own, list(chosen.values())),
     )
 
 
@@ -278,7 +362,10 @@ def auxiliary_options(
 
 
 def best_auxiliary(
-    scores: np.ndarray, options: Mapping[Key, np.ndarray], labels: np.ndarray
+    scores: np.ndarray,
+    options: Mapping[Key, np.ndarray],
+    labels: np.ndarray,
+    start: np.ndarray | None = None,
 ) -> Key:
     """Chooses the auxiliary scores with which the truth is likeliest.
 
@@ -291,6 +378,8 @@ def best_auxiliary(
             Of equally good ones the first counts.
         labels: int64 array `(n,)` of class indices. Where a class has a single
             image, nothing can be compared, and the first option counts.
+        start: Scores `(n, num_classes)` that the layer goes on from, where
+            familiarity gives an answer without labels. Defaults to none.
 
     Returns:
         The key of the best option.
@@ -299,13 +388,24 @@ def best_auxiliary(
         return next(iter(options))
     return max(
         options,
-        key=lambda key: likelihood(
-            np.concatenate([scores, options[key]], axis=1), labels
+        key=lambda key: best_likelihood(
+            np.concatenate([scores, options[key]], axis=1), labels, start
         ),
     )
 
 
 def _check(class_names, stores, images):
+    _check_classes(class_names, stores)
+    without = set(range(len(class_names))) - set(images.labels.tolist())
+    if without:
+        raise UsageError(
+            "Modules are chosen on labelled images of every class. Received: "
+            f"none of {[class_names[index] for index in sorted(without)]}. "
+            "Give data sets that show them."
+        )
+
+
+def _check_classes(class_names, stores):
     missing = [
         name
         for name in class_names
@@ -322,11 +422,4 @@ def _check(class_names, stores, images):
         raise UsageError(
             "A new model has at least two classes. Received: "
             f"{list(class_names)}. Name another one."
-        )
-    without = set(range(len(class_names))) - set(images.labels.tolist())
-    if without:
-        raise UsageError(
-            "Modules are chosen on labelled images of every class. Received: "
-            f"none of {[class_names[index] for index in sorted(without)]}. "
-            "Give data sets that show them."
         )

@@ -16,14 +16,16 @@ class AugmentedImages(keras.utils.PyDataset):
         data: Images to draw from. They are not changed.
         batch_size: Integer, images to a batch; the last may be smaller.
         seed: Integer.
+        black: Value of the border. Defaults to 0.
         **kwargs: Arguments of `keras.utils.PyDataset`, such as `workers`.
     """
 
-    def __init__(self, data, batch_size, seed=0, **kwargs):
+    def __init__(self, data, batch_size, seed=0, black=0, **kwargs):
         super().__init__(**kwargs)
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
+        self.black = black
         self.epoch = 0
         self._shuffle()
 
@@ -35,7 +37,7 @@ class AugmentedImages(keras.utils.PyDataset):
         start = index * self.batch_size
         batch = self.data.take(self._order[start : start + self.batch_size])
         random = np.random.default_rng((self.seed, self.epoch, index))
-        return augment(batch.images, random), batch.labels
+        return augment(batch.images, random, self.black), batch.labels
 
     def on_epoch_end(self):
         self.epoch += 1
@@ -46,11 +48,15 @@ class AugmentedImages(keras.utils.PyDataset):
         self._order = random.permutation(len(self.data))
 
 
-def augment(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def augment(
+    images: np.ndarray, random: np.random.Generator, black: float = 0
+) -> np.ndarray:
     """Mirrors half of the images and moves each by up to `BORDER` pixels."""
     count, height, width, _ = images.shape
     border = (BORDER, BORDER)
-    padded = np.pad(images, ((0, 0), border, border, (0, 0)))
+    padded = np.pad(
+        images, ((0, 0), border, border, (0, 0)), constant_values=black
+    )
     windows = np.lib.stride_tricks.sliding_window_view(
         padded, (height, width), axis=(1, 2)
     )

@@ -7,6 +7,7 @@ from kmod.cli.main import main
 from kmod.composition.saving import load
 from kmod.data.subsets import class_subset
 from kmod.metrics.evaluate import evaluate
+from kmod.spec.model import Scores
 from kmod.spec.spec_file import load_spec
 
 
@@ -94,3 +95,25 @@ def test_existing_spec_is_kept(store, tmp_path, capsys):
     path.write_text("mine")
     assert main(choose_argv(store, path)) == 2
     assert path.read_text() == "mine"
+
+
+def test_modules_are_chosen_without_images(store, tmp_path, capsys):
+    argv = [
+        "choose",
+        "--class",
+        "1",
+        "--class",
+        "7",
+        "--store",
+        str(store.path),
+    ]
+    path = tmp_path / "spec.yaml"
+    assert main([*argv, "--out", str(path), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["images"] == 0
+    expected = store.info("7").metrics.get("f1", 0.0)
+    assert figures["classes"]["7"]["f1"] == expected
+    assert load_spec(path).scores == Scores()
+    assert "by the F1 that their stores hold" in path.read_text()
+    assert main([*argv, "--out", str(path), "--overwrite"]) == 0
+    assert f"{expected:.4f}" in capsys.readouterr().out

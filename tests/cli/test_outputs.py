@@ -98,6 +98,12 @@ def commands(strong, weak, donor, binary_path, tmp_path_factory):
     patch = ["--donor", str(donor.path), "--target-class", "8"]
     held_out = ["--data", "digits:validation", *data[2:]]
     source = str(folder / "strong.keras")
+    student = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    student.save(folder / "student.keras")
+    distil = ["--student", str(folder / "student.keras"), *data[:2]]
+    distil += ["--limit", "20", "--epochs", "1"]
     return {
         "demo": ["demo"],
         "modularize": ["modularize", source, *search],
@@ -105,12 +111,15 @@ def commands(strong, weak, donor, binary_path, tmp_path_factory):
         "import": ["import", str(binary_path), "--class", "9", *data[:2]],
         "choose": ["choose", *classes, *held_out[:2]],
         "compose": ["compose", str(spec), "--format", "keras"],
+        "distil": ["distil", str(folder / "two"), *distil],
         "patch": ["patch", str(folder / "weak.keras"), *patch, *held_out],
         "export": ["export", str(folder / "two"), "--format", "savedmodel"],
     }
 
 
-NAMES = "demo modularize refine import choose compose patch export".split()
+NAMES = (
+    "demo modularize refine import choose compose distil patch export".split()
+)
 
 
 @pytest.fixture(scope="module")

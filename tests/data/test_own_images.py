@@ -558,8 +558,9 @@ def test_arrays_that_are_no_images(tmp_path, arrays, message):
         load_unlabelled(tmp_path / "a.npz")
 
 
-def test_folder_without_an_image_that_can_be_read(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    message = "with 1 such files, none of which can be read"
+@pytest.mark.parametrize("name, count", [("a.png", 1), ("a.txt", 0)])
+def test_folder_without_an_image_that_can_be_read(tmp_path, name, count):
+    (tmp_path / name).write_bytes(b"")
+    message = f"with {count} such files, none of which can be read"
     with pytest.raises(ArtifactError, match=message):
         load_unlabelled(tmp_path, **GREY)

@@ -297,6 +297,39 @@ def test_run_with_all_epochs_done_trains_none_and_ends_the_same(
     assert count.epochs == []
 
 
+def test_negatives_belong_to_the_run(run, tmp_path):
+    draw = np.random.default_rng(1)
+    negatives = draw.uniform(0, 2, (40, 6, 6, 1)).astype("float32")
+    given = {"negatives": negatives}
+    through = run(None, **given)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(2)], **given)
+    with pytest.raises(UsageError, match="different negatives"):
+        run(tmp_path, resume=True)
+    assert_equal(run(tmp_path, resume=True, **given), through)
+
+
+def test_modules_learn_to_answer_no(source, images):
+    x, y = images
+    negatives = np.random.default_rng(1).uniform(0, 2, x.shape)
+    negatives = negatives.astype("float32")
+    modular = ModularModel(source, retention_target=1)
+    modular.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    said = []
+    for epochs in (0, 2):
+        modular.fit(
+            x,
+            y,
+            sample_weight=np.zeros(len(y)),  # Nothing else is learned.
+            negatives=negatives,
+            epochs=epochs,
+            verbose=0,
+        )
+        scores = modular.predict(negatives, verbose=0)
+        said.append(np.logaddexp(0, scores).mean())
+    assert said[1] < said[0] - 0.05
+
+
 def test_run_that_was_stopped_stays_stopped(run, tmp_path):
     stopped = run(tmp_path, callbacks=[Count(stop_after=1)])
     assert stopped.history.epoch == [0, 1]

@@ -2,12 +2,14 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.data.image_data import UnlabelledImages
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.run_identity import array_digest
 from kmod.modular.run_identity import run_identity
 
 IMAGES = np.arange(24, dtype="float32").reshape(6, 2, 2, 1)
 LABELS = np.arange(6) % 2
+NEGATIVES = UnlabelledImages(IMAGES, (0.0, 23.0), "images")
 
 
 class Stream(keras.utils.PyDataset):
@@ -57,6 +59,7 @@ def test_identities_are_the_same_for_the_same_run():
         pytest.param(
             {"validation": (IMAGES + 1, LABELS)}, "validation data", id="images"
         ),
+        pytest.param({"negatives": NEGATIVES}, "negatives", id="negatives"),
         pytest.param({"names": ["a", "b"]}, "class names", id="names"),
         pytest.param({"epochs": 3}, "epochs", id="argument"),
         pytest.param({"packages": ["pytest"]}, "versions", id="package"),
@@ -67,7 +70,8 @@ def test_each_change_is_another_fact(changes, name):
     if "source" in changes:
         changes = {"source": changes["source"]()}
     after = identity_of(**{"epochs": 2, **changes})
-    assert [key for key in before if before[key] != after[key]] == [name]
+    assert "negatives" not in before  # Of runs that began without them.
+    assert [key for key in after if before.get(key) != after[key]] == [name]
 
 
 def test_stream_is_known_by_its_type_and_length():

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.data.image_data import UnlabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
@@ -12,6 +13,7 @@ from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import save_store
 from kmod.modules.refine import JointModel
+from kmod.modules.refine import raw_score_model
 from kmod.modules.refine import refine
 
 KEPT = 1  # Of 16 kernels, another one for each class.
@@ -86,6 +88,61 @@ def test_refined_modules_know_more(store, refined, arrays):
     assert after > 0.9
     assert refined.manifest.metrics["after"]["accuracy"] == after
     assert refined["8"].info.metrics["f1"] > store["8"].info.metrics["f1"]
+
+
+def test_negatives_are_answered_no(
+    store, source, arrays, ten_digits, refined, tmp_path
+):
+    """Seven other digits, half of them seen, half only asked for."""
+    others = ten_digits.train.images[
+        ~np.isin(ten_digits.train.labels, [3, 8, 9])
+    ]
+    new = refine(
+        store,
+        tmp_path / "new",
+        source,
+        *arrays,
+        negatives=others[::2],
+        epochs=4,
+        verbose=0,
+    )
+    said = {}
+    for each in (refined, new):
+        raw = [raw_score_model(each[c].model) for c in each]
+        scores = [model.predict(others[1::2], verbose=0) for model in raw]
+        said[each.path.name] = np.logaddexp(0, scores).mean()
+    assert said["new"] < 0.9 * said["refined"], said
+    assert accuracy(new, arrays) > accuracy(refined, arrays) - 0.05
+    known = new.manifest.arguments["refinement"]["negatives"]
+    assert known == {"name": "images", "num_images": len(others[::2])}
+    assert "negatives" not in refined.manifest.arguments["refinement"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda x: x[:, :4],
+            r"shape of the images .* \(8, 8, 1\). Received: .*\(4, 8, 1\)",
+            id="shape",
+        ),
+        pytest.param(
+            lambda x: x / 255.0, "`negatives` must be scaled as", id="range"
+        ),
+        pytest.param(
+            lambda x: UnlabelledImages(x / 255.0, (0.0, 1.0), "x"),
+            "takes, 0 to 255. Received: 0 to 1",
+            id="declared-range",
+        ),
+    ],
+)
+def test_negatives_that_do_not_fit_are_refused(
+    store, source, arrays, tmp_path, change, message
+):
+    negatives = change(arrays[0][0])
+    with pytest.raises(UsageError, match=message):
+        refine(store, tmp_path / "new", source, *arrays, negatives=negatives)
+    assert not (tmp_path / "new").exists()
 
 
 def test_stem_stays_and_is_still_shared(store, refined):

@@ -1,9 +1,12 @@
+import types
+
 import numpy as np
 import pytest
 
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.metrics.evaluate import roc_auc
 from kmod.patching.donors import module_answers
 from kmod.selection import module_choice
 from kmod.selection.module_choice import IMAGES_PER_SCORE
@@ -11,8 +14,8 @@ from kmod.selection.module_choice import MAX_AUXILIARY
 from kmod.selection.module_choice import auxiliary_options
 from kmod.selection.module_choice import best_auxiliary
 from kmod.selection.module_choice import best_modules
+from kmod.selection.module_choice import choose_by_figures
 from kmod.selection.module_choice import choose_modules
-from kmod.metrics.evaluate import roc_auc
 
 CLASSES = ("9", "3")
 LABELS = np.repeat([0, 1, 2], 40)
@@ -52,13 +55,32 @@ def test_other_modules_of_the_store_join_where_they_help(poor, few):
 def test_modules_of_stores_that_are_not_in_may_join(
     poor, donor, few, monkeypatch
 ):
-    def last(scores, options, labels):
+    def last(scores, options, labels, start):
         return list(options)[-1]
 
     monkeypatch.setattr(module_choice, "best_auxiliary", last)
     choice = choose_modules(CLASSES, [poor, donor], few)
     assert choice.chosen == {"9": 1, "3": 1}
     assert choice.auxiliary == ((0, "9"), (0, "3"))
+
+
+def test_without_images_the_stores_own_figures_decide():
+    class Store(dict):
+        path = "store"
+
+        def info(self, name):
+            return types.SimpleNamespace(metrics=self[name])
+
+    stores = [
+        Store(cat={"f1": 0.7}, dog={"f1": 0.9}),
+        Store(cat={"f1": 0.8}, dog={}),
+    ]
+    choice = choose_by_figures(("cat", "dog"), stores)
+    assert choice.chosen == {"cat": 1, "dog": 0}
+    assert choice.f1["dog"] == {0: 0.9, 1: 0.0}
+    assert not choice.roc_auc and choice.num_images == 0
+    with pytest.raises(ArtifactError, match="ant"):
+        choose_by_figures(("cat", "ant"), stores)
 
 
 def test_classes_must_be_in_a_store(donor, few):

@@ -384,7 +384,8 @@ def test_alias_bomb_is_refused_at_once(faults_of):
             "calibration: none",
             "calibration: storde",
             "13:16: `scores.calibration` is not valid. Did you mean 'stored'? "
-            "Accepted: 'stored', 'unlabelled', 'none', 'fit', 'joint'. Received: 'storde'.",
+            "Accepted: 'stored', 'unlabelled', 'none', 'fit', 'joint'. "
+            "Received: 'storde'.",
             id="calibration",
         ),
         pytest.param(

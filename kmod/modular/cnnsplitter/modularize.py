@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -10,6 +11,8 @@ from kmod.callbacks import BestModules
 from kmod.data.batches import check_training
 from kmod.data.batches import common_class_names
 from kmod.data.batches import fit_arguments
+from kmod.data.image_data import UnlabelledImages
+from kmod.errors import UsageError
 from kmod.files import data_digest
 from kmod.files.run_directory import RunDirectory
 from kmod.files.run_directory import open_run
@@ -23,6 +26,7 @@ from kmod.modular.cnnsplitter.population import import_pygad
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.modularize import fit_run
 from kmod.modular.modularize import start_modular
+from kmod.modular.negatives import check_negatives
 from kmod.modular.recipe import DEFAULT
 from kmod.modular.run_identity import run_identity
 
@@ -36,6 +40,7 @@ def modularize_by_search(
     train,
     validation,
     *,
+    negatives: Any = None,
     options: SearchOptions | None = None,
     class_names: Sequence[str] | None = None,
     mask_from: str | None = None,
@@ -62,6 +67,9 @@ def modularize_by_search(
             sample weights as a third item if there are any; or batched data
             that Keras' `fit` takes. Read only if `head_epochs` is not 0.
         validation: `(images, labels)` or batched data, cut from training data.
+        negatives: Images of anything but the classes that heads, scales and
+            shifts learn to answer no on; see `ModularModel.fit`. The search
+            does not look at them. Defaults to none.
         options: How to search. Defaults to `SearchOptions()`.
         class_names: Names of the classes. Defaults to those that data sets
             have, and else to `"0"`, `"1"`, ...
@@ -104,6 +112,12 @@ def modularize_by_search(
     - [Qi et al., 2022](https://arxiv.org/abs/2209.06116)
     """
     import_pygad()
+    if negatives is not None and not head_epochs:
+        raise UsageError(
+            "`negatives` are learned from while heads train, so `head_epochs` "
+            "must be at least 1. Received: head_epochs=0. Leave one of them "
+            "out."
+        )
     options = options or SearchOptions()
     modular, images, labels, _ = start_modular(
         source,
@@ -117,10 +131,15 @@ def modularize_by_search(
         run_directory=run_directory,
         resume=resume,
     )
+    if negatives is not None:
+        negatives = check_negatives(
+            negatives, images.shape[1:], modular.value_range
+        )
     identity = run_identity(
         modular,
         train if head_epochs else None,
         (images, labels),
+        negatives,
         packages=("pygad",),
         steps_per_epoch=steps_per_epoch,
         method="cnnsplitter",
@@ -158,6 +177,7 @@ def modularize_by_search(
             train,
             (images, labels),
             head_epochs,
+            negatives=negatives,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             run=run,
@@ -173,6 +193,7 @@ def recover(
     validation,
     epochs: int,
     *,
+    negatives: UnlabelledImages | None = None,
     batch_size: int = 64,
     steps_per_epoch: int | None = None,
     run: RunDirectory | None = None,
@@ -190,6 +211,7 @@ def recover(
             train,
             validation,
             BestModules(source_accuracy=1.0),
+            negatives=negatives,
             epochs=epochs,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,

@@ -260,6 +260,11 @@ def test_figures_need_a_directory(source, images, tmp_path):
         search(source, images, figures=tmp_path / "figures")
 
 
+def test_negatives_need_heads_that_train(source, images):
+    with pytest.raises(UsageError, match="`head_epochs` must be at least 1"):
+        search(source, images, negatives=images[0], head_epochs=0)
+
+
 def test_resuming_needs_a_run_directory(source, images):
     with pytest.raises(UsageError, match="`resume` needs"):
         search(source, images, resume=True)

@@ -1,0 +1,234 @@
+"""`kmod distil`: trains one network to answer as a composed model does."""
+
+import argparse
+from pathlib import Path
+
+from kmod.cli import console
+from kmod.cli.models import DATA_FORMS
+from kmod.cli.models import positive_integer
+from kmod.errors import UsageError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "distil",
+        help="train one network to answer as a composed model does",
+        description="Composes SPEC, trains a single network, the student, on "
+        "its answers to images without labels, saves the student as a "
+        "composed model and prints what both cost.",
+    )
+    parser.add_argument(
+        "spec",
+        metavar="SPEC",
+        help="YAML file, or directory of a composed model",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        metavar="NAME[:SPLIT]",
+        help="images such as the model will see, of all its classes; their "
+        "labels are left out. May be given several times. A folder of images "
+        "at any depth, an .npz file of images alone, or a data set "
+        f"({DATA_FORMS}), of which the images to train on are taken",
+    )
+    parser.add_argument(
+        "--student",
+        default="small",
+        metavar="NAME",
+        help="network to train: small (the default, about as large as one "
+        "source), simcnn, rescnn, incecnn, or MODEL.keras with an output for "
+        "each class",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="directory to make"
+    )
+    parser.add_argument(
+        "--test",
+        metavar="NAME:SPLIT",
+        help="labelled images to measure both on, such as photos:test",
+    )
+    parser.add_argument(
+        "--limit",
+        type=positive_integer,
+        metavar="N",
+        help="how many images of each --data to take, at most (default: all)",
+    )
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="mirror and move images at random; not for digits or letters",
+    )
+    parser.add_argument(
+        "--epochs", type=positive_integer, default=20, metavar="N"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_integer, default=64, metavar="N"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a composed model at DIR",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    _check(args)
+
+    from kmod.composition.composition_manifest import read_composition_manifest
+    from kmod.composition.distillation import composition_of
+    from kmod.composition.distillation import distil
+    from kmod.composition.saving import save
+
+    with console.status("composing"):
+        model = _composed(args)
+    manifest = composition_of(model).manifest
+    images = [_images(text, manifest, args) for text in args.data]
+    test = _test_images(manifest, args)
+    student = distil(
+        model,
+        images,
+        args.student,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        augment=args.augment,
+        seed=args.seed,
+        verbose="auto" if console.is_interactive() else 0,
+    )
+    with console.status("measuring"):
+        figures = {
+            "composition": _figures(model, test),
+            "student": _figures(student, test),
+        }
+    accuracies = {
+        name: row["accuracy"]
+        for name, row in figures.items()
+        if test is not None
+    }
+    save(
+        student,
+        args.out,
+        metrics=accuracies and {"test accuracy": accuracies},
+        overwrite=args.overwrite,
+    )
+    figures["learned"] = dict(read_composition_manifest(args.out).student)
+    if args.json:
+        console.print_json(figures)
+    else:
+        _print(figures, args.out)
+    return 0
+
+
+def _check(args):
+    """Refuses what can not be, before Keras is imported."""
+    from kmod.cli.models import check_out
+    from kmod.cli.models import check_path
+    from kmod.composition.composition_manifest import list_composition
+    from kmod.data.load import parse_split
+    from kmod.data.load import split_name
+    from kmod.data.own_images import own_path
+
+    check_out(args.out, args.overwrite, list_composition)
+    check_path(args.spec)
+    if Path(args.student).suffix == ".keras":
+        check_path(args.student)
+    named = [split_name(text) for text in args.data]
+    for name, _ in named:
+        own_path(name, args.data_dir)
+    if args.test is None:
+        return
+    test_name, test_split = parse_split(args.test)
+    own_path(test_name, args.data_dir)
+    for name, split in named:
+        is_whole = split is None and own_path(name, args.data_dir) is not None
+        if name == test_name and (is_whole or split == test_split):
+            other = "train" if test_split != "train" else "validation"
+            raise UsageError(
+                "A student is measured on images that it did not learn from. "
+                f"Received: --data {name}{split and f':{split}' or ''} "
+                f"--test {args.test}. Give `--data {name}:{other}`."
+            )
+
+
+def _composed(args):
+    if Path(args.spec).is_dir():
+        from kmod.composition.saving import load
+
+        return load(args.spec)
+
+    from kmod.cli.compose import load_plan
+    from kmod.composition.composer import compose_plan
+
+    return compose_plan(load_plan(args.spec), args.data_dir)
+
+
+def _images(text, manifest, args):
+    from kmod.data.load import load_unlabelled
+    from kmod.data.load import split_name
+    from kmod.data.own_images import file_options
+
+    name, split = split_name(text)
+    options = file_options(name, manifest.input.shape, args.data_dir)
+    return load_unlabelled(
+        name, args.data_dir, split=split, limit=args.limit, **options
+    )
+
+
+def _test_images(manifest, args):
+    from kmod.composition.labelled_images import reader_of_manifest
+    from kmod.data.load import load_data
+    from kmod.data.load import parse_split
+    from kmod.data.own_images import file_options
+
+    if args.test is None:
+        return None
+    name, split = parse_split(args.test)
+    options = file_options(name, manifest.input.shape, args.data_dir)
+    data = load_data(name, args.data_dir, splits=[split], **options)
+    return reader_of_manifest(manifest).read(data, split)
+
+
+def _figures(model, test):
+    from kmod.composition.composition_manifest import total_sizes
+    from kmod.metrics.evaluate import evaluate
+    from kmod.metrics.latency import measure_latency
+
+    figures = total_sizes([model])
+    figures["milliseconds"] = round(1000 * measure_latency(model), 3)
+    if test is not None:
+        found = evaluate(model, test, model.class_names)
+        figures["accuracy"] = found.accuracy
+    return figures
+
+
+def _print(figures, out):
+    rows = [
+        [
+            name,
+            *([f"{row['accuracy']:.4f}"] if "accuracy" in row else []),
+            f"{row['parameters']:,}",
+            f"{row['macs']:,}",
+            f"{row['milliseconds']:.2f}",
+        ]
+        for name, row in figures.items()
+        if name != "learned"
+    ]
+    columns = ["", "accuracy", "parameters", "MACs", "ms for one image"]
+    if len(rows[0]) < len(columns):
+        columns.remove("accuracy")
+    console.print_table(columns, rows)
+    learned = figures["learned"]
+    console.print_message(
+        f"The student ({learned['architecture']}) learned from "
+        f"{learned['num_images']:,} images; of {learned['num_held_out']:,} "
+        f"others it answers {learned['agreement']:.1%} as the composition."
+    )
+    console.print_message(f"Saved to '{out}'.")
