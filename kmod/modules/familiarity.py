@@ -16,6 +16,7 @@ import numpy as np
 from kmod.data.batches import iter_batches
 from kmod.data.batches import to_arrays
 from kmod.data.image_data import LabelledImages
+from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
 from kmod.files.plain_yaml import broken
@@ -72,6 +73,23 @@ class Familiarity:
             Float array `(n,)`, Mahalanobis distances to the nearest mean.
         """
         return _distance(statistics, self.means, self.covariance)
+
+    def distance_of(
+        self, images: np.ndarray, contract: InputContract
+    ) -> np.ndarray:
+        """Measures images and returns their `distance`.
+
+        Args:
+            images: Array `(n, height, width, channels)`.
+            contract: What they are.
+
+        Raises:
+            ArtifactError: If they can not be brought to 32x32 in colour.
+        """
+        from kmod.modules.image_statistics import statistics_model
+
+        measured = predict(statistics_model(contract), images, BATCH_SIZE)
+        return self.distance(measured)
 
     def threshold(self, rejected: float) -> float:
         """Returns the distance that few of a source's own images exceed.

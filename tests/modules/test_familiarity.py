@@ -65,6 +65,12 @@ def test_own_images_are_nearer_than_others(familiarity, digits):
     own = familiarity.distance(measured(digits.test.images))
     other = familiarity.distance(measured(noise((50, 8, 8, 1))))
     inverted = familiarity.distance(measured(255.0 - digits.test.images))
+    assert (
+        own.tolist()
+        == familiarity.distance_of(
+            digits.test.images.astype("float32"), GREY
+        ).tolist()
+    )
     threshold = familiarity.threshold(0.1)
     assert np.mean(own > threshold) < 0.15
     assert other.min() > threshold and inverted.min() > threshold
