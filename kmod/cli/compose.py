@@ -138,6 +138,8 @@ def _print(figures, out):
     if figures["prior"] is not None:
         words = prior_in_words(figures["prior"])
         console.print_message(f"Scores take classes to be {words}.")
+    if figures["routed"]:
+        console.print_message("Familiarity tells which source an image is of.")
     console.print_table(_STORE_COLUMNS, _stores(figures))
     if "composed" in figures and figures["composed"]["checks"]:
         console.print_table(_CHECK_COLUMNS, _checks(figures["composed"]))

@@ -503,7 +503,8 @@ def test_checks_take_images_in_python(digit_spec, ten_digits):
         pytest.param(
             "{calibration: stored}",
             ("images", "labels"),
-            "`data` calibrates the scores of a spec of `calibration: fit`",
+            "`data` calibrates the scores of a spec of `calibration: "
+            "unlabelled`, `fit` or `joint`",
             id="not-fitted",
         ),
         pytest.param(
