@@ -557,6 +557,73 @@ def real_networks():
     return table(head, rows)
 
 
+WORLDS = {
+    "far": "far: CIFAR-10, Fashion-MNIST, MNIST",
+    "kinds": "near: animals, vehicles",
+    "splits": "near: random halves of CIFAR-10",
+}
+WAYS = {
+    "perfect": "perfect routing",
+    "stored": "familiarity, no label",
+    "blind": "`stored` without familiarity",
+    "joint_5": "`joint`, 5 images of each class",
+    "joint_20": "`joint`, 20",
+    "joint_50": "`joint`, 50",
+    "blind_joint_5": "`joint` without familiarity, 5",
+    "blind_joint_20": "`joint` without familiarity, 20",
+    "blind_joint_50": "`joint` without familiarity, 50",
+    "fit_20": "`fit`, 20",
+    "blind_fit_20": "`fit` without familiarity, 20",
+    "max_softmax": "routed by max softmax",
+    "energy": "routed by energy",
+    "react": "routed by ReAct",
+    "mahalanobis": "routed by Mahalanobis distance, last features",
+    "neighbours": "routed by nearest neighbours, last features",
+    "sigmoids": "highest sigmoid of all modules (the papers)",
+}
+
+
+def worlds():
+    found = read_result("worlds")["summary"]
+    groups = [name for name in WORLDS if name in found]
+    rows = [
+        [title, *(_with_interval(found[name][way]) for name in groups)]
+        for way, title in WAYS.items()
+    ]
+    return table(["accuracy, %", *(WORLDS[name] for name in groups)], rows)
+
+
+def unseen():
+    found = read_result("worlds")["summary"]["unseen"]
+    pairs = {
+        "mnist_fashion_mnist": ("MNIST", "Fashion-MNIST"),
+        "mnist_noise": ("MNIST", "noise"),
+        "cifar10_coloured_digits": ("CIFAR-10", "coloured digits"),
+        "cifar10_noise": ("CIFAR-10", "noise"),
+    }
+    rows = [
+        [
+            *names,
+            f"{found[key]['mean']:.4f}",
+            f"{found[key + '_max_softmax']['mean']:.4f}",
+            f"{found[key.split('_')[0] + '_refused']['mean']:.1%}",
+        ]
+        for key, names in pairs.items()
+    ]
+    head = [
+        *("modules of", "fed with", "AUROC, `reject: 0.05`"),
+        *("AUROC, max softmax", "own images refused"),
+    ]
+    return table(head, rows)
+
+
+def _with_interval(found):
+    mean, (low, high) = 100 * found["mean"], found["interval"]
+    if low == high:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def _to(before, after):
     return f"{before:.1%} → {after:.1%}"
 
@@ -580,6 +647,8 @@ FIGURES = {
         new_task,
         more_accurate,
         priors,
+        worlds,
+        unseen,
         memory,
         own_photos,
         real_networks,
