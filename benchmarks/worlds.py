@@ -43,6 +43,7 @@ from kmod.composition.composer import compose
 from kmod.data.image_data import LabelledImages
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import auroc_of_unseen
+from kmod.metrics.latency import measure_latency
 from kmod.modules.adaptation import adapt_images
 from kmod.modules.adaptation import plan_adaptation
 from kmod.modules.cut import log_odds_model
@@ -59,6 +60,7 @@ NEIGHBOURS = 10
 REACT = 0.9  # Share of own activations that are not clipped.
 OTHER = {"name": "none of these", "reject": 0.05}
 UNLIKE = 2000
+BATCHES, ROUNDS, REPEATS = (1, 64), 6, 5
 
 
 def store_of(args, source, seed: int):
@@ -379,6 +381,24 @@ def shifted(args, team, seed: int) -> dict:
     return figures
 
 
+def latency(args, team, seed: int) -> dict:
+    """Time of a composition with familiarity ÷ without, run in turns."""
+    stores = [store_of(args, source, seed) for source in team]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        blind_stores = [without_familiarity(s, folder) for s in stores]
+        models = composed(stores, folder), composed(blind_stores, folder)
+    figures = {}
+    for count in BATCHES:
+        seconds = [[], []]
+        for _ in range(ROUNDS):
+            for own, model in zip(seconds, models):
+                own.append(measure_latency(model, count, REPEATS))
+        with_it, without = map(np.median, seconds)
+        figures[f"latency_ratio_{count}"] = float(with_it / without)
+    return figures
+
+
 def teams() -> dict[str, tuple]:
     """All teams of sources, by name."""
     return {"far": world_sources.FAR, **world_sources.near()}
@@ -391,7 +411,11 @@ def all_cells(args) -> dict[str, dict[str, dict]]:
         for name, team in teams().items():
             if name not in args.teams:
                 continue
-            cells = {name: (cell, team), f"{name}-shifted": (shifted, team)}
+            cells = {
+                name: (cell, team),
+                f"{name}-shifted": (shifted, team),
+                f"{name}-latency": (latency, team),
+            }
             if name == "far":
                 del cells["far-shifted"]
                 cells["unseen"] = (unseen,)
@@ -428,7 +452,7 @@ def main() -> None:
         "splits": {
             f"{name}-{seed}": each
             for name in found
-            if name.startswith("split") and "shifted" not in name
+            if name.startswith("split") and name.count("-") == 0
             for seed, each in found[name].items()
         },
         "shifted": {
@@ -438,6 +462,12 @@ def main() -> None:
             for seed, each in found[name].items()
         },
         "unseen": found.get("unseen", {}),
+        "latency": {
+            f"{name}-{seed}": each
+            for name in found
+            if name.endswith("latency")
+            for seed, each in found[name].items()
+        },
     }
     summary = {
         name: {"cells": len(cells), **means_of(list(cells.values()))}
