@@ -399,6 +399,42 @@ def latency(args, team, seed: int) -> dict:
     return figures
 
 
+def distilled(args, team, seed: int) -> dict:
+    """A composition beside a student of its first source's architecture."""
+    stores = [store_of(args, source, seed) for source in team]
+    data_sets = {source.data: source for source in team}
+    images = [
+        adapted(
+            source,
+            world_sources.load(name, args.data_dir).train.images,
+            args,
+        )[: args.distil_images]
+        for name, source in data_sets.items()
+    ]
+    test = team_images(team, args, "test", TESTS)
+    with tempfile.TemporaryDirectory() as folder:
+        model = composed(stores, Path(folder))
+    student = kmod.distil(
+        model,
+        images,
+        team[0].architecture,
+        epochs=args.distil_epochs,
+        augment=len(data_sets) == 1,  # Digits must not be mirrored.
+        seed=seed,
+        verbose=0,
+    )
+    made = {"composition": model, "student": student}
+    return {"images": sum(map(len, images)), "epochs": args.distil_epochs} | {
+        f"{name}_{key}": value
+        for name, each in made.items()
+        for key, value in (
+            ("accuracy", right(log_odds_of(each, test.images), test.labels)),
+            ("macs", model_sizes(each).macs),
+            ("milliseconds", 1000 * measure_latency(each)),
+        )
+    }
+
+
 def teams() -> dict[str, tuple]:
     """All teams of sources, by name."""
     return {"far": world_sources.FAR, **world_sources.near()}
@@ -416,6 +452,8 @@ def all_cells(args) -> dict[str, dict[str, dict]]:
                 f"{name}-shifted": (shifted, team),
                 f"{name}-latency": (latency, team),
             }
+            if args.distil_epochs:
+                cells[f"{name}-distilled"] = (distilled, team)
             if name == "far":
                 del cells["far-shifted"]
                 cells["unseen"] = (unseen,)
@@ -444,6 +482,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     world_sources.add_arguments(parser)
     parser.add_argument("--teams", nargs="+", default=list(teams()))
+    parser.add_argument(
+        "--distil-epochs",
+        type=int,
+        default=0,
+        help="train a student of every team as well (default: none)",
+    )
+    parser.add_argument(
+        "--distil-images",
+        type=int,
+        help="training images of each data set to distil on (default: all)",
+    )
     args = parser.parse_args()
     found = all_cells(args)
     groups = {
@@ -455,18 +504,15 @@ def main() -> None:
             if name.startswith("split") and name.count("-") == 0
             for seed, each in found[name].items()
         },
-        "shifted": {
-            f"{name}-{seed}": each
-            for name in found
-            if name.endswith("shifted")
-            for seed, each in found[name].items()
-        },
         "unseen": found.get("unseen", {}),
-        "latency": {
-            f"{name}-{seed}": each
-            for name in found
-            if name.endswith("latency")
-            for seed, each in found[name].items()
+        **{
+            kind: {
+                f"{name}-{seed}": each
+                for name in found
+                if name.endswith(kind)
+                for seed, each in found[name].items()
+            }
+            for kind in ("shifted", "latency", "distilled")
         },
     }
     summary = {
@@ -477,7 +523,9 @@ def main() -> None:
     write_result(
         "worlds",
         {
-            "command": command(args, "seeds", "teams"),
+            "command": command(
+                args, "seeds", "teams", "distil_epochs", "distil_images"
+            ),
             "machine": machine(),
             "seeds": args.seeds,
             "summary": summary,

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
+import shutil
 
 import keras
 import numpy as np
@@ -15,6 +16,9 @@ from kmod.data.load import load_data
 from kmod.data.subsets import class_subset
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
+from kmod.modules.manifest import FAMILIARITY_FILE
+from kmod.modules.manifest import write_store_manifest
+from kmod.modules.module_store import load_store
 
 NAMES = ("3", "8", "9")
 
@@ -101,6 +105,16 @@ def weak(strong):
 @pytest.fixture(scope="session")
 def donor(strong, store_of):
     return store_of(strong, NAMES, mask_from="conv_3")
+
+
+@pytest.fixture
+def older(donor, tmp_path):
+    """A store as earlier versions wrote them."""
+    path = shutil.copytree(donor.path, tmp_path / "older")
+    (path / FAMILIARITY_FILE).unlink(missing_ok=True)
+    manifest = dataclasses.replace(donor.manifest, familiarity=None)
+    write_store_manifest(path, manifest)
+    return load_store(path)
 
 
 @pytest.fixture(scope="session")

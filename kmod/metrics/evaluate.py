@@ -227,7 +227,8 @@ def auroc_of_unseen(
     """Measures whether a classifier knows what is none of its classes.
 
     Args:
-        model: Classifier, images to `(batch, num_classes)`.
+        model: Classifier, images to `(batch, num_classes)`, or to one score
+            of two classes.
         own: Images of its classes, as `evaluate` takes them.
         unseen: Images `(n, height, width, channels)` of none of them.
         other: Index of the class for such images, which tells how sure the
@@ -251,7 +252,11 @@ def auroc_of_unseen(
 
 def _sureness(model, images, other):
     scores = _only_output(model, images)
-    return scores.max(axis=-1) if other is None else -scores[:, other]
+    if other is not None:
+        return -scores[:, other]
+    if scores.shape[-1] == 1:
+        return np.abs(scores[:, 0] - score_threshold(model))
+    return scores.max(axis=-1)
 
 
 def evaluate_answers(

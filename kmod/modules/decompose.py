@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.data.batches import iter_batches
 from kmod.data.batches import to_arrays
 from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
@@ -91,8 +92,9 @@ def decompose(
     Raises:
         CheckError: If a module does not answer as the masked model does.
         ArtifactError: If the source model is no better than chance on `data`.
-        UsageError: If `path` can not be written, `data` lie outside the value
-            range or in a tiny part of it, or neither is given.
+        UsageError: If `path` can not be written, `data` or `train` lie outside
+            the value range or in a tiny part of it, or neither range nor
+            `data` is given.
         ValueError: If labels are not of the model's classes.
     """
     check_output(path, overwrite, list_store)
@@ -129,7 +131,10 @@ def decompose(
     )
     familiarity = None
     if labels is not None and can_be_familiar(labels, contract):
-        own = [(images, labels), *([] if train is None else [train])]
+        own = [(images, labels)]
+        if train is not None:
+            value_range_of(next(iter_batches(train))[0], value_range)
+            own.append(train)
         familiarity = fit_familiarity(own, modular.class_names, contract)
     manifest = StoreManifest(
         source=SourceRecord(

@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics
 
 from kmod.metrics.evaluate import Evaluation
+from kmod.metrics.evaluate import auroc_of_unseen
 from kmod.metrics.evaluate import confusions
 from kmod.metrics.evaluate import evaluate
 from kmod.metrics.evaluate import evaluate_answers
@@ -189,3 +190,18 @@ def test_classes_that_images_hardly_show_are_named():
 def test_even_images_are_not_warned_of(recwarn):
     warn_of_rare_classes(np.repeat([0, 1], [49, 1]), ["a", "b"])
     assert not recwarn
+
+
+@pytest.mark.parametrize("num_scores", [1, 2])
+def test_a_score_far_from_the_threshold_is_sure(num_scores):
+    """Own images are answered 0 or 1, unseen ones in between."""
+    image = keras.Input((1, 1, 1))
+    score = keras.layers.Flatten()(image)
+    score = keras.layers.Activation("sigmoid")(score)
+    if num_scores == 2:
+        score = keras.layers.Concatenate()([1 - score, score])
+    model = keras.Model(image, score)
+    own = np.array([-9, 9, -8, 8], "float32").reshape(4, 1, 1, 1)
+    data = own, np.array([0, 1, 0, 1])
+    assert auroc_of_unseen(model, data, own / 20) == 1
+    assert auroc_of_unseen(model, data, 2 * own) == 0

@@ -1,6 +1,4 @@
-import dataclasses
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +6,8 @@ import pytest
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.files import file_record
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.decompose import decompose
 from kmod.modules.familiarity import fit_familiarity
 from kmod.modules.familiarity import read_familiarity
 from kmod.modules.familiarity import write_familiarity
@@ -16,7 +16,6 @@ from kmod.modules.image_statistics import is_known
 from kmod.modules.image_statistics import statistics_model
 from kmod.modules.manifest import FAMILIARITY_FILE
 from kmod.modules.manifest import InputContract
-from kmod.modules.manifest import write_store_manifest
 from kmod.modules.module_store import add_familiarity
 from kmod.modules.module_store import load_store
 
@@ -143,16 +142,6 @@ def test_broken_file_is_refused(familiarity, tmp_path, changes):
         read_familiarity(b"PK", path)
 
 
-@pytest.fixture
-def older(donor, tmp_path):
-    """A store as earlier versions wrote them."""
-    path = shutil.copytree(donor.path, tmp_path / "older")
-    (path / FAMILIARITY_FILE).unlink(missing_ok=True)
-    manifest = dataclasses.replace(donor.manifest, familiarity=None)
-    write_store_manifest(path, manifest)
-    return load_store(path)
-
-
 def test_older_store_gets_a_familiarity(older, digits):
     assert older.familiarity is None
     data = digits.train.images.astype("float32"), digits.train.labels
@@ -193,3 +182,13 @@ def test_record_is_the_file(older, digits):
     assert store.manifest.familiarity == record | {
         "num_images": len(digits.train)
     }
+
+
+def test_more_images_of_another_range_are_refused(strong, digits, tmp_path):
+    modular = ModularModel(strong, digits.class_names, mask_from="conv_3")
+    train = digits.train.images / 255, digits.train.labels
+    with pytest.raises(UsageError, match="value_range"):
+        decompose(
+            modular, tmp_path / "store", data=digits.validation, train=train
+        )
+    assert not (tmp_path / "store").exists()
