@@ -26,6 +26,7 @@ TEMPERATURE = 0.5
 # already. A little of it helps, since sure modules of other sources are not
 # as sure.
 LEAK = 0.2
+NO_COLUMN = -1e9  # A score that adds nothing to a sum of exponentials.
 # Between the means of a class in two sources of the same images: what is due
 # to 20 images of each class. MNIST and Fashion-MNIST are 11 apart.
 SAME_WORLD = 5.0
@@ -94,21 +95,15 @@ def add_evidence(
 
     - Fisher, 1936, "The use of multiple measurements in taxonomic problems".
     """
-    order = np.argsort(worlds, kind="stable")
-    weights, bias = _discriminant(
-        [familiarities[index] for index in order], is_known(shape)
-    )
-    counts = np.bincount(worlds)
-    sizes = np.bincount(worlds, [len(each.means) for each in familiarities])
+    weights, bias = _discriminant(familiarities, is_known(shape))
+    of_class = np.repeat(worlds, [len(each.means) for each in familiarities])
     # Each of a world's sources has an equal share in it.
-    bias -= np.repeat(np.log(counts), sizes.astype(int))
+    bias -= np.log(np.bincount(worlds))[of_class]
+    grid, is_column = _grid(of_class, max(worlds) + 1)
+    weights = weights[:, grid.ravel()] * is_column.ravel()
+    bias = np.where(is_column, bias[grid], NO_COLUMN).ravel()
     classes = _fixed_dense(statistics, weights, bias, "familiar_classes")
-    ends = np.cumsum(sizes).astype(int).tolist()
-    columns = [
-        keras.ops.logsumexp(classes[:, start:end], axis=-1, keepdims=True)
-        for start, end in zip([0, *ends], ends)
-    ]
-    return layers.Concatenate(name="familiarity", dtype="float32")(columns)
+    return _sum_rows(classes, grid.shape)
 
 
 def add_unfamiliarity(
@@ -163,20 +158,13 @@ def route(
     Returns:
         Tensor `(batch, num_modules)`.
     """
-    worlds = np.array(worlds)
-    claims = [
-        keras.ops.logsumexp(
-            keras.ops.take(
-                log_odds, np.flatnonzero(worlds == world).tolist(), axis=-1
-            ),
-            axis=-1,
-            keepdims=True,
-        )
-        for world in range(evidence.shape[-1])
-    ]
-    claims = layers.Concatenate(name=f"{name}_of_worlds", dtype="float32")(
-        claims
-    )
+    grid, is_column = _grid(worlds, evidence.shape[-1])
+    claims = keras.ops.take(log_odds, grid.ravel().tolist(), axis=-1)
+    padding = np.where(is_column, 0.0, NO_COLUMN).ravel().tolist()
+    claims = layers.Rescaling(
+        1.0, padding, name=f"{name}_of_worlds", dtype="float32"
+    )(claims)
+    claims = _sum_rows(claims, grid.shape)
     sure = layers.Activation("softplus", name=f"{name}_sure", dtype="float32")(
         claims
     )
@@ -186,9 +174,26 @@ def route(
     change = layers.Add(name=f"{name}_worlds", dtype="float32")(
         [evidence, sure]
     )
-    weights = np.eye(evidence.shape[-1])[:, worlds]
-    change = _fixed_dense(change, weights, None, f"{name}_modules")
+    change = keras.ops.take(change, list(worlds), axis=-1)
     return layers.Add(name=name, dtype="float32")([log_odds, change])
+
+
+def _grid(worlds, num_worlds):
+    """Puts the columns of each world into a row, and fills up shorter ones.
+
+    Returns:
+        Indices of columns, `(num_worlds, most)`, and which are no filling.
+    """
+    counts = np.bincount(worlds, minlength=num_worlds)
+    is_column = np.arange(counts.max()) < counts[:, None]
+    grid = np.zeros(is_column.shape, "int64")
+    grid[is_column] = np.argsort(worlds, kind="stable")
+    return grid, is_column
+
+
+def _sum_rows(values, shape):
+    """Adds up the exponentials of each row of a grid; returns logarithms."""
+    return keras.ops.logsumexp(keras.ops.reshape(values, (-1, *shape)), axis=-1)
 
 
 def evidence_of(
@@ -272,11 +277,10 @@ def _fixed_dense(x, weights, bias, name):
     """Applies a linear layer that no training changes."""
     dense = layers.Dense(
         weights.shape[1],
-        use_bias=bias is not None,
         name=name,
         trainable=False,
         dtype="float32",
     )
     result = dense(x)
-    dense.set_weights([weights] if bias is None else [weights, bias])
+    dense.set_weights([weights, bias])
     return result

@@ -25,11 +25,8 @@ COLOUR_THUMBNAIL = 4
 LEAST_TEXTURE = 1e-3  # Under the root, which is steep at 0.
 # Red and blue minus luma, scaled as in ITU-R BT.601.
 RED, BLUE = 0.713, 0.564
-SIZE = (
-    GRID**2 * (TEXTURES + 2 * COLOUR_TEXTURES)
-    + THUMBNAIL**2
-    + 2 * COLOUR_THUMBNAIL**2
-)
+CELL = TEXTURES + 2 * COLOUR_TEXTURES  # Textures of one place of the grid.
+SIZE = GRID**2 * CELL + THUMBNAIL**2 + 2 * COLOUR_THUMBNAIL**2
 
 
 def statistics_model(contract: InputContract) -> keras.Model:
@@ -47,38 +44,22 @@ def statistics_model(contract: InputContract) -> keras.Model:
         Functional model of built-in layers, images to `(batch, SIZE)`.
     """
     image = keras.Input(CONTRACT.shape, name="image")
-    planes = _fixed(layers.Conv2D(3, 1, use_bias=False), "planes", _planes())
-    luma, colour = _split(planes(image))
-    textures = layers.Concatenate(name="patches")(
-        [
-            _fixed(
-                layers.Conv2D(TEXTURES, PATCH, 2, use_bias=False),
-                "luma_patches",
-                _cosines(TEXTURES)[:, :, None],
-            )(luma),
-            _fixed(
-                layers.DepthwiseConv2D(
-                    PATCH, 2, depth_multiplier=COLOUR_TEXTURES, use_bias=False
-                ),
-                "colour_patches",
-                np.stack([_cosines(COLOUR_TEXTURES)] * 2, axis=2),
-            )(colour),
-        ]
-    )
-    cells = textures.shape[1] // GRID
+    patches = _fixed_convolution(_waves(), 2, "patches")(image)
+    cells = patches.shape[1] // GRID
     textures = layers.AveragePooling2D(cells, name="textures")(
-        keras.ops.abs(textures)
+        keras.ops.abs(patches)
     )
     roots = keras.ops.sqrt(layers.Flatten()(textures) + LEAST_TEXTURE)
-    thumbnails = [
-        layers.Flatten()(
-            layers.AveragePooling2D(plane.shape[1] // size, name=name)(plane)
-        )
-        for plane, size, name in (
-            (luma, THUMBNAIL, "luma_thumbnail"),
-            (colour, COLOUR_THUMBNAIL, "colour_thumbnail"),
-        )
-    ]
+    luma, *colours = _planes().T
+    thumbnails = []
+    for name, planes, count in (
+        ("luma_thumbnail", [luma], THUMBNAIL),
+        ("colour_thumbnail", colours, COLOUR_THUMBNAIL),
+    ):
+        size = image.shape[1] // count
+        mean = np.full((size, size, 1, 1), size**-2.0)
+        small = _fixed_convolution(mean * np.transpose(planes), size, name)
+        thumbnails.append(layers.Flatten()(small(image)))
     found = layers.Concatenate(name="image_statistics", dtype="float32")(
         [roots, *thumbnails]
     )
@@ -96,7 +77,7 @@ def is_known(shape: tuple[int, ...]) -> np.ndarray:
     Returns:
         Boolean array `(SIZE,)`.
     """
-    textures = np.arange(TEXTURES + 2 * COLOUR_TEXTURES) < TEXTURES
+    textures = np.arange(CELL) < TEXTURES
     thumbnails = np.arange(THUMBNAIL**2 + 2 * COLOUR_THUMBNAIL**2)
     is_luma = np.concatenate(
         [np.tile(textures, GRID**2), thumbnails < THUMBNAIL**2]
@@ -104,16 +85,18 @@ def is_known(shape: tuple[int, ...]) -> np.ndarray:
     return is_luma | (shape[-1] != GREY)
 
 
-def _split(planes):
-    return planes[..., :1], planes[..., 1:]
-
-
-def _fixed(layer, name, weights):
-    """Returns a layer of one array of weights that no training changes."""
-    config = {**layer.get_config(), "name": name, "trainable": False}
-    layer = type(layer).from_config(config)
-    layer.build((None, None, None, weights.shape[2]))
-    layer.set_weights([weights])
+def _fixed_convolution(kernels, stride, name):
+    """Returns a convolution that no training changes."""
+    layer = layers.Conv2D(
+        kernels.shape[-1],
+        kernels.shape[:2],
+        stride,
+        use_bias=False,
+        trainable=False,
+        name=name,
+    )
+    layer.build((None, None, None, kernels.shape[2]))
+    layer.set_weights([kernels])
     return layer
 
 
@@ -121,7 +104,22 @@ def _planes():
     """Turns red, green and blue into luma and two differences of colour."""
     luma = np.array(LUMA)
     red, blue = np.eye(3)[0] - luma, np.eye(3)[2] - luma
-    return np.stack([luma, RED * red, BLUE * blue], axis=1)[None, None]
+    return np.stack([luma, RED * red, BLUE * blue], axis=1)
+
+
+def _waves():
+    """Returns the waves that patches are compared with, in all planes."""
+    luma, *colours = _planes().T
+    return np.concatenate(
+        [
+            _cosines(count)[:, :, None] * plane[:, None]
+            for plane, count in [
+                (luma, TEXTURES),
+                *((plane, COLOUR_TEXTURES) for plane in colours),
+            ]
+        ],
+        axis=-1,
+    )
 
 
 def _cosines(count):
