@@ -21,12 +21,14 @@ import twins
 from twins import SourceSettings
 
 from kmod.composition.scoring import line_of
+from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.subsets import dirichlet_subset
 from kmod.metrics.calibration import fit_scores
 from kmod.modules.adaptation import adapt_images
 from kmod.modules.adaptation import plan_adaptation
+from kmod.modules.decompose import module_metrics
 from kmod.modules.manifest import InputContract
 from kmod.selection.module_choice import best_auxiliary
 
@@ -121,22 +123,12 @@ def source_answers(
     args, name, settings, architecture, seed
 ) -> dict[str, np.ndarray]:
     """What a source model and its modules say of all data sets' images."""
-    data = load(name, args.data_dir)
-    own = dataclasses.replace(
-        data,
-        train=dirichlet_subset(
-            pool(name, args.data_dir, settings),
-            len(data.class_names),
-            seed,
-            concentration=settings.concentration,
-            min_count=settings.least,
-        ),
-        validation=twins.some(data.validation, SOURCE_VALIDATION, skip=FEW),
-    )
+    own = own_images(name, args.data_dir, settings, seed)
     modular = twins.train_modular(architecture, own, settings.source, seed)
     answers = {
         "counts": np.bincount(own.train.labels),
         "retention": np.array(modular.retention_rate),
+        "f1": _own_f1(modular, own.validation),
     }
     for other in settings.asked:
         tests = TEST_OWN if other == name else TEST_OTHER
@@ -155,6 +147,33 @@ def source_answers(
             for key, values in found.items():
                 answers[f"{other}_{part}_{key}"] = values.astype("float32")
     return answers
+
+
+def own_images(name: str, data_dir, settings: Pool, seed: int) -> ImageData:
+    """The uneven part of a data set that a source model learns from."""
+    data = load(name, data_dir)
+    return dataclasses.replace(
+        data,
+        train=dirichlet_subset(
+            pool(name, data_dir, settings),
+            len(data.class_names),
+            seed,
+            concentration=settings.concentration,
+            min_count=settings.least,
+        ),
+        validation=twins.some(data.validation, SOURCE_VALIDATION, skip=FEW),
+    )
+
+
+def _own_f1(modular, validation):
+    """F1 of every module on its source's held-out images, as stores have."""
+    answers = twins.module_answers(modular, validation.images)["log_odds"]
+    return np.array(
+        [
+            module_metrics(own, validation.labels == index)["f1"]
+            for index, own in enumerate(answers.T)
+        ]
+    )
 
 
 def _features(source, images):
