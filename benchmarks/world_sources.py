@@ -4,7 +4,8 @@
 
 Far sources know a data set each, near ones a part of the classes of CIFAR-10:
 animals and vehicles, or five classes each of a random split. Each is trained,
-modularized with default options and cut into a store below `--work`.
+modularized with default options and cut into a store below `--work`. Far ones,
+animals and vehicles are made with every seed, each split with one of them.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
 VALIDATION = 200  # Images of each class.
-SPLITS = 5
+SPLITS, SEEDS = 5, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,15 @@ def near() -> dict[str, tuple[Source, Source]]:
         )
         for name, both in parts.items()
     }
+
+
+def teams(seed: int) -> dict[str, tuple[Source, ...]]:
+    """All teams of sources that are made with a seed, by name."""
+    found = {"far": FAR, **near()}
+    for number in range(SPLITS):
+        if number % SEEDS != seed:
+            del found[f"split{number}"]
+    return found
 
 
 @functools.lru_cache(maxsize=3)
@@ -152,7 +162,9 @@ def store_of(args, source: Source, seed: int) -> Path:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--work", type=Path, default=Path("worlds-work"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(range(SEEDS))
+    )
 
 
 def main() -> None:
@@ -160,13 +172,10 @@ def main() -> None:
     add_arguments(parser)
     args = parser.parse_args()
     (args.work / "stores").mkdir(parents=True, exist_ok=True)
-    kinds, *splits = near().values()
     for seed in args.seeds:
-        for source in (*FAR, *kinds):
-            store_of(args, source, seed)
-    for seed in args.seeds:
-        for source in (each for both in splits for each in both):
-            store_of(args, source, seed)
+        for team in teams(seed).values():
+            for source in team:
+                store_of(args, source, seed)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ measures on test images:
 - `blind`: the same stores without familiarity,
 - `fit` and `joint` on 5, 20 and 50 labelled images of each class, with and
   without familiarity,
+- `kmod choose` among two modules for each class, without a label and on 1 to 50
+  labelled images of each,
 - baselines of the literature that route an image to a source by the source's
   own network: max softmax, energy, ReAct, Mahalanobis distance of the last
   features, nearest neighbours, and the papers' highest sigmoid of all modules.
@@ -56,6 +58,7 @@ from kmod.modules.module_store import load_store
 CONTRACT = InputContract((32, 32, 3), "float32", (0.0, 255.0))
 TESTS = 200  # Test images of each class.
 LABELLED = (5, 20, 50)
+CHOSEN_ON = (0, 1, 5, 20, 50)
 NEIGHBOURS = 10
 REACT = 0.9  # Share of own activations that are not clipped.
 OTHER = {"name": "none of these", "reject": 0.05}
@@ -305,9 +308,9 @@ def coloured_digits(images: np.ndarray, seed: int = 0) -> np.ndarray:
     return 255 * np.clip(painted, 0, 1).astype("float32")
 
 
-def unseen(args, seed: int) -> dict:
+def unseen(args, team, seed: int) -> dict:
     """Modules of one source with `other`, fed images of no class of theirs."""
-    cifar10, _, mnist = world_sources.FAR
+    cifar10, _, mnist = team
     noise = np.random.default_rng(seed).uniform(0, 255, (UNLIKE, 32, 32, 3))
     digits = world_sources.load("mnist", args.data_dir).test.images[:UNLIKE]
     fashion = world_sources.load("fashion_mnist", args.data_dir)
@@ -435,35 +438,72 @@ def distilled(args, team, seed: int) -> dict:
     }
 
 
-def teams() -> dict[str, tuple]:
-    """All teams of sources, by name."""
-    return {"far": world_sources.FAR, **world_sources.near()}
+def chosen(args, team, seed: int) -> dict:
+    """`kmod choose` of two modules for each class, by labelled images.
+
+    The ten classes of CIFAR-10 are chosen from the stores of the team and of
+    one more split, so that every class has two modules.
+    """
+    names = world_sources.load("cifar10", args.data_dir).class_names
+    others = world_sources.teams(seed)[f"split{seed}"]
+    stores = [store_of(args, source, seed) for source in (*team, *others)]
+    whole = (dataclasses.replace(team[0], classes=world_sources.ALL),)
+    test = team_images(whole, args, "test", TESTS)
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        blind_stores = [without_familiarity(store, folder) for store in stores]
+        for count in CHOSEN_ON:
+            few = None
+            if count:
+                few = team_images(whole, args, "validation", count, seed)
+                few = few.images, few.labels
+            for name, own in (("", stores), ("blind_", blind_stores)):
+                _, spec = kmod.choose_composition(
+                    names, own, few, folder / f"{name}{count}.yaml"
+                )
+                model = kmod.compose(spec, data=few)
+                scores = model.predict(test.images, batch_size=256, verbose=0)
+                figures[f"{name}choose_{count}"] = right(scores, test.labels)
+    return figures
 
 
 def all_cells(args) -> dict[str, dict[str, dict]]:
-    """Runs every cell; finished ones are read from `--work`."""
+    """Runs every cell; finished ones are read from `--work`.
+
+    Returns:
+        For every group the figures of its cells, by name and seed.
+    """
     found = {}
     for seed in args.seeds:
-        for name, team in teams().items():
+        for name, team in world_sources.teams(seed).items():
             if name not in args.teams:
                 continue
-            cells = {
-                name: (cell, team),
-                f"{name}-shifted": (shifted, team),
-                f"{name}-latency": (latency, team),
-            }
-            if args.distil_epochs:
-                cells[f"{name}-distilled"] = (distilled, team)
-            if name == "far":
-                del cells["far-shifted"]
-                cells["unseen"] = (unseen,)
-            for key, (function, *given) in cells.items():
-                path = args.work / "cells" / f"{key}-{seed}.json"
-                found.setdefault(key, {})[str(seed)] = part(
-                    path, function, args, *given, seed
-                )
-                print(key, seed, found[key][str(seed)], flush=True)
+            for kind, function in _kinds(args, name).items():
+                key = f"{name}-{kind}-{seed}" if kind else f"{name}-{seed}"
+                path = args.work / "cells" / f"{key}.json"
+                group = name.rstrip("0123456789")
+                group = f"{group}_{kind}" if kind else group
+                cells = found.setdefault(group, {})
+                cells[key] = part(path, function, args, team, seed)
+                print(key, cells[key], flush=True)
     return found
+
+
+def _kinds(args, name):
+    """What is measured of a team, by kind."""
+    kinds = {"": cell}
+    if name == "far":
+        kinds["unseen"] = unseen
+    else:
+        kinds["shifted"] = shifted
+    if name == "kinds":
+        kinds["chosen"] = chosen
+    if not name.startswith("split"):
+        kinds["latency"] = latency
+        if args.distil_epochs:
+            kinds["distilled"] = distilled
+    return kinds
 
 
 def means_of(cells: list[dict]) -> dict:
@@ -481,7 +521,8 @@ def means_of(cells: list[dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     world_sources.add_arguments(parser)
-    parser.add_argument("--teams", nargs="+", default=list(teams()))
+    names = ["far", *world_sources.near()]
+    parser.add_argument("--teams", nargs="+", default=names)
     parser.add_argument(
         "--distil-epochs",
         type=int,
@@ -495,30 +536,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     found = all_cells(args)
-    groups = {
-        "far": found.get("far", {}),
-        "kinds": found.get("kinds", {}),
-        "splits": {
-            f"{name}-{seed}": each
-            for name in found
-            if name.startswith("split") and name.count("-") == 0
-            for seed, each in found[name].items()
-        },
-        "unseen": found.get("unseen", {}),
-        **{
-            kind: {
-                f"{name}-{seed}": each
-                for name in found
-                if name.endswith(kind)
-                for seed, each in found[name].items()
-            }
-            for kind in ("shifted", "latency", "distilled")
-        },
-    }
     summary = {
         name: {"cells": len(cells), **means_of(list(cells.values()))}
-        for name, cells in groups.items()
-        if cells
+        for name, cells in found.items()
     }
     write_result(
         "worlds",

@@ -58,9 +58,8 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument(
         "--combine",
-        choices=("calibrated", "minmax", "raw"),
-        default="calibrated",
-        help=argparse.SUPPRESS,  # The others replicate the papers.
+        choices=("calibrated", "divided", "minmax", "raw"),
+        help=argparse.SUPPRESS,  # The last two replicate the papers.
     )
     parser.add_argument(
         "--no-auxiliary",
@@ -207,12 +206,13 @@ def _print(figures, out):
         console.print_table(columns, rows, title)
     names = _short([each["store"] for each in figures["tried"]])
     console.print_table(
-        "class donor module auxiliary F1 patched helps".split(),
+        "class donor module rule auxiliary F1 patched helps".split(),
         [
             [
                 each["target_class"],
                 names[each["store"]],
                 each["class"],
+                each["combine"],
                 len(each["auxiliary"]),
                 f"{each['before']['f1']:.4f}",
                 f"{each['after']['f1']:.4f}",

@@ -238,6 +238,11 @@ def _patches(planned):
             _load(planned, planned_class.modules[0]),
             entry.combine,
             tuple(_load(planned, each) for each in planned_class.modules[1:]),
+            (
+                tuple(map(spec.base.classes.index, entry.auxiliary))
+                if entry.combine == "divided"
+                else ()
+            ),
             entry.layer,
             entry.range,
             planned.adaptations[entry.module.store],

@@ -22,6 +22,9 @@ from kmod.modules.class_module import ClassModule
 from kmod.spec.model import PatchLayer
 
 WEAK = "weak"
+# How much the weak model's ranking of the other classes that modules divide
+# counts beside that of the modules (benchmarks/trials.md).
+WEAK_SHARE = 0.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,16 +36,19 @@ class Patch:
         module: The module that knows the class better.
         combine: How the two scores become one; see `build_patched`.
         auxiliary: Other modules of the store whose scores the layer weighs.
-        layer: Weights of the rule `calibrated` for all classes; `None` if the
-            module answers alone.
+        others: Of the rule `divided`, the index of each auxiliary module's
+            class in the weak model's output.
+        layer: Weights of the rules `calibrated` and `divided` for all classes;
+            `None` if the modules answer as they are.
         range: Smallest and largest raw score, of the rule `minmax`.
         adaptation: How the weak model's images become the module's.
     """
 
     target: int
     module: ClassModule
-    combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
+    combine: Literal["calibrated", "divided", "minmax", "raw"] = "calibrated"
     auxiliary: tuple[ClassModule, ...] = ()
+    others: tuple[int, ...] = ()
     layer: PatchLayer | None = None
     range: tuple[float, float] | None = None
     adaptation: Adaptation = Adaptation()
@@ -72,10 +78,13 @@ def build_patched(
       the weak model ranks them stays as it was;
     - the log-odds of the module for `T`.
 
-    Every patch with a layer then turns the scores `z` into
+    The other patches follow one after another. By the rule `divided`, the
+    module and auxiliary ones divide among their classes what `softmax(z)` of
+    the scores `z` so far gives to these classes together: the target gets the
+    softmax `m` of the modules' log-odds, and the others share the rest as
+    `softmax(z)^0.3 * m^0.7` ranks them. A layer turns the scores into
     `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, where `s` are the
-    module's log-odds, and what auxiliary modules add in the same way, one
-    after another.
+    module's log-odds, and what auxiliary modules add in the same way.
     The other rules at last replace the target's probability and leave the
     rest as it is, so that the answers no longer add up to 1: `raw` by the
     module's probability, `minmax` by its raw score `o` as
@@ -112,7 +121,7 @@ def merge_patched(
     columns = {
         patch.target: _replacement(patch, outputs[patch.part])
         for patch in patches
-        if patch.combine != "calibrated"
+        if patch.combine in ("minmax", "raw")
     }
     if not columns:
         return build_classifier(image, log_odds, name)
@@ -150,6 +159,7 @@ def _scorer(module, combine):
     calibration = model.get_layer(CALIBRATION_LAYER)
     outputs = {
         "calibrated": calibration.output,
+        "divided": calibration.output,
         "minmax": calibration.input,
         "raw": model.output,
     }
@@ -180,18 +190,25 @@ def check_images(
 
 def _patched_scores(patches, outputs):
     """Returns the scores in front of the softmax, `(batch, num_classes)`."""
-    calibrated = [p for p in patches if p.combine == "calibrated"]
-    layers = [patch for patch in calibrated if patch.layer is not None]
     columns = {
         patch.target: outputs[patch.part]
-        for patch in calibrated
-        if patch.layer is None
+        for patch in patches
+        if patch.combine == "calibrated" and patch.layer is None
     }
-    names = ["patch_scores", *(f"patch_{p.target}_scores" for p in layers)]
+    steps = [
+        (step, patch, f"patch_{patch.target}_{name}")
+        for patch in patches
+        for step, name, is_due in (
+            (_divided_scores, "divided", patch.combine == "divided"),
+            (_layer_scores, "scores", patch.layer is not None),
+        )
+        if is_due
+    ]
+    names = ["patch_scores", *(name for _, _, name in steps)]
     names[-1] = LOG_ODDS_LAYER
     scores = _with_target_scores(outputs[WEAK], columns, names[0])
-    for patch, name in zip(layers, names[1:]):
-        scores = _layer_scores(patch, scores, outputs, name)
+    for (step, patch, _), name in zip(steps, names[1:]):
+        scores = step(patch, scores, outputs, name)
     return scores
 
 
@@ -203,9 +220,29 @@ def _with_target_scores(logits, columns, name):
     return _with_columns(logits, columns, name)
 
 
+def _divided_scores(patch, scores, outputs, name):
+    weak = _log_softmax(scores)
+    own = keras.ops.take(weak, [patch.target, *patch.others], axis=-1)
+    modules = join([outputs[part] for part in patch.parts], f"{name}_modules")
+    modules = _log_softmax(modules)
+    ranks = WEAK_SHARE * own[:, 1:] + (1 - WEAK_SHARE) * modules[:, 1:]
+    rest = keras.ops.logsumexp(modules[:, 1:], axis=-1, keepdims=True)
+    whole = keras.ops.logsumexp(own, axis=-1, keepdims=True)
+    others = _log_softmax(ranks) + rest + whole
+    columns = {patch.target: modules[:, :1] + whole} | {
+        index: others[:, number : number + 1]
+        for number, index in enumerate(patch.others)
+    }
+    return _with_columns(weak, columns, name)
+
+
+def _log_softmax(scores):
+    return scores - keras.ops.logsumexp(scores, axis=-1, keepdims=True)
+
+
 def _layer_scores(patch, scores, outputs, name):
     layer = patch.layer
-    weak = scores - keras.ops.logsumexp(scores, axis=-1, keepdims=True)
+    weak = _log_softmax(scores)
     terms = [line(weak, layer.weak, layer.bias, f"{patch.part}_weak")]
     for part, factors in zip(patch.parts, (layer.module, *layer.auxiliary)):
         columns = keras.ops.repeat(outputs[part], scores.shape[1], axis=-1)

@@ -7,9 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from kmod.composition.patched_model import WEAK_SHARE
 from kmod.composition.patched_model import Patch
 from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import folds
 from kmod.metrics.evaluate import ClassFigures
 from kmod.metrics.evaluate import class_figures
@@ -46,6 +48,8 @@ class ValidationScores:
         raw: Float array `(n,)` of the target's module, before its calibration.
         labels: int64 array `(n,)` in the weak model's classes.
         target: Index of the target class.
+        others: Of the rule `divided`, the index of each auxiliary module's
+            class.
     """
 
     logits: np.ndarray
@@ -53,6 +57,7 @@ class ValidationScores:
     raw: np.ndarray
     labels: np.ndarray
     target: int
+    others: tuple[int, ...] = ()
 
     @staticmethod
     def of(
@@ -60,11 +65,12 @@ class ValidationScores:
         answers: Sequence[ModuleAnswers],
         labels: np.ndarray,
         target: int,
+        others: Sequence[int] = (),
     ) -> "ValidationScores":
         """Joins what the modules say, the target's first."""
         log_odds = np.column_stack([each.log_odds for each in answers])
         return ValidationScores(
-            logits, log_odds, answers[0].raw, labels, target
+            logits, log_odds, answers[0].raw, labels, target, tuple(others)
         )
 
     def __len__(self) -> int:
@@ -72,12 +78,12 @@ class ValidationScores:
 
     def take(self, rows: np.ndarray) -> "ValidationScores":
         """Returns the scores of some of the images, by index or mask."""
-        return ValidationScores(
-            self.logits[rows],
-            self.log_odds[rows],
-            self.raw[rows],
-            self.labels[rows],
-            self.target,
+        return dataclasses.replace(
+            self,
+            logits=self.logits[rows],
+            log_odds=self.log_odds[rows],
+            raw=self.raw[rows],
+            labels=self.labels[rows],
         )
 
     @functools.cached_property
@@ -88,8 +94,21 @@ class ValidationScores:
     @functools.cached_property
     def log_probabilities(self) -> np.ndarray:
         """The weak model's, float64 `(n, num_classes)`."""
-        logits = self.logits.astype("float64")
-        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return _log_softmax(self.logits.astype("float64"))
+
+    @functools.cached_property
+    def divided(self) -> "ValidationScores":
+        """These scores, the weak model's divided by the modules."""
+        columns = [self.target, *self.others]
+        weak = self.log_probabilities.copy()
+        modules = _log_softmax(self.log_odds.astype("float64"))
+        own, others = weak[:, columns], modules[:, 1:]
+        whole = np.logaddexp.reduce(own, axis=1, keepdims=True)
+        rest = np.logaddexp.reduce(others, axis=1, keepdims=True)
+        ranks = WEAK_SHARE * own[:, 1:] + (1 - WEAK_SHARE) * others
+        weak[:, columns[:1]] = whole + modules[:, :1]
+        weak[:, columns[1:]] = whole + rest + _log_softmax(ranks)
+        return dataclasses.replace(self, logits=weak)
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
@@ -147,7 +166,7 @@ class PatchFit:
 def fit_on_scores(
     scores: ValidationScores,
     module: ClassModule,
-    combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
+    combine: Literal["calibrated", "divided", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
     auxiliary: Sequence[ClassModule] = (),
 ) -> PatchFit:
@@ -171,6 +190,7 @@ def fit_on_scores(
         module,
         combine,
         auxiliary=tuple(auxiliary),
+        others=scores.others,
         adaptation=adaptation,
     )
     patch = fit_rule(patch, scores)
@@ -207,6 +227,8 @@ def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:
     if patch.combine == "calibrated":
         layer = fit_layer(scores, start=patch.layer)
         return dataclasses.replace(patch, layer=layer)
+    if patch.combine == "divided":
+        return dataclasses.replace(patch, layer=fit_change(scores))
     if patch.combine == "minmax":
         return dataclasses.replace(patch, range=fit_range(scores))
     return patch
@@ -214,8 +236,8 @@ def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:
 
 def patch_predictions(patch: Patch, scores: ValidationScores) -> np.ndarray:
     """Returns the answers of a patched model, int64 `(n,)`."""
-    if patch.combine == "calibrated":
-        return layer_scores(patch.layer, scores).argmax(axis=1)
+    if patch.combine in ("calibrated", "divided"):
+        return patched_scores(patch, scores).argmax(axis=1)
     if patch.combine == "minmax":
         low, high = patch.range
         answers = (scores.raw - low) / (high - low)
@@ -224,6 +246,20 @@ def patch_predictions(patch: Patch, scores: ValidationScores) -> np.ndarray:
     probabilities = np.exp(scores.log_probabilities)
     probabilities[:, scores.target] = answers
     return probabilities.argmax(axis=1)
+
+
+def patched_scores(patch: Patch, scores: ValidationScores) -> np.ndarray:
+    """Returns the scores before the softmax, float array `(n, num_classes)`.
+
+    Args:
+        patch: A patch with a layer, or of the rule `divided`.
+        scores: Scores of images.
+    """
+    if patch.combine == "divided":
+        scores = scores.divided
+    if patch.layer is None:
+        return scores.logits
+    return layer_scores(patch.layer, scores)
 
 
 def cross_predictions(patch: Patch, scores: ValidationScores) -> np.ndarray:
@@ -292,6 +328,36 @@ def fit_layer(
     bias = np.array(layer.bias)
     bias[scores.target] += choose_threshold(values, scores)
     return dataclasses.replace(layer, bias=tuple(bias.tolist()))
+
+
+def fit_change(scores: ValidationScores) -> PatchLayer | None:
+    """Fits the layer behind the rule `divided` on validation data.
+
+    What the modules divide is an answer without any label. The layer adds
+    weights of the modules' log-odds and biases to it that are held small, as
+    much as makes images that it was not fitted on likeliest.
+
+    Args:
+        scores: Scores of validation images.
+
+    Returns:
+        The `PatchLayer`, `None` if there are no images of some class.
+    """
+    num_classes = scores.logits.shape[1]
+    if np.bincount(scores.labels, minlength=num_classes).min() == 0:
+        return None
+    start = scores.divided.log_probabilities
+    weights, bias = fit_scores(
+        scores.log_odds.astype("float64"), scores.labels, start
+    )
+    module, *auxiliary = (tuple(row) for row in weights.tolist())
+    return PatchLayer(
+        module, (1.0,) * num_classes, tuple(bias.tolist()), tuple(auxiliary)
+    )
+
+
+def _log_softmax(values):
+    return values - np.logaddexp.reduce(values, axis=1, keepdims=True)
 
 
 def _regress(scores, start=None):

@@ -47,7 +47,7 @@ def patch(
     data: Any,
     *,
     class_names: Sequence[str] | None = None,
-    combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
+    combine: Literal["calibrated", "divided", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
     auxiliary: Sequence[ClassModule] = (),
     output: str | None = None,
@@ -56,8 +56,10 @@ def patch(
 
     By the rule `calibrated`, how much each of the two counts in the score of
     every class is fitted on validation data, with an eye on the target's
-    recall and on the other classes; see `fit_layer`. The other rules are the
-    published ones; see `build_patched`.
+    recall and on the other classes; see `fit_layer`. By the rule `divided`,
+    for modules of several of the weak model's classes, these decide among
+    their classes, and labels change little; see `fit_change`. The other rules
+    are the published ones; see `build_patched`.
 
     Args:
         weak: The weak model, images to one score per class, or to one
@@ -73,7 +75,9 @@ def patch(
         adaptation: How the weak model's images become the module's, from
             `plan_adaptation`. Defaults to not at all.
         auxiliary: Further modules of the module's store, whose scores help to
-            tell all classes apart; only by the rule `calibrated`.
+            tell all classes apart; only by the rules `calibrated` and
+            `divided`. The latter needs them, of classes of the weak model, of
+            the same names.
         output: Name of the weak model's output to take, of several.
 
     Returns:
@@ -107,11 +111,15 @@ def patch(
     modules = [module, *auxiliary]
     for each in modules:
         check_images(logits, each, adaptation)
+    others = ()
+    if combine == "divided":
+        others = _other_classes(auxiliary, class_names, target)
     scores = ValidationScores.of(
         predict(logits, images),
         module_answers(modules, images, adaptation),
         labels,
         target,
+        others,
     )
     fitted = fit_on_scores(scores, module, combine, adaptation, auxiliary)
     if not fitted.helps:
@@ -132,6 +140,20 @@ def patch(
         )
     )
     return patched
+
+
+def _other_classes(auxiliary, class_names, target):
+    names = list(class_names or ())
+    given = [each.info.class_name for each in auxiliary]
+    rest = [name for name in names if name != names[target]]
+    if not given or not set(given) <= set(rest):
+        raise UsageError(
+            "The rule `divided` takes auxiliary modules of other classes of "
+            f"the weak model. Received: modules of {given}; the weak model's "
+            f"others are {rest}. Give those of its classes that the donor "
+            "has, and `class_names` if the weak model has none."
+        )
+    return tuple(map(names.index, given))
 
 
 def patch_spec(

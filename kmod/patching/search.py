@@ -15,6 +15,7 @@ from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
 from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
+from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.metrics.evaluate import Evaluation
@@ -27,8 +28,8 @@ from kmod.patching.donors import module_answers
 from kmod.patching.patch_fit import PatchFit
 from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import fit_on_scores
-from kmod.patching.patch_fit import layer_scores
 from kmod.patching.patch_fit import no_gain
+from kmod.patching.patch_fit import patched_scores
 from kmod.patching.patcher import check_labels
 from kmod.patching.patcher import target_index
 
@@ -53,6 +54,7 @@ class PatchCandidate:
             "target_class": self.target_class,
             "store": str(self.donor.store.path),
             "class": self.fit.patch.module.info.class_name,
+            "combine": self.fit.patch.combine,
             "auxiliary": [m.info.class_name for m in self.fit.patch.auxiliary],
             "before": dataclasses.asdict(self.fit.before),
             "after": dataclasses.asdict(self.fit.after),
@@ -83,7 +85,7 @@ def choose_patches(
     *,
     target_classes: Sequence[int | str] | None = None,
     class_names: Sequence[str] | None = None,
-    combine: Literal["calibrated", "minmax", "raw"] = "calibrated",
+    combine: Literal["calibrated", "divided", "minmax", "raw"] | None = None,
     contract: InputContract | None = None,
     auxiliary: bool = True,
     output: str | None = None,
@@ -106,7 +108,9 @@ def choose_patches(
             the weak ones, by `weak_classes`, that a donor has.
         class_names: The weak model's classes. Defaults to its attribute
             `class_names`, to those of the data, or to `"0"`, `"1"`, ...
-        combine: How the two scores become one.
+        combine: How the two scores become one. Defaults to the better of
+            `calibrated` and `divided`; the latter takes donors that have
+            another class of the weak model.
         contract: The images, if the donors take others.
         auxiliary: Whether a donor's other modules may be auxiliary to the
             target's, where that is better; it makes the model larger.
@@ -149,7 +153,8 @@ def choose_patches(
             if index not in weak_classes(now):
                 continue
         scores_of = functools.partial(_scores, found, logits, labels, index)
-        ranked = _ranked(target, adaptations, scores_of, combine, auxiliary)
+        given = adaptations, scores_of, combine, auxiliary
+        ranked = _ranked(target, class_names, *given)
         tried += ranked
         best = ranked[0]
         if best.fit.helps:
@@ -197,31 +202,46 @@ def _answers(donor, images, adaptation):
     return dict(zip(donor.store, module_answers(modules, images, adaptation)))
 
 
-def _scores(found, logits, labels, index, donor, class_names):
+def _scores(found, logits, labels, index, donor, class_names, others=()):
     """Returns the scores of modules of a donor, the target's first."""
     answers = [found[donor][name] for name in class_names]
-    return ValidationScores.of(logits, answers, labels, index)
+    return ValidationScores.of(logits, answers, labels, index, others)
 
 
-def _ranked(target, adaptations, scores_of, combine, auxiliary):
-    """Tries every donor, with and without auxiliary modules, the best first."""
+def _ranked(target, class_names, adaptations, scores_of, combine, auxiliary):
+    """Tries every donor by every rule that it allows, the best first."""
     candidates = []
     for donor, adaptation in adaptations.items():
         name = donor.class_for(target)
         if name is None:
             continue
-        options = [()]
-        if auxiliary and combine == "calibrated":
-            options.append([each for each in donor.store if each != name])
-        for others in options:
+        rest = [each for each in donor.store if each != name]
+        known = [c for c in rest if c in class_names and c != target]
+        options = []
+        if combine != "divided":
+            options.append((combine or "calibrated", []))
+        if auxiliary and combine in ("calibrated", None) and rest:
+            options.append(("calibrated", rest))
+        if auxiliary and combine in ("divided", None) and known:
+            options.append(("divided", known))
+        for rule, others in options:
+            indices = map(
+                class_names.index, others if rule == "divided" else ()
+            )
             fit = fit_on_scores(
-                scores_of(donor, [name, *others]),
+                scores_of(donor, [name, *others], tuple(indices)),
                 donor.store[name],
-                combine,
+                rule,
                 adaptation,
                 [donor.store[each] for each in others],
             )
             candidates.append(PatchCandidate(target, donor, fit))
+    if not candidates:
+        raise UsageError(
+            "The rule `divided` takes a donor that has other classes of the "
+            f"weak model, as auxiliary ones. Received: {target!r} alone. Give "
+            "another donor, or leave `combine` out."
+        )
     return sorted(candidates, key=_quality, reverse=True)
 
 
@@ -233,8 +253,8 @@ def _quality(candidate):
 def _patched(best, scores_of, logits):
     """Returns the scores that later patches start from."""
     patch = best.fit.patch
-    if patch.layer is None:
+    if patch.combine in ("minmax", "raw"):
         return logits
     names = [module.info.class_name for module in patch.parts.values()]
-    scores = scores_of(best.donor, names)
-    return layer_scores(patch.layer, scores).astype("float32")
+    scores = scores_of(best.donor, names, patch.others)
+    return patched_scores(patch, scores).astype("float32")

@@ -210,20 +210,23 @@ class PatchEntry:
     Attributes:
         class_name: The target class.
         module: The module that knows it better.
-        combine: How the two scores become one: `calibrated` weighs them;
-            `minmax` puts the module's raw score, scaled by `range`, and `raw`
-            its probability in the place of the weak model's probability.
+        combine: How the two scores become one: `calibrated` weighs them; by
+            `divided` the modules decide among their classes, and the weak
+            model how likely it is one of these; `minmax` puts the module's
+            raw score, scaled by `range`, and `raw` its probability in the
+            place of the weak model's probability.
         auxiliary: Further classes of the module's store, whose modules help to
-            tell the classes apart; only with `layer`.
-        layer: Fitted weights of all classes, only with `calibrated`; `None`
-            if the spec has none: the module answers alone.
+            tell the classes apart; only with `layer`, or with `divided`, where
+            they are classes of the base.
+        layer: Fitted weights of all classes, only with `calibrated` and
+            `divided`; `None` if the spec has none: modules answer as they are.
         range: Smallest and largest raw score of the module on images of the
             class; only with `minmax`.
     """
 
     class_name: str
     module: ModuleRef
-    combine: Literal["calibrated", "minmax", "raw"] = "calibrated"
+    combine: Literal["calibrated", "divided", "minmax", "raw"] = "calibrated"
     auxiliary: tuple[str, ...] = ()
     layer: PatchLayer | None = None
     range: tuple[float, float] | None = None

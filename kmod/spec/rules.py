@@ -26,11 +26,11 @@ OWNERS_OF_KEYS = {
     "data": ("unlabelled", "fit", "joint"),
     "images_per_class": ("fit", "joint"),
 }
-COMBINATIONS = ("calibrated", "minmax", "raw")
+COMBINATIONS = ("calibrated", "divided", "minmax", "raw")
 KEYS_OF_COMBINATIONS = {
-    "range": "minmax",
-    "layer": "calibrated",
-    "auxiliary": "calibrated",
+    "range": ("minmax",),
+    "layer": ("calibrated", "divided"),
+    "auxiliary": ("calibrated", "divided"),
 }
 
 Broken = Iterator[tuple[KeyPath, str]]  # Where in the spec, and what to say.
@@ -241,12 +241,33 @@ def _classes_are_patched_once(document: Document) -> Broken:
 def _combination_has_its_keys(document: Document) -> Broken:
     for path, patch in document.find(dict, "patches", ...):
         combine = patch.get("combine", "calibrated")
-        for key, owner in KEYS_OF_COMBINATIONS.items():
-            is_other = combine in COMBINATIONS and combine != owner
+        for key, owners in KEYS_OF_COMBINATIONS.items():
+            is_other = combine in COMBINATIONS and combine not in owners
             if key in patch and is_other:
+                accepted = " or ".join(owners)
                 yield (*path, key), (
-                    f"`{key}` belongs to `combine: {owner}`. Received: "
-                    f"combine {combine}. Remove it, or write {owner}."
+                    f"`{key}` belongs to `combine: {accepted}`. Received: "
+                    f"combine {combine}. Remove it, or write {accepted}."
+                )
+
+
+def _divided_classes_are_known(document: Document) -> Broken:
+    known = [name for _, name in document.find_texts("base", "classes", ...)]
+    for path, patch in document.find(dict, "patches", ...):
+        if patch.get("combine") != "divided":
+            continue
+        if "auxiliary" not in patch:
+            yield (*path, "combine"), (
+                "`combine: divided` takes `auxiliary`, the other classes that "
+                "the modules decide among. Received: none. Name them, or write "
+                "calibrated."
+            )
+        others = [name for name in known if name != patch.get("class")]
+        for place, name in document.find_texts(*path, "auxiliary", ...):
+            if name not in others:
+                yield place, (
+                    "with `combine: divided`, `auxiliary` has other classes "
+                    f"of the base. Received: {name!r}. Known: {others}."
                 )
 
 
@@ -266,8 +287,9 @@ def _layers_fit_the_patch(document: Document) -> Broken:
     for path, patch in document.find(dict, "patches", ...):
         layer, auxiliary = patch.get("layer", {}), patch.get("auxiliary", [])
         given = layer.get("auxiliary", []) if isinstance(layer, dict) else []
+        is_alone = patch.get("combine") == "divided" and "layer" not in patch
         if all(isinstance(each, list) for each in (auxiliary, given)):
-            if len(auxiliary) != len(given):
+            if not is_alone and len(auxiliary) != len(given):
                 yield (*path, "auxiliary" if auxiliary else "layer"), (
                     "a patch has one list in `layer.auxiliary` for each class "
                     f"of `auxiliary`. Received: {len(given)} lists for "
@@ -362,6 +384,7 @@ FAULT_RULES = (
     _patched_classes_are_known,
     _classes_are_patched_once,
     _combination_has_its_keys,
+    _divided_classes_are_known,
     _layers_fit_the_base,
     _layers_fit_the_patch,
     _checked_classes_are_known,

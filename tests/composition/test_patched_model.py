@@ -140,6 +140,60 @@ def test_auxiliary_modules_add_to_the_scores(weak, donor, test_images):
     )
 
 
+def divided(scores, log_odds, target, others):
+    """What `build_patched` says of the rule `divided`, in probabilities."""
+    p, m = (np.exp(log_softmax(each)) for each in (scores, log_odds))
+    whole = p[:, [target, *others]].sum(axis=1)
+    ranks = p[:, others] ** 0.3 * m[:, 1:] ** 0.7
+    ranks /= ranks.sum(axis=1, keepdims=True)
+    result = p.copy()
+    result[:, target] = whole * m[:, 0]
+    result[:, others] = (whole * (1 - m[:, 0]))[:, None] * ranks
+    return result
+
+
+@pytest.mark.parametrize("others", [[2], [2, 0]])
+def test_modules_divide_what_the_weak_model_gives(
+    weak, donor, test_images, others
+):
+    modules = [donor[name] for name in ("3", "8", "9")]
+    auxiliary = tuple(modules[index] for index in others)
+    patch = Patch(1, modules[1], "divided", auxiliary, tuple(others))
+    scores = np.log(weak.predict(test_images, verbose=0).astype("float64"))
+    log_odds = np.stack(
+        [
+            scores_of(module, test_images, "log_odds")
+            for module in (patch.module, *auxiliary)
+        ],
+        axis=1,
+    )
+    wanted = divided(scores, log_odds, 1, others)
+    np.testing.assert_allclose(wanted.sum(axis=1), 1)
+    answers = patched_model(weak, [patch]).predict(test_images, verbose=0)
+    np.testing.assert_allclose(answers, wanted, rtol=0, atol=1e-4)
+    assert np.abs(answers - np.exp(scores)).max() > 0.1
+    if others == [2]:  # What the modules have no class of stays.
+        np.testing.assert_allclose(
+            answers[:, 0], np.exp(scores[:, 0]), rtol=0, atol=1e-4
+        )
+
+
+def test_layer_follows_the_division(weak, donor, test_images):
+    layer = dataclasses.replace(LAYER, auxiliary=((0.3, -0.2, 0.1),))
+    patch = Patch(1, donor["8"], "divided", (donor["9"],), (2,), layer)
+    scores = np.log(weak.predict(test_images, verbose=0).astype("float64"))
+    own, other = (
+        scores_of(donor[name], test_images, "log_odds") for name in "89"
+    )
+    scores = np.log(divided(scores, np.stack([own, other], axis=1), 1, [2]))
+    scores = layer_formula(LAYER, scores, own)
+    scores += other[:, None] * layer.auxiliary[0]
+    answers = patched_model(weak, [patch]).predict(test_images, verbose=0)
+    np.testing.assert_allclose(
+        answers, np.exp(log_softmax(scores)), rtol=0, atol=1e-4
+    )
+
+
 def test_published_rules_replace_the_probability(weak, donor, test_images):
     patches = [
         Patch(1, donor["8"], "minmax", range=(-1.0, 2.0)),

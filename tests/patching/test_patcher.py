@@ -70,6 +70,7 @@ def test_index_and_arrays_do_as_well(weak, donor, digits, patched):
     [
         ("calibrated", ()),
         ("calibrated", ("3", "9")),
+        ("divided", ("3", "9")),
         ("minmax", ()),
         ("raw", ()),
     ],
@@ -86,10 +87,14 @@ def test_spec_composes_to_the_same_model(
             digits.validation,
             target_classes=["8"],
             class_names=digits.class_names,
-            combine=combine,
+            combine="minmax" if combine == "minmax" else None,
         ).tried
-        patches = [each.fit.patch for each in tried]
-        (fitted,) = (p for p in patches if len(p.auxiliary) == len(auxiliary))
+        (fitted,) = (
+            each.fit.patch
+            for each in tried
+            if each.fit.patch.combine == combine
+            and len(each.fit.patch.auxiliary) == len(auxiliary)
+        )
     spec = patch_spec(
         tmp_path / "weak.keras",
         digits.class_names,

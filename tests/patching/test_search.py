@@ -30,16 +30,22 @@ def test_weak_class_and_best_donor_are_found(choice, donor, poor):
     (best,) = choice.chosen
     assert (best.target_class, best.donor.store) == ("8", donor)
     assert choice.tried[0] is best
-    assert [each.donor.store for each in choice.tried[2:]] == [poor, poor]
+    assert [each.donor.store for each in choice.tried[3:]] == [poor] * 3
 
 
 def test_donor_is_tried_with_and_without_its_other_modules(choice, donor):
-    found = [
-        [module.info.class_name for module in each.fit.patch.auxiliary]
-        for each in choice.tried
-        if each.donor.store is donor
+    patches = [
+        each.fit.patch for each in choice.tried if each.donor.store is donor
     ]
-    assert sorted(found) == [[], ["3", "9"]]
+    found = [
+        (patch.combine, [m.info.class_name for m in patch.auxiliary])
+        for patch in patches
+    ]
+    assert sorted(found) == [
+        ("calibrated", []),
+        ("calibrated", ["3", "9"]),
+        ("divided", ["3", "9"]),
+    ]
 
 
 def test_patch_is_that_of_a_single_module(choice, weak, donor, digits):

@@ -363,8 +363,25 @@ def parse(text):
             MINMAX,
             "    layer",
             "    combine: raw\n    layer",
-            "spec.yaml:13:12: `layer` belongs to `combine: calibrated`.",
+            "spec.yaml:13:12: `layer` belongs to `combine: calibrated or "
+            "divided`.",
             id="layer-of-raw",
+        ),
+        pytest.param(
+            MINMAX,
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}\n",
+            "    combine: divided\n",
+            "spec.yaml:12:14: `combine: divided` takes `auxiliary`, the other "
+            "classes that the modules decide among. Received: none.",
+            id="divided-by-one",
+        ),
+        pytest.param(
+            MINMAX,
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}\n",
+            "    combine: divided\n    auxiliary: [cow]\n",
+            "spec.yaml:13:17: with `combine: divided`, `auxiliary` has other "
+            "classes of the base. Received: 'cow'. Known: ['cat'].",
+            id="divided-by-a-stranger",
         ),
         pytest.param(
             MINMAX,
