@@ -15,6 +15,8 @@ measures on test images:
   without familiarity,
 - `kmod choose` among two modules for each class, without a label and on 1 to 50
   labelled images of each,
+- a weak model of ten classes, patched by modules of six of them, without a
+  label and on 1 to 50 labelled images of each class,
 - baselines of the literature that route an image to a source by the source's
   own network: max softmax, energy, ReAct, Mahalanobis distance of the last
   features, nearest neighbours, and the papers' highest sigmoid of all modules.
@@ -42,8 +44,10 @@ from common import write_result
 
 import kmod
 from kmod.composition.composer import compose
+from kmod.composition.patched_model import Patch
 from kmod.data.image_data import LabelledImages
 from kmod.graph.sizes import model_sizes
+from kmod.metrics.calibration import fit_scores
 from kmod.metrics.evaluate import auroc_of_unseen
 from kmod.metrics.latency import measure_latency
 from kmod.modules.adaptation import adapt_images
@@ -54,6 +58,12 @@ from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import write_store_manifest
 from kmod.modules.module_store import add_familiarity
 from kmod.modules.module_store import load_store
+from kmod.patching.donors import module_answers
+from kmod.patching.patch_fit import ValidationScores
+from kmod.patching.patch_fit import fit_rule
+from kmod.patching.patch_fit import patch_predictions
+from kmod.zoo.build import build
+from kmod.zoo.train import train_source
 
 CONTRACT = InputContract((32, 32, 3), "float32", (0.0, 255.0))
 TESTS = 200  # Test images of each class.
@@ -63,6 +73,8 @@ NEIGHBOURS = 10
 REACT = 0.9  # Share of own activations that are not clipped.
 OTHER = {"name": "none of these", "reject": 0.05}
 UNLIKE = 2000
+# Of weak models, as CIFAR-10 numbers its classes: cat, dog, horse.
+TARGETS, TARGET_IMAGES, WEAK_IMAGES, WEAK_EPOCHS = (3, 5, 7), 40, 300, 14
 BATCHES, ROUNDS, REPEATS = (1, 64), 6, 5
 
 
@@ -468,6 +480,89 @@ def chosen(args, team, seed: int) -> dict:
     return figures
 
 
+def patched(args, team, seed: int) -> dict:
+    """A model of ten classes, weak in one, patched by modules of six of them.
+
+    The weak model learns `WEAK_IMAGES` images of each class of CIFAR-10, which
+    no source saw, but `TARGET_IMAGES` of the target. The donor knows animals
+    alone, so it can not take the weak model's place. Means over `TARGETS`.
+    """
+    donor = store_of(args, team[0], seed)
+    found = [
+        part(
+            args.work / "patched" / f"{target}-{seed}.json",
+            *(_patched, args, donor, target, seed),
+        )
+        for target in TARGETS
+    ]
+    return means_of(found, spread=False)
+
+
+def _patched(args, donor, target, seed):
+    data = world_sources.load("cifar10", args.data_dir)
+    few = twins.some(
+        data.validation, LABELLED[-1], seed, world_sources.VALIDATION
+    )
+    test = twins.some(data.test, TESTS)
+    train = twins.some(data.train, WEAK_IMAGES, seed, 2500)
+    unused = np.flatnonzero(train.labels == target)[TARGET_IMAGES:]
+    train = train.take(np.setdiff1d(np.arange(len(train)), unused))
+    keras.utils.set_random_seed(seed)
+    weak = build("simcnn", (32, 32, 3), 10)
+    train_source(
+        weak,
+        dataclasses.replace(data, train=train, validation=few),
+        WEAK_EPOCHS,
+        batch_size=32,
+        seed=seed,
+        augment=True,
+        verbose=0,
+    )
+    weak = keras.Model(weak.input, weak.get_layer("logits").output)
+    own = data.class_names[target]
+    others = [name for name in donor if name != own]
+    modules = [donor[name] for name in (own, *others)]
+    given, new = (
+        ValidationScores.of(
+            log_odds_of(weak, images.images),
+            module_answers(modules, images.images.astype("float32")),
+            images.labels,
+            target,
+            tuple(map(data.class_names.index, others)),
+        )
+        for images in (few, test)
+    )
+    figures = _of_patch("weak", new.predictions, new)
+    patch = Patch(target, modules[0], others=given.others)
+    for count in CHOSEN_ON:
+        rows = twins.indices_of_some(given.labels, count)
+        labelled = given.take(rows)
+        for rule in ("divided", "calibrated"):
+            fitted = dataclasses.replace(patch, combine=rule)
+            if count:
+                fitted = fit_rule(fitted, labelled)
+            elif rule == "calibrated":
+                continue
+            answers = patch_predictions(fitted, new)
+            figures |= _of_patch(f"{rule}_{count}", answers, new)
+        if count > 1:
+            both = [
+                np.concatenate([s.log_probabilities, s.log_odds], axis=1)
+                for s in (labelled, new)
+            ]
+            weights, bias = fit_scores(both[0], labelled.labels)
+            answers = (both[1] @ weights + bias).argmax(axis=1)
+            figures |= _of_patch(f"regression_{count}", answers, new)
+    return figures
+
+
+def _of_patch(name, answers, scores):
+    return {
+        f"{name}_f1": float(scores.figures_of(answers).f1),
+        f"{name}_accuracy": float(np.mean(answers == scores.labels)),
+    }
+
+
 def all_cells(args) -> dict[str, dict[str, dict]]:
     """Runs every cell; finished ones are read from `--work`.
 
@@ -498,7 +593,7 @@ def _kinds(args, name):
     else:
         kinds["shifted"] = shifted
     if name == "kinds":
-        kinds["chosen"] = chosen
+        kinds |= {"chosen": chosen, "patched": patched}
     if not name.startswith("split"):
         kinds["latency"] = latency
         if args.distil_epochs:
@@ -506,8 +601,12 @@ def _kinds(args, name):
     return kinds
 
 
-def means_of(cells: list[dict]) -> dict:
-    """Means over cells with bootstrap intervals."""
+def means_of(cells: list[dict], spread: bool = True) -> dict:
+    """Means over cells, with bootstrap intervals unless `spread` is false."""
+    if not spread:
+        return {
+            key: float(np.mean([c[key] for c in cells])) for key in cells[0]
+        }
     return {
         key: {
             "mean": float(np.mean([each[key] for each in cells])),

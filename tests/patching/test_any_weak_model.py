@@ -175,12 +175,12 @@ def test_legacy_hdf5_is_kept_with_its_patches(donor, digits, tmp_path):
 
 @pytest.mark.parametrize("command", ["evaluate", "patch"])
 def test_commands_take_one_of_several_outputs(
-    strong, donor, tmp_path, capsys, command
+    weak, donor, tmp_path, capsys, command
 ):
-    x = strong.get_layer("probabilities").output
+    x = weak.get_layer("probabilities").output
     outputs = {"digit": x, "parity": layers.Dense(2)(x)}
     path = tmp_path / "two.keras"
-    keras.Model(strong.input, outputs).save(path)
+    keras.Model(weak.input, outputs).save(path)
     arguments = [command, str(path), "--data", "digits:validation"]
     arguments += ["--classes", "3,8,9"]
     if command == "patch":
@@ -189,7 +189,7 @@ def test_commands_take_one_of_several_outputs(
     error = capsys.readouterr().err
     assert "'digit', 'parity']" in error and "`--output`" in error
     code = main([*arguments, "--output", "digit"])
-    assert code == (0 if command == "evaluate" else 5), capsys.readouterr().err
+    assert code == 0, capsys.readouterr().err
 
 
 def test_one_of_several_outputs_must_be_named(strong, digits):
