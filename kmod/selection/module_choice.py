@@ -282,7 +282,7 @@ def best_modules(
     Each class first takes the module of the highest ROC AUC. Then classes
     take others of their `FINALISTS` best ones, one at a time, as long as the
     truth becomes likelier by the softmax of all, where every module is
-    calibrated on other images.
+    calibrated on other images, which takes two of each class.
 
     Args:
         scores: For every class the scores `(n,)` of its modules, by key.
@@ -296,6 +296,8 @@ def best_modules(
         for label, own in enumerate(scores)
     ]
     chosen = [keys[0] for keys in best_first]
+    if np.bincount(labels).min() < 2:  # Nothing could be calibrated on others.
+        return chosen
     fitted = [
         {
             key: _cross_fitted(scores[label][key], labels == label)
