@@ -560,7 +560,7 @@ def real_networks():
 WORLDS = {
     "far": "far: CIFAR-10, Fashion-MNIST, MNIST",
     "kinds": "near: animals, vehicles",
-    "splits": "near: random halves of CIFAR-10",
+    "split": "near: random halves of CIFAR-10",
 }
 WAYS = {
     "perfect": "perfect routing",
@@ -593,8 +593,40 @@ def worlds():
     return table(["accuracy, %", *(WORLDS[name] for name in groups)], rows)
 
 
+def few_labels():
+    """Accuracy of `kmod choose` and of patches, by labelled images."""
+    found = read_result("worlds")["summary"]
+    chosen, patched = found["kinds_chosen"], found["kinds_patched"]
+    ways = {
+        "`kmod choose`, accuracy": (chosen, "choose_{}"),
+        "the same without familiarity": (chosen, "blind_choose_{}"),
+        "patch `divided`, F1 of the class": (patched, "divided_{}_f1"),
+        "patch `calibrated`": (patched, "calibrated_{}_f1"),
+        "regression on both models' scores": (patched, "regression_{}_f1"),
+        "patch `divided`, accuracy over all": (patched, "divided_{}_accuracy"),
+        "patch `calibrated`, over all": (patched, "calibrated_{}_accuracy"),
+        "regression, over all": (patched, "regression_{}_accuracy"),
+    }
+    counts = (0, 1, 5, 20, 50)
+    rows = [
+        [
+            title,
+            *(
+                (
+                    f"{100 * group[key.format(count)]['mean']:.1f}"
+                    if key.format(count) in group
+                    else ""
+                )
+                for count in counts
+            ),
+        ]
+        for title, (group, key) in ways.items()
+    ]
+    return table(["labelled images of each class", *map(str, counts)], rows)
+
+
 def unseen():
-    found = read_result("worlds")["summary"]["unseen"]
+    found = read_result("worlds")["summary"]["far_unseen"]
     pairs = {
         "mnist_fashion_mnist": ("MNIST", "Fashion-MNIST"),
         "mnist_noise": ("MNIST", "noise"),
@@ -648,6 +680,7 @@ FIGURES = {
         more_accurate,
         priors,
         worlds,
+        few_labels,
         unseen,
         memory,
         own_photos,

@@ -110,6 +110,18 @@ def draw_scores(label, quality, seed):
     return quality * (LABELS == label) + random.normal(size=len(LABELS))
 
 
+def test_a_single_image_of_a_class_is_enough():
+    scores = [
+        {
+            "good": np.array([2.0, -1.0, -2.0]),
+            "bad": np.array([-1.0, 2.0, 0.0]),
+        },
+        {"good": np.array([-2.0, 1.0, 2.0]), "bad": np.array([1.0, 0.0, -1.0])},
+    ]
+    labels = np.array([0, 1, 1])
+    assert best_modules(scores, labels) == ["good", "good"]
+
+
 def test_best_module_of_each_class_is_chosen():
     scores = [
         {0: draw_scores(0, 0.5, 0), 1: draw_scores(0, 4.0, 1)},
