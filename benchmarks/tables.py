@@ -96,13 +96,14 @@ def rendered(text: str) -> str:
 
 
 def headline():
-    """The five rows of the README."""
+    """The six rows of the README."""
     summary = read_result(SUMMARY)
     cells = [summary["efficiency"][name] for name in NETWORKS]
     composed = [cell["composed"] for cell in cells]
     smallest = [cell["smallest"] for cell in cells]
     patches, task = summary["patching"], summary["new_task"]
     better = summary["more_accurate"]
+    worlds = summary["worlds"]
     known = patches["papers_weakness"]["f1_gain"]
     rows = [
         [
@@ -128,6 +129,15 @@ def headline():
             f"accuracy {task['gap_to_scratch']:+.2f} points on average against "
             "training from scratch with early stopping, in "
             f"{task['time_ratio']:.1%} of its time",
+        ],
+        [
+            "30 classes of three sources that never saw each other's images, "
+            "no label",
+            f"accuracy {worlds['far']['stored']:.1%}; "
+            f"{worlds['far']['perfect']:.1%} if the source of each image were "
+            "known. Sources of like images (halves of CIFAR-10): "
+            f"{worlds['split']['stored']:.1%} and "
+            f"{worlds['split']['perfect']:.1%}",
         ],
         [
             "one model from the best modules of five sources",
@@ -625,6 +635,25 @@ def few_labels():
     return table(["labelled images of each class", *map(str, counts)], rows)
 
 
+def pairs():
+    found = read_result("pairs")
+    ways = {
+        "familiarity, no label": "unlabelled",
+        "the same modules without familiarity": "blind",
+        "20 labelled images of each class (`kmod choose`)": "labelled",
+        "trained from scratch": "scratch",
+    }
+    rows = [
+        [
+            title,
+            f"{found['accuracy'][way]:.2f}",
+            f"{found[way + '_gap']:+.2f}" if way + "_gap" in found else "",
+        ]
+        for title, way in ways.items()
+    ]
+    return table(["models of two classes", "accuracy, %", "gap"], rows)
+
+
 def unseen():
     found = read_result("worlds")["summary"]["far_unseen"]
     pairs = {
@@ -681,6 +710,7 @@ FIGURES = {
         priors,
         worlds,
         few_labels,
+        pairs,
         unseen,
         memory,
         own_photos,
