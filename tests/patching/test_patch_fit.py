@@ -14,6 +14,7 @@ from kmod.patching.patch_fit import cross_predictions
 from kmod.patching.patch_fit import fit_layer
 from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patch_fit import fit_range
+from kmod.patching.patch_fit import fit_rule
 from kmod.patching.patch_fit import layer_scores
 from kmod.patching.patch_fit import patch_predictions
 from kmod.spec.model import PatchLayer
@@ -98,6 +99,50 @@ def random_scores(quality, seed=0, count=600):
     log_odds = quality * np.where(labels == 3, 2, -2)
     log_odds = log_odds + random.normal(size=count)
     return ValidationScores(logits, log_odds[:, None], log_odds, labels, 3)
+
+
+def shared_scores(seed=0, count=600):
+    """Scores of a weak model that mixes up 2 and 3, and modules of both."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 4, count)
+    logits = random.normal(size=(count, 4))
+    logits[np.arange(count), np.where(labels == 3, 2, labels)] += 4
+    logits[:, 3] -= 4
+    shown = np.stack([labels == 3, labels == 2], axis=1)
+    log_odds = np.where(shown, 2, -2) + random.normal(size=(count, 2))
+    return ValidationScores(logits, log_odds, log_odds[:, 0], labels, 3, (2,))
+
+
+def test_division_needs_no_label():
+    scores = shared_scores()
+    before = scores.figures_of(scores.predictions)
+    patch = Patch(3, None, "divided", others=(2,))
+    answers = patch_predictions(patch, scores)
+    after = scores.figures_of(answers)
+    assert before.recall == 0 and after.f1 > 0.8
+    known = scores.labels < 2
+    assert np.mean(answers[known] == scores.labels[known]) > 0.9
+    swapped = dataclasses.replace(scores, log_odds=scores.log_odds[:, ::-1])
+    assert scores.figures_of(patch_predictions(patch, swapped)).f1 < 0.2
+
+
+def test_few_labels_do_not_harm_the_division():
+    few, others = shared_scores(seed=1, count=20), shared_scores(seed=2)
+    patch = Patch(3, None, "divided", others=(2,))
+    fitted = fit_rule(patch, few)
+    assert fitted.layer.weak == (1, 1, 1, 1)
+    f1 = [
+        others.figures_of(patch_predictions(each, others)).f1
+        for each in (patch, fitted)
+    ]
+    assert f1[1] > f1[0] - 0.02
+
+
+def test_layer_of_the_division_takes_images_of_all_classes():
+    scores = shared_scores()
+    scores = scores.take(scores.labels != 0)
+    patch = Patch(3, None, "divided", others=(2,))
+    assert fit_rule(patch, scores).layer is None
 
 
 def answers_of(layer, scores):

@@ -145,6 +145,25 @@ def test_unknown_target(weak, donor, digits, target, names, message):
         patch(weak, target, donor["8"], digits.validation, class_names=names)
 
 
+@pytest.mark.parametrize(
+    ("others", "names"), [((), "389"), (("8",), "389"), (("3",), None)]
+)
+def test_division_takes_modules_of_other_classes(
+    weak, donor, digits, others, names
+):
+    images, labels = digits.validation.images, digits.validation.labels
+    with pytest.raises(UsageError, match="`divided` takes auxiliary modules"):
+        patch(
+            weak,
+            1,
+            donor["8"],
+            (images, labels),
+            class_names=names,
+            combine="divided",
+            auxiliary=[donor[name] for name in others],
+        )
+
+
 @pytest.mark.parametrize("labels", [[1, 1], [0, 2], [1, 3]])
 def test_data_must_show_target_and_others(weak, donor, labels):
     data = np.zeros((2, 8, 8, 1)), np.array(labels)

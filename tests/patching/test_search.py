@@ -143,6 +143,18 @@ def test_donors_must_have_the_class(weak, donor, digits):
     assert choice.chosen[0].as_dict()["class"] == "8"
 
 
+def test_division_takes_a_donor_of_several_classes(weak, donor, digits):
+    with pytest.raises(UsageError, match="`divided` takes a donor that has"):
+        choose_patches(
+            weak,
+            [Donor(donor)],
+            digits.validation,
+            class_names=NAMES,
+            combine="divided",
+            auxiliary=False,
+        )
+
+
 def test_every_donor_is_tracked(weak, donor, digits):
     seen = []
 
