@@ -96,7 +96,7 @@ def test_figures_are_those_of_the_results():
         text=True,
     )
     assert made.returncode == 0, made.stderr
-    assert made.stdout.count("\n|") == 7 and "old" not in made.stdout
+    assert made.stdout.count("\n|") == 8 and "old" not in made.stdout
     page = README.with_name("docs") / "benchmarks.md"
     assert page.read_text(encoding="utf-8").count("|") > 400
 

@@ -466,7 +466,7 @@ def test_fault_is_reported_at_its_place(faults_of, old, new, fault):
             "combine: calibrated",
             "combine: row",
             "11:14: `patches[0].combine` is not valid. Did you mean 'raw'? "
-            "Accepted: 'calibrated', 'minmax', 'raw'.",
+            "Accepted: 'calibrated', 'divided', 'minmax', 'raw'.",
             id="combine",
         ),
         pytest.param(
