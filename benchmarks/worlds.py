@@ -495,7 +495,7 @@ def patched(args, team, seed: int) -> dict:
         )
         for target in TARGETS
     ]
-    return means_of(found, spread=False)
+    return {key: float(np.mean([f[key] for f in found])) for key in found[0]}
 
 
 def _patched(args, donor, target, seed):
@@ -601,12 +601,8 @@ def _kinds(args, name):
     return kinds
 
 
-def means_of(cells: list[dict], spread: bool = True) -> dict:
-    """Means over cells, with bootstrap intervals unless `spread` is false."""
-    if not spread:
-        return {
-            key: float(np.mean([c[key] for c in cells])) for key in cells[0]
-        }
+def means_of(cells: list[dict]) -> dict:
+    """Means over cells with bootstrap intervals."""
     return {
         key: {
             "mean": float(np.mean([each[key] for each in cells])),

@@ -146,11 +146,12 @@ def _other_classes(auxiliary, class_names, target):
     names = list(class_names or ())
     given = [each.info.class_name for each in auxiliary]
     rest = [name for name in names if name != names[target]]
-    if not given or not set(given) <= set(rest):
+    is_once = len(set(given)) == len(given)
+    if not given or not is_once or not set(given) <= set(rest):
         raise UsageError(
             "The rule `divided` takes auxiliary modules of other classes of "
-            f"the weak model. Received: modules of {given}; the weak model's "
-            f"others are {rest}. Give those of its classes that the donor "
+            "the weak model, one for each. Received: modules of "
+            f"{given}; the weak model's others are {rest}. Give those of its classes that the donor "
             "has, and `class_names` if the weak model has none."
         )
     return tuple(map(names.index, given))

@@ -267,8 +267,11 @@ def _divided_classes_are_known(document: Document) -> Broken:
             if name not in others:
                 yield place, (
                     "with `combine: divided`, `auxiliary` has other classes "
-                    f"of the base. Received: {name!r}. Known: {others}."
+                    f"of the base, each once. Received: {name!r}. Accepted "
+                    f"here: {others}."
                 )
+            else:
+                others.remove(name)
 
 
 def _layers_fit_the_base(document: Document) -> Broken:

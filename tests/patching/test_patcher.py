@@ -146,7 +146,13 @@ def test_unknown_target(weak, donor, digits, target, names, message):
 
 
 @pytest.mark.parametrize(
-    ("others", "names"), [((), "389"), (("8",), "389"), (("3",), None)]
+    ("others", "names"),
+    [
+        ((), "389"),
+        (("8",), "389"),
+        (("3", "3"), "389"),
+        (("3",), None),
+    ],
 )
 def test_division_takes_modules_of_other_classes(
     weak, donor, digits, others, names

@@ -380,8 +380,17 @@ def parse(text):
             "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}\n",
             "    combine: divided\n    auxiliary: [cow]\n",
             "spec.yaml:13:17: with `combine: divided`, `auxiliary` has other "
-            "classes of the base. Received: 'cow'. Known: ['cat'].",
+            "classes of the base, each once. Received: 'cow'. Accepted here: "
+            "['cat'].",
             id="divided-by-a-stranger",
+        ),
+        pytest.param(
+            MINMAX,
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}\n",
+            "    combine: divided\n    auxiliary: [cat, cat]\n",
+            "spec.yaml:13:22: with `combine: divided`, `auxiliary` has other "
+            "classes of the base, each once. Received: 'cat'.",
+            id="divided-by-one-twice",
         ),
         pytest.param(
             MINMAX,
