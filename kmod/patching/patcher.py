@@ -151,8 +151,9 @@ def _other_classes(auxiliary, class_names, target):
         raise UsageError(
             "The rule `divided` takes auxiliary modules of other classes of "
             "the weak model, one for each. Received: modules of "
-            f"{given}; the weak model's others are {rest}. Give those of its classes that the donor "
-            "has, and `class_names` if the weak model has none."
+            f"{given}; the weak model's others are {rest}. Give those of its "
+            "classes that the donor has, and `class_names` if the weak model "
+            "has none."
         )
     return tuple(map(names.index, given))
 
