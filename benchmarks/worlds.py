@@ -75,7 +75,7 @@ OTHER = {"name": "none of these", "reject": 0.05}
 UNLIKE = 2000
 # Of weak models, as CIFAR-10 numbers its classes: cat, dog, horse.
 TARGETS, TARGET_IMAGES, WEAK_IMAGES, WEAK_EPOCHS = (3, 5, 7), 40, 300, 14
-BATCHES, ROUNDS, REPEATS = (1, 64), 6, 5
+BATCHES, ROUNDS, REPEATS = (1, 64), 40, 20
 
 
 def store_of(args, source, seed: int):
@@ -337,8 +337,8 @@ def unseen(args, team, seed: int) -> dict:
     ):
         store = store_of(args, source, seed)
         data = world_sources.load(source.data, args.data_dir)
-        own = twins.some(data.test, TESTS)
-        own = LabelledImages(own.images.astype("float32"), own.labels)
+        images = data.test.images.astype("float32")
+        own = LabelledImages(images, data.test.labels)
         with tempfile.TemporaryDirectory() as folder:
             model = alone(store, Path(folder), other=OTHER)
             plain = alone(store, Path(folder))

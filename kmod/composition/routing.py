@@ -19,13 +19,13 @@ from kmod.modules.image_statistics import is_known
 from kmod.modules.image_statistics import statistics_model
 from kmod.modules.manifest import InputContract
 
-# Half of what a normal distribution says: statistics are not normal, and
-# surer of themselves than they are right (benchmarks/trials.md).
-TEMPERATURE = 0.5
+# How much counts of what a normal distribution says: statistics are not
+# normal, and surer of themselves than they are right (benchmarks/trials.md).
+TEMPERATURE = 0.7
 # How much of a module's log-odds counts beyond what is a probability of 1
 # already. A little of it helps, since sure modules of other sources are not
 # as sure.
-LEAK = 0.2
+LEAK = 0.1
 NO_COLUMN = -1e9  # A score that adds nothing to a sum of exponentials.
 # Between the means of a class in two sources of the same images: what is due
 # to 20 images of each class. MNIST and Fashion-MNIST are 11 apart.
@@ -88,8 +88,8 @@ def add_evidence(
             what grey images have is compared.
 
     Returns:
-        Tensor `(batch, num_worlds)`: for each world half the log-likelihood,
-        without what is the same for all.
+        Tensor `(batch, num_worlds)`: for each world 0.7 of the
+        log-likelihood, without what is the same for all.
 
     Reference:
 

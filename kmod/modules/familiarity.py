@@ -324,6 +324,8 @@ def read_familiarity(content: bytes, path: Path) -> Familiarity:
 
 
 def _read(content):
+    from kmod.modules.image_statistics import SIZE
+
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
             raise ValueError("it unpacks to more than 64 MiB")
@@ -331,6 +333,11 @@ def _read(content):
         found = dict(stored)
     names, deviation = found["class_names"], found["deviation"]
     size = len(deviation)
+    if size != SIZE:
+        raise ValueError(
+            f"there are {size} statistics in it, where {SIZE} are measured "
+            "now. Measure again with `kmod familiarity`"
+        )
     wanted = {
         "means": (len(names), size),
         "middle": (size,),

@@ -16,26 +16,26 @@ from kmod.modules.manifest import InputContract
 
 # What images are brought to, whatever their source takes.
 CONTRACT = InputContract((32, 32, 3), "float32", (0.0, 1.0))
-PATCH = 4  # Height and width of the patches that textures are read in.
-GRID = 3  # Textures are averaged in so many rows and columns of the image.
+PATCH = 3  # Height and width of the patches that textures are read in.
+# Textures are averaged in so many rows and columns of the image, and of the
+# image at half its size.
+GRID, COARSE_GRID = 5, 3
 TEXTURES = PATCH**2 - 1  # Of the luma; the mean of a patch is none.
-COLOUR_TEXTURES = 4  # Of each of the two differences of colour.
-THUMBNAIL = 8  # Height and width of the luma's thumbnail.
-COLOUR_THUMBNAIL = 4
+COLOUR_TEXTURES = 3  # Of each of the two differences of colour.
+THUMBNAIL = 4  # Height and width of the thumbnail.
 LEAST_TEXTURE = 1e-3  # Under the root, which is steep at 0.
 # Red and blue minus luma, scaled as in ITU-R BT.601.
 RED, BLUE = 0.713, 0.564
-CELL = TEXTURES + 2 * COLOUR_TEXTURES  # Textures of one place of the grid.
-SIZE = GRID**2 * CELL + THUMBNAIL**2 + 2 * COLOUR_THUMBNAIL**2
+CELL = TEXTURES + 2 * COLOUR_TEXTURES  # Textures of one place of a grid.
+SIZE = (GRID**2 + COARSE_GRID**2) * CELL + 3 * THUMBNAIL**2
 
 
 def statistics_model(contract: InputContract) -> keras.Model:
     """Builds the model that measures images.
 
-    Textures are the mean amplitudes of a 4x4 discrete cosine transform at
-    every second pixel, in a grid of 3x3 over the image, as square roots;
-    beside them stand a thumbnail of 8x8 of the luma and of 4x4 of both
-    differences of colour.
+    Textures are the mean amplitudes of a 3x3 discrete cosine transform, in a
+    grid of 5x5 over the image and of 3x3 over the image at half its size, as
+    square roots; beside them stands a thumbnail of 4x4 pixels.
 
     Args:
         contract: What images it takes. They are brought to `CONTRACT`.
@@ -44,28 +44,32 @@ def statistics_model(contract: InputContract) -> keras.Model:
         Functional model of built-in layers, images to `(batch, SIZE)`.
     """
     image = keras.Input(CONTRACT.shape, name="image")
-    patches = _fixed_convolution(_waves(), 2, "patches")(image)
-    cells = patches.shape[1] // GRID
-    textures = layers.AveragePooling2D(cells, name="textures")(
-        keras.ops.abs(patches)
+    fine = _waves()
+    # A patch of the image at half its size, of blocks of 2x2 pixels.
+    coarse = fine.repeat(2, axis=0).repeat(2, axis=1) / 4
+    textures = layers.Concatenate(name="textures")(
+        [
+            _mean_amplitudes(image, fine, 1, GRID, "fine"),
+            _mean_amplitudes(image, coarse, 2, COARSE_GRID, "coarse"),
+        ]
     )
-    roots = keras.ops.sqrt(layers.Flatten()(textures) + LEAST_TEXTURE)
-    luma, *colours = _planes().T
-    thumbnails = []
-    for name, planes, count in (
-        ("luma_thumbnail", [luma], THUMBNAIL),
-        ("colour_thumbnail", colours, COLOUR_THUMBNAIL),
-    ):
-        size = image.shape[1] // count
-        mean = np.full((size, size, 1, 1), size**-2.0)
-        small = _fixed_convolution(mean * np.transpose(planes), size, name)
-        thumbnails.append(layers.Flatten()(small(image)))
+    roots = keras.ops.sqrt(textures + LEAST_TEXTURE)
+    size = image.shape[1] // THUMBNAIL
+    means = np.full((size, size, 1, 1), size**-2.0) * _planes()
+    thumbnail = _fixed_convolution(means, size, "thumbnail")(image)
     found = layers.Concatenate(name="image_statistics", dtype="float32")(
-        [roots, *thumbnails]
+        [roots, layers.Flatten()(thumbnail)]
     )
     model = keras.Model(image, found, name="image_statistics")
     given = keras.Input(contract.shape, dtype=contract.dtype)
     return adapt_model(model, plan_adaptation(contract, CONTRACT), given)
+
+
+def _mean_amplitudes(image, waves, stride, grid, name):
+    """Averages how strong waves are, in the cells of a grid."""
+    patches = _fixed_convolution(waves, stride, name)(image)
+    cells = layers.AveragePooling2D(patches.shape[1] // grid)
+    return layers.Flatten()(cells(keras.ops.abs(patches)))
 
 
 def is_known(shape: tuple[int, ...]) -> np.ndarray:
@@ -77,10 +81,11 @@ def is_known(shape: tuple[int, ...]) -> np.ndarray:
     Returns:
         Boolean array `(SIZE,)`.
     """
-    textures = np.arange(CELL) < TEXTURES
-    thumbnails = np.arange(THUMBNAIL**2 + 2 * COLOUR_THUMBNAIL**2)
     is_luma = np.concatenate(
-        [np.tile(textures, GRID**2), thumbnails < THUMBNAIL**2]
+        [
+            np.tile(np.arange(CELL) < TEXTURES, GRID**2 + COARSE_GRID**2),
+            np.tile([True, False, False], THUMBNAIL**2),
+        ]
     )
     return is_luma | (shape[-1] != GREY)
 
