@@ -6,6 +6,8 @@ from pathlib import Path
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 from kmod.errors import UsageError
+from kmod.patching.acceptance import MAX_LOSS
+from kmod.patching.acceptance import Acceptance
 
 _SPEC_FILE = "spec.yaml"
 _ROWS = {
@@ -14,6 +16,7 @@ _ROWS = {
     "F1": "f1",
     "others' accuracy": "other_classes_accuracy",
 }
+_OVERALL_ROWS = {"accuracy over all": "accuracy", "mean F1": "macro_f1"}
 
 
 def add_parser(subparsers) -> None:
@@ -69,6 +72,21 @@ def add_parser(subparsers) -> None:
         "modules may be auxiliary to it, which makes the model larger",
     )
     parser.add_argument(
+        "--judge",
+        choices=("accuracy", "macro-f1"),
+        default="accuracy",
+        help="what must not fall over all classes for a patch to be taken: the "
+        "accuracy (default), or the mean F1, where rare classes count as much",
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=MAX_LOSS,
+        metavar="SHARE",
+        help="how much accuracy on the other classes a patch may cost, 0 to 1 "
+        f"(default: {MAX_LOSS})",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a composed model at DIR",
@@ -117,6 +135,7 @@ def _check(args):
     from kmod.data.own_images import own_path
     from kmod.modules.manifest import read_store_manifest
 
+    Acceptance(_judge(args), args.max_loss)  # Refuses what is no share.
     check_out(args.out, args.overwrite, list_composition)
     name, split = parse_split(args.data)
     own_path(name, args.data_dir)
@@ -132,6 +151,10 @@ def _check(args):
             f"{name}:validation."
         )
     return name, split
+
+
+def _judge(args):
+    return args.judge.replace("-", "_")
 
 
 def _choose(weak, donors, validation, contract, args):
@@ -152,6 +175,8 @@ def _choose(weak, donors, validation, contract, args):
         combine=args.combine,
         contract=contract,
         auxiliary=args.auxiliary,
+        judge=_judge(args),
+        max_loss=args.max_loss,
         track=lambda items: console.track(items, "trying donors"),
     )
 
@@ -196,17 +221,25 @@ def _build(weak, spec, data, args):
 
 
 def _print(figures, out):
+    columns = ["", "before", "after", "gain", "95 % interval of the gain"]
     for patch in figures["patches"]:
         rows = [
             [words, *_cells(patch["figures"][name])]
             for words, name in _ROWS.items()
         ]
         title = f"class {patch['target_class']}, on test images"
-        columns = ["", "before", "after", "gain", "95 % interval of the gain"]
         console.print_table(columns, rows, title)
+    console.print_table(
+        columns,
+        [
+            [words, *_cells(figures["overall"][name])]
+            for words, name in _OVERALL_ROWS.items()
+        ],
+        "all classes, on test images",
+    )
     names = _short([each["store"] for each in figures["tried"]])
     console.print_table(
-        "class donor module rule auxiliary F1 patched helps".split(),
+        "class donor module rule auxiliary F1 patched others all taken".split(),
         [
             [
                 each["target_class"],
@@ -216,6 +249,10 @@ def _print(figures, out):
                 len(each["auxiliary"]),
                 f"{each['before']['f1']:.4f}",
                 f"{each['after']['f1']:.4f}",
+                *(
+                    f"{each['gains'][name]['gain']:+.4f}"
+                    for name in ("other_classes_accuracy", "accuracy")
+                ),
                 "yes" if each["helps"] else "no",
             ]
             for each in figures["tried"]

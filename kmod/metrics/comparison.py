@@ -11,6 +11,7 @@ from kmod.metrics.evaluate import class_figures
 from kmod.metrics.evaluate import evaluate_answers
 
 NUM_SAMPLES = 2000
+NUM_OVERALL_SAMPLES = 500  # With a kind for each pair of classes, or more.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,32 +72,100 @@ def compare_answers(
 
     - [Efron, 1979](https://doi.org/10.1214/aos/1176344552)
     """
-    # Images of one kind change the figures alike, so drawing images is
-    # drawing how many there are of each kind.
     flags = [labels == target]
     for answers in (before, after):
         flags += [answers == target, answers == labels]
+    (shown, *rest), counts, draws = _drawn(flags, NUM_SAMPLES, seed)
+    models = (shown, *rest[:2]), (shown, *rest[2:])
+    return _compared(
+        [_figures(counts, *model) for model in models],
+        [_figures(draws, *model) for model in models],
+        confidence,
+    )
+
+
+def compare_overall(
+    labels: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """Compares the answers of two models over all classes.
+
+    Args are those of `compare_answers`, and so are the intervals.
+
+    Returns:
+        A `Comparison` of the `accuracy` and of `macro_f1`, the mean F1 of the
+        classes that there are images of.
+    """
+    kinds, counts, draws = _drawn(
+        [labels, before, after], NUM_OVERALL_SAMPLES, seed
+    )
+    shown = np.unique(labels)
+    own, drawn = (
+        [
+            _overall(images, kinds[0], answers, shown)
+            for answers in (kinds[1], kinds[2])
+        ]
+        for images in (counts[None], draws)
+    )
+    return _compared(own, drawn, confidence)
+
+
+def _drawn(flags, num_samples, seed):
+    """Draws images, as counts of images of every kind.
+
+    Images of one kind change the figures alike, so drawing images is drawing
+    how many there are of each kind.
+
+    Returns:
+        What tells the kinds, how many images there are of each, and how many
+        were drawn, `(num_samples, num_kinds)`.
+    """
     kinds, counts = np.unique(np.stack(flags), axis=1, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(
-        counts.sum(), counts / counts.sum(), NUM_SAMPLES
+        counts.sum(), counts / counts.sum(), num_samples
     )
+    return kinds, counts, draws
+
+
+def _compared(own, drawn, confidence):
+    """Compares figures of two models by name, and those of draws."""
     tail = 50 * (1 - confidence)
 
     def interval(values):
         low, high = np.percentile(values, [tail, 100 - tail])
         return float(low), float(high)
 
-    shown, *rest = kinds
-    models = (shown, *rest[:2]), (shown, *rest[2:])
-    own = [_figures(counts, *model) for model in models]
-    drawn = [_figures(draws, *model) for model in models]
     return {
         name: Comparison(
-            *(float(figures[name]) for figures in own),
+            *(float(np.squeeze(figures[name])) for figures in own),
             *(interval(figures[name]) for figures in drawn),
             interval(drawn[1][name] - drawn[0][name]),
         )
         for name in own[0]
+    }
+
+
+def _overall(images, true, answers, shown):
+    """Returns the accuracy and the mean F1 of counts of images of each kind."""
+    from scipy import sparse
+
+    def by_class(classes, is_counted):
+        columns = np.flatnonzero(is_counted & np.isin(classes, shown))
+        rows = np.searchsorted(shown, classes[columns])
+        size = len(shown), images.shape[1]
+        where = np.ones(len(rows)), (rows, columns)
+        return (sparse.csr_array(where, size) @ images.T).T
+
+    always = np.ones(len(true), bool)
+    hits = by_class(true, true == answers)
+    both = by_class(true, always) + by_class(answers, always)
+    return {
+        "accuracy": hits.sum(axis=1) / images.sum(axis=1),
+        "macro_f1": np.mean(2 * hits / np.maximum(both, 1), axis=1),
     }
 
 
@@ -157,9 +226,9 @@ def compare_classes(
         class_names: Names of all classes.
 
     Returns:
-        What `compare_evaluations` returns of the first target, and as
-        `patches` for every target its `target_class` and `figures`: of each
-        figure what `Comparison` holds.
+        What `compare_evaluations` returns of the first target, as `patches`
+        for every target its `target_class` and `figures`, and as `overall`
+        those of `compare_overall`: of each figure what `Comparison` holds.
     """
     patches = []
     for target in targets:
@@ -171,4 +240,9 @@ def compare_classes(
         evaluate_answers(labels, answers, class_names)
         for answers in (before, after)
     )
-    return {**compare_evaluations(*evaluations, targets[0]), "patches": patches}
+    overall = compare_overall(labels, before, after)
+    return {
+        **compare_evaluations(*evaluations, targets[0]),
+        "patches": patches,
+        "overall": {name: each.as_dict() for name, each in overall.items()},
+    }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,14 +10,17 @@ import numpy as np
 
 from kmod.composition.patched_model import WEAK_SHARE
 from kmod.composition.patched_model import Patch
-from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import folds
+from kmod.metrics.comparison import Comparison
+from kmod.metrics.comparison import compare_answers
+from kmod.metrics.comparison import compare_overall
 from kmod.metrics.evaluate import ClassFigures
 from kmod.metrics.evaluate import class_figures
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.class_module import ClassModule
+from kmod.patching.acceptance import Acceptance
 from kmod.patching.donors import ModuleAnswers
 from kmod.spec.model import PatchLayer
 
@@ -134,33 +138,50 @@ class PatchFit:
 
     Attributes:
         patch: The patch.
-        before: Figures of the weak model on the validation images.
-        after: Figures of the patched model there; every image was answered
-            by weights that were fitted without it.
-        lost: How many fewer images of the other classes it gets right.
+        comparisons: Of the weak and the patched model on the validation
+            images, where every image was answered by weights that were fitted
+            without it: a `Comparison` of each of the target's `ClassFigures`,
+            of the `accuracy` and of `macro_f1`.
+        acceptance: What a patch must do to be taken.
     """
 
     patch: Patch
-    before: ClassFigures
-    after: ClassFigures
-    lost: int
+    comparisons: Mapping[str, Comparison]
+    acceptance: Acceptance = Acceptance()
+
+    @property
+    def before(self) -> ClassFigures:
+        """Figures of the target by the weak model."""
+        return self._of_class("before")
+
+    @property
+    def after(self) -> ClassFigures:
+        """Figures of the target by the patched model."""
+        return self._of_class("after")
+
+    def _of_class(self, when):
+        fields = dataclasses.fields(ClassFigures)
+        return ClassFigures(
+            *(getattr(self.comparisons[field.name], when) for field in fields)
+        )
 
     @property
     def helps(self) -> bool:
-        """Whether F1 rises and the other classes lose no accuracy.
-
-        A single image more or less is none: it may be chance, and where the
-        weak model never answers with the target, it can only be one less.
-        """
-        return self.lost <= 1 and self.after.f1 > self.before.f1
+        """Whether the patch is taken."""
+        return self.acceptance.takes(self.comparisons)
 
     def __str__(self) -> str:
-        before, after = self.before, self.after
-        return (
-            f"F1 {before.f1:.4f} before and {after.f1:.4f} after, the others' "
-            f"accuracy {before.other_classes_accuracy:.4f} and "
-            f"{after.other_classes_accuracy:.4f}"
-        )
+        changes = [
+            f"{words} {self.comparisons[name].before:.4f} before and "
+            f"{self.comparisons[name].after:.4f} after"
+            for words, name in (
+                ("F1", "f1"),
+                ("the others' accuracy", "other_classes_accuracy"),
+                ("the accuracy over all", "accuracy"),
+                ("the mean F1", "macro_f1"),
+            )
+        ]
+        return ", ".join(changes)
 
 
 def fit_on_scores(
@@ -169,6 +190,7 @@ def fit_on_scores(
     combine: Literal["calibrated", "divided", "minmax", "raw"] = "calibrated",
     adaptation: Adaptation = Adaptation(),
     auxiliary: Sequence[ClassModule] = (),
+    acceptance: Acceptance = Acceptance(),
 ) -> PatchFit:
     """Fits a patch on what weak model and modules say of validation images.
 
@@ -178,6 +200,7 @@ def fit_on_scores(
         combine: How the scores become one.
         adaptation: How the weak model's images become the modules'.
         auxiliary: The auxiliary modules that the scores are of.
+        acceptance: What a patch must do to be taken.
 
     Returns:
         The `PatchFit`, whether the patch helps or not.
@@ -194,26 +217,10 @@ def fit_on_scores(
         adaptation=adaptation,
     )
     patch = fit_rule(patch, scores)
-    predictions = cross_predictions(patch, scores)
-    before, after = (
-        np.sum((answers == scores.labels) & ~scores.is_target)
-        for answers in (scores.predictions, predictions)
-    )
-    return PatchFit(
-        patch,
-        before=scores.figures_of(scores.predictions),
-        after=scores.figures_of(predictions),
-        lost=int(before - after),
-    )
-
-
-def no_gain(received: str) -> CheckError:
-    """Returns the error of patches that do not help."""
-    return CheckError(
-        "A patch must raise the F1 of its class on the validation data, "
-        f"without loss of accuracy on the other classes. Received: {received}. "
-        "Take a better donor, more validation images or another class."
-    )
+    answers = scores.predictions, cross_predictions(patch, scores)
+    comparisons = compare_answers(scores.labels, *answers, scores.target)
+    comparisons |= compare_overall(scores.labels, *answers)
+    return PatchFit(patch, comparisons, acceptance)
 
 
 def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:

@@ -26,10 +26,11 @@ from kmod.modular.modular_model import checked_names
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.class_module import ClassModule
 from kmod.modules.manifest import InputContract
+from kmod.patching.acceptance import MAX_LOSS
+from kmod.patching.acceptance import Acceptance
 from kmod.patching.donors import module_answers
 from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import fit_on_scores
-from kmod.patching.patch_fit import no_gain
 from kmod.spec.model import BaseModel
 from kmod.spec.model import InputSpec
 from kmod.spec.model import ModuleRef
@@ -51,6 +52,8 @@ def patch(
     adaptation: Adaptation = Adaptation(),
     auxiliary: Sequence[ClassModule] = (),
     output: str | None = None,
+    judge: Literal["accuracy", "macro_f1"] = "accuracy",
+    max_loss: float = MAX_LOSS,
 ) -> keras.Model:
     """Lets a module answer, together with the weak model, for one class.
 
@@ -79,6 +82,10 @@ def patch(
             `divided`. The latter needs them, of classes of the weak model, of
             the same names.
         output: Name of the weak model's output to take, of several.
+        judge: What must not fall over all classes: the accuracy, or the mean
+            F1, in which every class counts alike.
+        max_loss: How much accuracy on the other classes the patch may cost,
+            0 to 1.
 
     Returns:
         The patched model: images to `(batch, num_classes)`, in the weak
@@ -87,18 +94,20 @@ def patch(
         let `kmod patch` write a spec of it, too.
 
     Raises:
-        CheckError: If the patch does not raise the target's F1 on `data`, or
-            takes accuracy from the other classes there. Each image is judged
-            by weights that were fitted without it.
+        CheckError: If the patch does not raise the target's F1 on `data`,
+            lowers what it is judged by, or costs the other classes more than
+            `max_loss`. Each image is judged by weights that were fitted
+            without it.
         ArtifactError: If weak model and module take different images.
         UsageError: If `target_class`, `class_names`, `data` or `output` do
-            not fit the weak model.
+            not fit the weak model, or `judge` or `max_loss` are none.
         UnsupportedModelError: If the weak model's graph can not be read.
 
     Example:
 
     >>> patched = kmod.patch(weak, 3, store["cat"], (x_val, y_val))
     """
+    acceptance = Acceptance(judge, max_loss)
     class_names = class_names or getattr(weak, "class_names", None)
     class_names = common_class_names(class_names, data)
     images, labels = to_arrays(data)
@@ -121,9 +130,11 @@ def patch(
         target,
         others,
     )
-    fitted = fit_on_scores(scores, module, combine, adaptation, auxiliary)
+    fitted = fit_on_scores(
+        scores, module, combine, adaptation, auxiliary, acceptance
+    )
     if not fitted.helps:
-        raise no_gain(f"{target_class!r}: {fitted}")
+        raise acceptance.refusal(f"{target_class!r}: {fitted}")
     patched = build_patched(logits, [fitted.patch])
     if class_names is not None:
         patched.class_names = tuple(class_names)

@@ -23,15 +23,19 @@ from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import weak_classes
 from kmod.modular.modular_model import checked_names
 from kmod.modules.manifest import InputContract
+from kmod.patching.acceptance import MAX_LOSS
+from kmod.patching.acceptance import Acceptance
 from kmod.patching.donors import Donor
 from kmod.patching.donors import module_answers
 from kmod.patching.patch_fit import PatchFit
 from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import fit_on_scores
-from kmod.patching.patch_fit import no_gain
 from kmod.patching.patch_fit import patched_scores
 from kmod.patching.patcher import check_labels
 from kmod.patching.patcher import target_index
+
+# What a patch changes beside its own class.
+_SHOWN_GAINS = ("other_classes_accuracy", "accuracy", "macro_f1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +62,14 @@ class PatchCandidate:
             "auxiliary": [m.info.class_name for m in self.fit.patch.auxiliary],
             "before": dataclasses.asdict(self.fit.before),
             "after": dataclasses.asdict(self.fit.after),
+            "gains": {
+                name: {
+                    "gain": each.gain,
+                    "gain_interval": list(each.gain_interval),
+                }
+                for name, each in self.fit.comparisons.items()
+                if name in _SHOWN_GAINS
+            },
             "helps": self.fit.helps,
         }
 
@@ -89,15 +101,18 @@ def choose_patches(
     contract: InputContract | None = None,
     auxiliary: bool = True,
     output: str | None = None,
+    judge: Literal["accuracy", "macro_f1"] = "accuracy",
+    max_loss: float = MAX_LOSS,
     track: Callable[[Sequence[Donor]], Iterable[Donor]] = iter,
 ) -> PatchChoice:
     """Chooses the modules that patch a weak model, on validation data.
 
     The weak model and every module run once over the images. A module is
-    judged by F1 and the accuracy on the other classes, on images that its
-    patch was not fitted on (cross-fitting), so that the best of many is not
-    the luckiest. The classes are patched one after another, each on top of
-    those before; one that is not weak any more by then is left as it is.
+    judged by F1, the accuracy on the other classes and what all classes gain,
+    on images that its patch was not fitted on (cross-fitting), so that the
+    best of many is not the luckiest. The classes are patched one after
+    another, each on top of those before; one that is not weak any more by
+    then is left as it is.
 
     Args:
         weak: The weak model, images to one score per class.
@@ -115,6 +130,10 @@ def choose_patches(
         auxiliary: Whether a donor's other modules may be auxiliary to the
             target's, where that is better; it makes the model larger.
         output: Name of the weak model's output to take, of several.
+        judge: What must not fall over all classes: the accuracy, or the mean
+            F1, in which every class counts alike.
+        max_loss: How much accuracy on the other classes a patch may cost, 0
+            to 1.
         track: Wraps the donors, such as in a progress bar.
 
     Returns:
@@ -125,9 +144,10 @@ def choose_patches(
             the images.
         CheckError: If no module helps.
         UsageError: If `data`, `target_classes` or `class_names` do not fit
-            the weak model.
+            the weak model, or `judge` or `max_loss` are none.
         ValueError: If labels are not of the weak model's classes.
     """
+    acceptance = Acceptance(judge, max_loss)
     images, labels = to_arrays(data)
     model = rebuild(channel_graph(weak, output, images.shape[1:]))
     num_classes = model.output_shape[1]
@@ -153,7 +173,7 @@ def choose_patches(
             if index not in weak_classes(now):
                 continue
         scores_of = functools.partial(_scores, found, logits, labels, index)
-        given = adaptations, scores_of, combine, auxiliary
+        given = adaptations, scores_of, combine, auxiliary, acceptance
         ranked = _ranked(target, class_names, *given)
         tried += ranked
         best = ranked[0]
@@ -161,7 +181,7 @@ def choose_patches(
             chosen.append(best)
             logits = _patched(best, scores_of, logits)
     if not chosen:
-        raise no_gain(
+        raise acceptance.refusal(
             "no module that does. "
             + "; ".join(
                 f"{each.target_class!r} by '{each.donor.store.path}': "
@@ -208,7 +228,15 @@ def _scores(found, logits, labels, index, donor, class_names, others=()):
     return ValidationScores.of(logits, answers, labels, index, others)
 
 
-def _ranked(target, class_names, adaptations, scores_of, combine, auxiliary):
+def _ranked(
+    target,
+    class_names,
+    adaptations,
+    scores_of,
+    combine,
+    auxiliary,
+    acceptance,
+):
     """Tries every donor by every rule that it allows, the best first."""
     candidates = []
     for donor, adaptation in adaptations.items():
@@ -234,6 +262,7 @@ def _ranked(target, class_names, adaptations, scores_of, combine, auxiliary):
                 rule,
                 adaptation,
                 [donor.store[each] for each in others],
+                acceptance,
             )
             candidates.append(PatchCandidate(target, donor, fit))
     if not candidates:

@@ -68,7 +68,8 @@ def test_printed_table_is_right(weak_path, store, digits, tmp_path, capsys):
     out = tmp_path / "patched"
     assert main(patch_argv(weak_path, store, out)) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [line.strip().rsplit(maxsplit=6) for line in lines[2:6]]
+    shown = [*lines[2:6], *lines[8:10]]
+    rows = [line.strip().rsplit(maxsplit=6) for line in shown]
     printed = {name: figures[:2] for name, *figures in rows}
     labels = digits.test.labels
     for column, path in enumerate((weak_path, out / "model.keras")):
@@ -83,7 +84,13 @@ def test_printed_table_is_right(weak_path, store, digits, tmp_path, capsys):
                 labels[~own], answers[~own]
             ),
         }
-        for name, value in expected.items():
+        overall = {
+            "accuracy over all": metrics.accuracy_score(labels, answers),
+            "mean F1": metrics.f1_score(
+                labels, answers, average="macro", zero_division=0
+            ),
+        }
+        for name, value in (expected | overall).items():
             assert printed[name][column] == f"{value:.4f}"
 
 

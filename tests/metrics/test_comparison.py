@@ -6,6 +6,7 @@ from sklearn import metrics
 
 from kmod.metrics.comparison import compare_answers
 from kmod.metrics.comparison import compare_classes
+from kmod.metrics.comparison import compare_overall
 
 
 @pytest.fixture
@@ -69,6 +70,39 @@ def test_intervals_are_those_of_drawn_images(answers):
         assert each.after_interval[0] < each.after < each.after_interval[1]
 
 
+def overall_by_sklearn(labels, predictions):
+    return [
+        metrics.accuracy_score(labels, predictions),
+        metrics.f1_score(
+            labels, predictions, average="macro", labels=np.unique(labels)
+        ),
+    ]
+
+
+def test_figures_over_all_are_those_of_scikit_learn(answers):
+    labels, before, after = answers
+    missing = labels != 3  # A class that is answered, but not shown.
+    answers = labels[missing], before[missing], after[missing]
+    compared = compare_overall(*answers)
+    assert list(compared) == ["accuracy", "macro_f1"]
+    found = [(each.before, each.after) for each in compared.values()]
+    expected = [overall_by_sklearn(answers[0], each) for each in answers[1:]]
+    np.testing.assert_allclose(found, np.transpose(expected))
+    random = np.random.default_rng(1)
+    drawn = []
+    for _ in range(400):
+        rows = random.integers(0, missing.sum(), missing.sum())
+        first, second = (
+            overall_by_sklearn(answers[0][rows], each[rows])
+            for each in answers[1:]
+        )
+        drawn.append(np.subtract(second, first))
+    ends = np.percentile(drawn, [2.5, 97.5], axis=0).T
+    for each, interval in zip(compared.values(), ends):
+        np.testing.assert_allclose(each.gain_interval, interval, atol=0.02)
+        assert each.before_interval[0] < each.before < each.before_interval[1]
+
+
 def test_same_answers_differ_by_nothing(answers):
     labels, before, _ = answers
     for each in compare_answers(labels, before, before, 0).values():
@@ -114,6 +148,15 @@ def test_figures_of_several_classes_are_those_of_scikit_learn():
     second = figures["patches"][1]["figures"]
     assert second["recall"]["after"] == pytest.approx(
         metrics.recall_score(labels == 2, after == 2)
+    )
+    overall = figures["overall"]
+    assert {name: each["after"] for name, each in overall.items()} == (
+        pytest.approx(
+            {
+                "accuracy": metrics.accuracy_score(labels, after),
+                "macro_f1": metrics.f1_score(labels, after, average="macro"),
+            }
+        )
     )
     low, high = second["recall"]["gain_interval"]
     assert low <= second["recall"]["gain"] <= high

@@ -7,7 +7,9 @@ from kmod.composition.patched_model import Patch
 from kmod.errors import UsageError
 from kmod.metrics.calibration import FOLDS
 from kmod.metrics.calibration import folds
+from kmod.metrics.comparison import Comparison
 from kmod.patching import patch_fit
+from kmod.patching.acceptance import Acceptance
 from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import choose_threshold
 from kmod.patching.patch_fit import cross_predictions
@@ -357,24 +359,50 @@ def test_figures_hold_on_other_images():
     assert fitted.helps
 
 
-def test_lost_images_are_those_of_the_others():
+def test_comparisons_are_of_the_answers():
+    from sklearn import metrics
+
     scores = scores_of(1.0)
     fitted = fit_on_scores(scores, None, "raw")
-    others = np.sum(~scores.is_target)
-    lost = (
-        fitted.before.other_classes_accuracy
-        - fitted.after.other_classes_accuracy
-    )
-    assert fitted.lost == round(lost * others)
+    answers = patch_predictions(fitted.patch, scores)
+    found = fitted.comparisons
+    for when, expected in (("before", scores.predictions), ("after", answers)):
+        assert getattr(found["accuracy"], when) == metrics.accuracy_score(
+            scores.labels, expected
+        )
+        assert getattr(found["macro_f1"], when) == pytest.approx(
+            metrics.f1_score(scores.labels, expected, average="macro")
+        )
+        assert getattr(fitted, when).recall == getattr(found["recall"], when)
 
 
 @pytest.mark.parametrize(
-    ("lost", "gain", "helps"),
-    [(0, 0.1, True), (1, 0.1, True), (2, 0.1, False), (-3, 0.0, False)],
+    ("acceptance", "gains", "helps"),
+    [
+        (Acceptance(), (0.1, -0.05, 0.0, -0.1), True),
+        (Acceptance(), (0.1, -0.06, 0.1, 0.1), False),
+        (Acceptance(), (0.1, 0.0, -0.01, 0.1), False),
+        (Acceptance(), (0.0, 0.1, 0.1, 0.1), False),
+        (Acceptance(max_loss=0.1), (0.1, -0.06, 0.1, 0.1), True),
+        (Acceptance("macro_f1"), (0.1, 0.0, -0.01, 0.1), True),
+        (Acceptance("macro_f1"), (0.1, 0.0, 0.01, -0.1), False),
+    ],
 )
-def test_patch_helps_if_f1_rises_and_others_lose_at_most_one_image(
-    lost, gain, helps
-):
-    fitted = fit_on_scores(scores_of(1.0), None, "raw")
-    after = dataclasses.replace(fitted.before, f1=fitted.before.f1 + gain)
-    assert dataclasses.replace(fitted, after=after, lost=lost).helps is helps
+def test_what_a_patch_must_gain_and_may_cost(acceptance, gains, helps):
+    names = "f1", "other_classes_accuracy", "accuracy", "macro_f1"
+    nothing = (0.0, 0.0)
+    comparisons = {
+        name: Comparison(0.0, gain, nothing, nothing, nothing)
+        for name, gain in zip(names, gains)
+    }
+    fitted = fit_on_scores(scores_of(1.0), None, "raw", acceptance=acceptance)
+    changed = dataclasses.replace(fitted, comparisons=comparisons)
+    assert changed.helps is helps
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"judge": "f1"}, {"max_loss": -0.1}, {"max_loss": 2}]
+)
+def test_acceptance_refuses_what_is_none(wrong):
+    with pytest.raises(UsageError, match=f"`{next(iter(wrong))}`"):
+        Acceptance(**wrong)

@@ -126,10 +126,20 @@ def test_patch_without_gain_is_refused(strong, donor, digits):
 
 
 def test_patch_that_harms_others_is_refused(weak, donor, digits):
-    with pytest.raises(
-        CheckError, match=r"accuracy 0\.9\d+ and 0\.8\d+\. Take"
-    ):
-        patch(weak, 1, donor["8"], digits.validation, combine="raw")
+    message = (
+        r"at most 5\.0% .*others' accuracy 0\.9\d+ before and 0\.8\d+ after.*"
+        r"`--max-loss`"
+    )
+    given = weak, 1, donor["8"], digits.validation
+    with pytest.raises(CheckError, match=message):
+        patch(*given, combine="raw")
+    assert patch(*given, combine="raw", max_loss=1.0)
+
+
+@pytest.mark.parametrize("wrong", [{"judge": "f1"}, {"max_loss": 2.0}])
+def test_terms_of_acceptance_are_checked(weak, donor, digits, wrong):
+    with pytest.raises(UsageError, match=f"`{next(iter(wrong))}`"):
+        patch(weak, 1, donor["8"], digits.validation, **wrong)
 
 
 @pytest.mark.parametrize(
