@@ -118,8 +118,9 @@ def run(args: argparse.Namespace) -> int:
     choice = _choose(weak, donors, validation, contract, args)
     with console.status("composing and measuring"):
         spec = _spec(choice, contract, args)
-        figures = _build(weak, spec, data, args)
-    figures["tried"] = [each.as_dict() for each in choice.tried]
+        figures, patched = _build(weak, spec, data, args)
+        figures["tried"] = [each.as_dict() for each in choice.tried]
+        figures["ways"] = _ways(choice, patched, data, args)
     if args.json:
         console.print_json(figures)
     else:
@@ -199,7 +200,11 @@ def _spec(choice, contract, args):
 
 
 def _build(weak, spec, data, args):
-    """Composes the spec, measures and saves it; returns the figures."""
+    """Composes the spec, measures and saves it.
+
+    Returns:
+        Figures on the test images, and the patched model.
+    """
     from kmod.composition.composer import compose
     from kmod.composition.saving import save
     from kmod.metrics.comparison import compare_classes
@@ -217,10 +222,55 @@ def _build(weak, spec, data, args):
         metrics={"test": figures},
         overwrite=args.overwrite,
     )
-    return figures
+    return figures, patched
+
+
+def _ways(choice, patched, data, args):
+    """Measures the patched model and what a user could do in place of it."""
+    from kmod.graph.sizes import model_sizes
+    from kmod.metrics.evaluate import evaluate
+    from kmod.metrics.latency import measure_latency
+
+    names = choice.evaluation.class_names
+    targets = [names.index(each.target_class) for each in choice.chosen]
+    last = choice.chosen[-1].fit.comparisons[_judge(args)]
+    labelled = int(choice.evaluation.support.sum())
+    ways = [("patched", patched, last.after, labelled)] + [
+        (way.name, way.model, _worth(way.evaluation, args), way.num_labelled)
+        for way in choice.plain
+    ]
+    macs = model_sizes(patched).macs
+    rows = []
+    for name, model, worth, num_labelled in ways:
+        found = evaluate(model, data.test, names)
+        sizes = model_sizes(model)
+        rows.append(
+            {
+                "name": name,
+                "f1": float(found.f1[targets].mean()),
+                "accuracy": found.accuracy,
+                "parameters": sizes.parameters,
+                "macs": sizes.macs,
+                "milliseconds": 1000 * measure_latency(model),
+                "num_labelled": num_labelled,
+                # By validation images, as the patch is chosen.
+                "is_better": worth >= last.after and sizes.macs < macs,
+            }
+        )
+    return rows
+
+
+def _worth(evaluation, args):
+    return getattr(evaluation, _judge(args))
 
 
 def _print(figures, out):
+    for way in figures["ways"]:
+        if way["is_better"]:
+            console.print_message(
+                f"Without a patch, by '{way['name']}', as many validation "
+                "images are right with fewer operations."
+            )
     columns = ["", "before", "after", "gain", "95 % interval of the gain"]
     for patch in figures["patches"]:
         rows = [
@@ -258,6 +308,22 @@ def _print(figures, out):
             for each in figures["tried"]
         ],
         "modules tried, on validation images",
+    )
+    console.print_table(
+        ["way", "F1", "all", "parameters", "MACs", "ms", "labelled images"],
+        [
+            [
+                way["name"],
+                f"{way['f1']:.4f}",
+                f"{way['accuracy']:.4f}",
+                f"{way['parameters']:,}",
+                f"{way['macs']:,}",
+                f"{way['milliseconds']:.1f}",
+                f"{way['num_labelled']:,}",
+            ]
+            for way in figures["ways"]
+        ],
+        "the patch and what needs none, on test images",
     )
     console.print_message(f"Saved to '{out}'.")
 

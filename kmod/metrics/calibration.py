@@ -125,7 +125,10 @@ def shares_without_labels(probabilities: np.ndarray) -> np.ndarray:
 
 
 def fit_scores(
-    scores: np.ndarray, labels: np.ndarray, start: np.ndarray | None = None
+    scores: np.ndarray,
+    labels: np.ndarray,
+    start: np.ndarray | None = None,
+    penalty: float | None = None,
 ) -> Layer:
     """Fits a multinomial logistic regression on the scores of all classes.
 
@@ -140,19 +143,31 @@ def fit_scores(
         start: Float array `(n, num_classes)` that is added to what the layer
             answers, so that with weights held small it changes little.
             Defaults to none.
+        penalty: As in `likelihood`. Defaults to the `likeliest_penalty`.
 
     Returns:
         float32 weights `(num_scores, num_classes)`, one column for each
         class's new score, and biases `(num_classes,)`.
     """
-    penalty, penalties = PENALTY, PENALTIES
-    if start is not None:
-        penalty, penalties = PENALTY_OF_CHANGE, PENALTIES_OF_CHANGE
-    if np.bincount(labels).min() > 1:  # Else nothing can be compared.
-        penalty = max(
-            penalties, key=lambda p: likelihood(scores, labels, p, start)
-        )
+    if penalty is None:
+        penalty = likeliest_penalty(scores, labels, start)
     return _fit(scores, labels, penalty, start)
+
+
+def likeliest_penalty(
+    scores: np.ndarray, labels: np.ndarray, start: np.ndarray | None = None
+) -> float:
+    """Returns the penalty of the highest `likelihood`.
+
+    Where a class has a single image nothing can be compared, and it is as
+    usual.
+    """
+    usual, penalties = PENALTY, PENALTIES
+    if start is not None:
+        usual, penalties = PENALTY_OF_CHANGE, PENALTIES_OF_CHANGE
+    if np.bincount(labels).min() < 2:
+        return usual
+    return max(penalties, key=lambda p: likelihood(scores, labels, p, start))
 
 
 def best_likelihood(

@@ -89,6 +89,11 @@ class Evaluation:
     support: np.ndarray
     confusion: np.ndarray
 
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that there are images of."""
+        return float(self.f1[self.support > 0].mean())
+
     def figures_of(self, class_index: int) -> dict[str, float]:
         """Returns the precision, recall and F1 of a class as plain data."""
         return {

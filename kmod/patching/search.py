@@ -33,6 +33,8 @@ from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patch_fit import patched_scores
 from kmod.patching.patcher import check_labels
 from kmod.patching.patcher import target_index
+from kmod.patching.plain_ways import PlainWay
+from kmod.patching.plain_ways import plain_ways
 
 # What a patch changes beside its own class.
 _SHOWN_GAINS = ("other_classes_accuracy", "accuracy", "macro_f1")
@@ -83,11 +85,13 @@ class PatchChoice:
         chosen: One module for each class that gains, in the order in which
             the patches must be applied.
         tried: All modules, by class, the best of each class first.
+        plain: What else a user could do, with the donors that were chosen.
     """
 
     evaluation: Evaluation
     chosen: tuple[PatchCandidate, ...]
     tried: tuple[PatchCandidate, ...]
+    plain: tuple[PlainWay, ...]
 
 
 def choose_patches(
@@ -165,7 +169,7 @@ def choose_patches(
         donor: _answers(donor, images, adaptations[donor])
         for donor in track(donors)
     }
-    chosen, tried = [], []
+    chosen, best_donors, tried = [], {}, []
     for target in targets:
         index = class_names.index(target)
         if target_classes is None:
@@ -177,19 +181,28 @@ def choose_patches(
         ranked = _ranked(target, class_names, *given)
         tried += ranked
         best = ranked[0]
+        best_donors[best.donor] = adaptations[best.donor]
         if best.fit.helps:
             chosen.append(best)
             logits = _patched(best, scores_of, logits)
+    indices = [class_names.index(target) for target in targets]
+    plain = plain_ways(model, best_donors, images, labels, class_names, indices)
     if not chosen:
-        raise acceptance.refusal(
-            "no module that does. "
-            + "; ".join(
-                f"{each.target_class!r} by '{each.donor.store.path}': "
-                f"{each.fit}"
-                for each in tried
-            )
+        received = "; ".join(
+            f"{each.target_class!r} by '{each.donor.store.path}': {each.fit}"
+            for each in tried
         )
-    return PatchChoice(evaluation, tuple(chosen), tuple(tried))
+        others = "; ".join(
+            f"{way.name}: F1 of the class "
+            f"{way.evaluation.f1[indices].mean():.4f}, accuracy over all "
+            f"{way.evaluation.accuracy:.4f}"
+            for way in plain
+        )
+        raise acceptance.refusal(
+            f"no module that does. {received}. On the same images, without a "
+            f"patch: {others}"
+        )
+    return PatchChoice(evaluation, tuple(chosen), tuple(tried), tuple(plain))
 
 
 def _targets(given, evaluation, donors):

@@ -43,6 +43,13 @@ def test_patch_finds_the_weak_class(weak_path, store, digits, tmp_path, capsys):
     assert figures["after"]["f1"] == pytest.approx(after.f1[1])
     others = figures["other_classes_accuracy"]["after"]
     assert others == pytest.approx(after.other_classes_accuracy[1])
+    ways = {way["name"]: way for way in figures.pop("ways")}
+    assert next(iter(ways)) == "patched"
+    assert ways["patched"]["f1"] == pytest.approx(after.f1[1])
+    assert ways["weak model"]["f1"] == 0
+    assert ways["weak model"]["accuracy"] == figures["accuracy"]["before"]
+    assert ways["weak model"]["macs"] < ways["patched"]["macs"]
+    assert {"bias moved", "regression on both", "donor instead"} <= set(ways)
     tried = figures.pop("tried")
     assert [each["class"] for each in tried] == ["8"] * 3
     assert sorted(len(each["auxiliary"]) for each in tried) == [0, 2, 2]

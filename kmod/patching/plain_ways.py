@@ -1,0 +1,208 @@
+"""What a user would do in place of a patch, measured on the same images."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kmod.composition.scoring import apply_layer
+from kmod.composition.scoring import build_classifier
+from kmod.composition.scoring import join
+from kmod.composition.scoring import softmax
+from kmod.data.streaming import predict
+from kmod.graph.sharing import merge_models
+from kmod.graph.sizes import Sizes
+from kmod.graph.sizes import model_sizes
+from kmod.metrics.calibration import Layer
+from kmod.metrics.calibration import fit_scores
+from kmod.metrics.calibration import folds
+from kmod.metrics.calibration import likeliest_penalty
+from kmod.metrics.evaluate import Evaluation
+from kmod.metrics.evaluate import evaluate_answers
+from kmod.modules.adaptation import Adaptation
+from kmod.modules.adaptation import adapt_model
+from kmod.modules.cut import log_odds_model
+from kmod.patching.donors import Donor
+
+BIASES = 201  # How many are tried.
+WEAK, FEATURES = "weak", "features"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlainWay:
+    """A model that a user could have without a patch.
+
+    Attributes:
+        name: What is done.
+        model: The model, fitted on all validation images, images to
+            `(batch, num_classes)` probabilities.
+        evaluation: What it gets right on the validation images, each
+            answered by a fit without it.
+        num_labelled: How many labelled images it was fitted on.
+    """
+
+    name: str
+    model: keras.Model
+    evaluation: Evaluation
+    num_labelled: int
+
+    @property
+    def sizes(self) -> Sizes:
+        """Parameters, multiply-accumulates and kernels."""
+        return model_sizes(self.model)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {
+            "name": self.name,
+            "num_labelled": self.num_labelled,
+            "parameters": self.sizes.parameters,
+            "macs": self.sizes.macs,
+            "validation": self.evaluation.as_dict(),
+        }
+
+
+def plain_ways(
+    weak: keras.Model,
+    donors: Mapping[Donor, Adaptation],
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    targets: Sequence[int],
+) -> list[PlainWay]:
+    """Tries what needs no patch, on the images that patches are judged on.
+
+    - `weak model`: as it is.
+    - `bias moved`: the biases of the target classes, to where the mean F1 of
+      all classes is highest.
+    - `last layer fitted again`: a multinomial logistic regression on what the
+      weak model's last layer takes.
+    - `regression on both`: one on the weak model's log-probabilities and the
+      log-odds of all modules of the donors.
+    - `donor instead`: the modules of a donor of all classes.
+
+    Args:
+        weak: The weak model up to its logits.
+        donors: The donors, and how images become such as they take.
+        images: Validation images `(n, height, width, channels)`.
+        labels: int64 array `(n,)` of classes.
+        class_names: The weak model's classes.
+        targets: Indices of the classes that shall be better.
+
+    Returns:
+        The ways that there are, in this order.
+    """
+    image, outputs = merge_models(_parts(weak, donors))
+    ways = _ways(outputs, donors, class_names, targets)
+    read = {name: inputs for name, (inputs, _) in ways.items()}
+    found = predict(keras.Model(image, read), images)
+    made = []
+    for name, (inputs, fit) in ways.items():
+        if fit is fit_scores:
+            penalty = likeliest_penalty(found[name], labels)
+            fit = functools.partial(fit_scores, penalty=penalty)
+        answers = np.empty(len(labels), "int64")
+        for fold in folds(labels):
+            weights, bias = fit(found[name][~fold], labels[~fold])
+            answers[fold] = np.argmax(found[name][fold] @ weights + bias, 1)
+        layer = fit(found[name], labels)
+        scores = apply_layer(inputs, layer, "plain_scores")
+        made.append(
+            PlainWay(
+                name,
+                build_classifier(image, scores, name.replace(" ", "_")),
+                evaluate_answers(labels, answers, class_names),
+                0 if fit is _as_it_is else len(labels),
+            )
+        )
+    return made
+
+
+def _parts(weak, donors):
+    """Lists the models that all ways are made of."""
+    parts = {WEAK: weak}
+    last = weak.layers[-1]
+    is_last = last.output is weak.outputs[0]
+    if is_last and isinstance(last, keras.layers.Dense):
+        parts[FEATURES] = keras.Model(weak.input, last.input)
+    for number, (donor, adaptation) in enumerate(donors.items()):
+        for name in donor.store:
+            parts[_part(number, name)] = adapt_model(
+                log_odds_model(donor.store[name].model),
+                adaptation,
+                weak.inputs[0],
+            )
+    return parts
+
+
+def _part(number, class_name):
+    return f"donor{number}_{class_name}"
+
+
+def _ways(outputs, donors, class_names, targets):
+    """Returns what the layer of every way takes, and how it is fitted."""
+    logits = outputs[WEAK]
+    modules = [
+        [outputs[_part(number, name)] for name in donor.store]
+        for number, donor in enumerate(donors)
+    ]
+    log_probabilities = keras.ops.log(
+        softmax(logits, "weak_probabilities") + 1e-7
+    )
+    both = join([log_probabilities, *sum(modules, [])], "both")
+    ways = {
+        "weak model": (logits, _as_it_is),
+        "bias moved": (logits, _bias_mover(targets)),
+    }
+    if FEATURES in outputs:
+        ways["last layer fitted again"] = outputs[FEATURES], fit_scores
+    ways["regression on both"] = both, fit_scores
+    for number, donor in enumerate(donors):
+        if set(class_names) <= set(donor.store):
+            own = [outputs[_part(number, name)] for name in class_names]
+            name = "donor instead" + (f" ({number + 1})" if number else "")
+            ways[name] = join(own, f"donor{number}_scores"), _as_it_is
+    return ways
+
+
+def _as_it_is(scores: np.ndarray, labels: np.ndarray) -> Layer:
+    size = scores.shape[1]
+    return np.eye(size, dtype="float32"), np.zeros(size, "float32")
+
+
+def _bias_mover(
+    targets: Sequence[int],
+) -> Callable[[np.ndarray, np.ndarray], Layer]:
+    """Returns a fit that moves the biases of the targets, one by one."""
+
+    def fit(scores, labels):
+        weights, bias = _as_it_is(scores, labels)
+        for target in targets:
+            moved = scores + bias
+            others = np.delete(moved, target, axis=1).max(axis=1)
+            tried = np.quantile(
+                others - moved[:, target], np.linspace(0, 1, BIASES)
+            )
+            tried = np.append(tried, 0.0)
+            worth = [
+                _mean_f1(moved + b * (np.arange(len(bias)) == target), labels)
+                for b in tried
+            ]
+            best = np.flatnonzero(np.equal(worth, max(worth)))
+            bias[target] += tried[best[np.abs(tried[best]).argmin()]]
+        return weights, bias
+
+    return fit
+
+
+def _mean_f1(scores, labels):
+    answers, size = scores.argmax(axis=1), scores.shape[1]
+    hits = np.bincount(labels[answers == labels], minlength=size)
+    shown = np.bincount(labels, minlength=size)
+    given = np.bincount(answers, minlength=size)
+    return np.mean((2 * hits / np.maximum(shown + given, 1))[shown > 0])

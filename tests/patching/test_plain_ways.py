@@ -1,0 +1,92 @@
+import keras
+import numpy as np
+import pytest
+
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.sizes import model_sizes
+from kmod.metrics.evaluate import evaluate
+from kmod.modules.adaptation import Adaptation
+from kmod.patching.donors import Donor
+from kmod.patching.plain_ways import plain_ways
+
+NAMES = ("3", "8", "9")
+
+
+def tried(weak, donor, digits, names=NAMES):
+    images = digits.validation
+    ways = plain_ways(
+        rebuild(channel_graph(weak)),
+        {Donor(donor): Adaptation()},
+        images.images,
+        images.labels,
+        names,
+        [1],
+    )
+    return {way.name: way for way in ways}
+
+
+@pytest.fixture(scope="module")
+def ways(weak, donor, digits):
+    return tried(weak, donor, digits)
+
+
+def test_models_do_on_test_images_what_was_measured(ways, weak, digits):
+    found = {
+        name: evaluate(way.model, digits.test, NAMES)
+        for name, way in ways.items()
+    }
+    for name, way in ways.items():
+        assert found[name].accuracy == pytest.approx(
+            way.evaluation.accuracy, abs=0.12
+        )
+    before = evaluate(weak, digits.test, NAMES)
+    same = found["weak model"].confusion == before.confusion
+    assert same.all()
+    for name in ("last layer fitted again", "regression on both"):
+        assert found[name].f1[1] > before.f1[1] + 0.3
+        assert ways[name].num_labelled == len(digits.validation)
+    assert ways["weak model"].num_labelled == 0
+
+
+def test_donor_of_all_classes_can_take_the_place(ways, weak, donor, digits):
+    own = ways["donor instead"]
+    scores = np.column_stack(
+        [
+            donor[name].model.predict(digits.test.images, verbose=0)[:, 0]
+            for name in NAMES
+        ]
+    )
+    answers = own.model.predict(digits.test.images, verbose=0).argmax(axis=1)
+    assert np.mean(answers == scores.argmax(axis=1)) > 0.98
+    assert "donor instead" not in tried(weak, donor, digits, ("a", "8", "9"))
+
+
+def test_sizes_are_of_what_a_way_runs(ways, weak):
+    own = model_sizes(rebuild(channel_graph(weak)))
+    assert ways["last layer fitted again"].sizes.macs == own.macs
+    extra = ways["bias moved"].sizes.macs - own.macs
+    assert 0 < extra < 100
+    both = ways["regression on both"].sizes.macs
+    donor = ways["donor instead"].sizes.macs
+    assert both > own.macs and both > donor
+    assert both < own.macs + donor + 200
+
+
+def test_bias_is_moved_where_the_mean_f1_is_highest(ways, digits):
+    images = digits.validation
+    model = keras.Model(
+        ways["bias moved"].model.input,
+        ways["bias moved"].model.get_layer("plain_scores").output,
+    )
+    scores = model.predict(images.images, verbose=0)
+
+    def worth(shift):
+        from sklearn import metrics
+
+        answers = (scores + [0, shift, 0]).argmax(axis=1)
+        return metrics.f1_score(images.labels, answers, average="macro")
+
+    best = worth(0)
+    assert best > ways["weak model"].evaluation.macro_f1
+    assert all(worth(shift) <= best + 0.02 for shift in (-9, -3, -1, 1, 3, 9))
