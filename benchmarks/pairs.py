@@ -63,7 +63,11 @@ def row_of(args, answers: Answers, task: Task, scratch: float) -> dict:
     ]
     worlds = group_worlds(familiarities)
     evidence = evidence_of(*_images(args, task), familiarities, worlds)
-    routed = routed_scores(log_odds, evidence, worlds)
+    modules = [
+        (number, familiarities[number].class_names[index])
+        for number, (_, index) in enumerate(task.classes)
+    ]
+    routed = routed_scores(log_odds, evidence, modules)
     return {
         "pair": task.name,
         "unlabelled_accuracy": _right(routed, truth),

@@ -8,7 +8,7 @@ of its classes. Module stores come from `world_sources.py`; what is missing is
 made. Every cell composes the modules of a team of sources by a spec and
 measures on test images:
 
-- `perfect`: the answer if it were known which source an image is of,
+- `perfect`: the modules' answer if it were known which source an image is of,
 - `stored`: familiarity tells the sources apart, without any label,
 - `blind`: the same stores without familiarity,
 - `fit` and `joint` on 5, 20 and 50 labelled images of each class, with and
@@ -174,12 +174,14 @@ def cell(args, team, seed: int) -> dict:
         blind_stores = [without_familiarity(s, folder) for s in stores]
         model = composed(stores, folder)
         blind = composed(blind_stores, folder)
-        scores = log_odds_of(model, test.images)
+        scores, odds = (
+            log_odds_of(each, test.images) for each in (model, blind)
+        )
         is_own = of_source[None] == of_source[test.labels][:, None]
         figures = {
-            "perfect": right(np.where(is_own, scores, -np.inf), test.labels),
+            "perfect": right(np.where(is_own, odds, -np.inf), test.labels),
             "stored": right(scores, test.labels),
-            "blind": right(log_odds_of(blind, test.images), test.labels),
+            "blind": right(odds, test.labels),
             "retention": float(
                 np.mean(
                     [

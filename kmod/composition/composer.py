@@ -21,6 +21,7 @@ from kmod.composition.patched_model import merge_patched
 from kmod.composition.patched_model import patch_parts
 from kmod.composition.plan import CompositionPlan
 from kmod.composition.plan import plan
+from kmod.composition.routing import Evidence
 from kmod.composition.routing import add_evidence
 from kmod.composition.routing import add_unfamiliarity
 from kmod.composition.routing import group_worlds
@@ -387,19 +388,22 @@ class _Routing:
     """What makes scores comparable across worlds.
 
     Attributes:
-        evidence: Tensor `(batch, num_worlds)`.
-        worlds: For each class the index of each of its modules' world.
+        evidence: How likely images are among those of worlds and classes.
+        modules: Of each class's modules the index of the source, and the
+            class there.
     """
 
-    evidence: keras.KerasTensor
-    worlds: list[list[int]]
+    evidence: Evidence
+    modules: list[list[tuple[int, str]]]
 
     @property
-    def of_classes(self):
+    def worlds(self):
         """Index of each class's world; `None` if a class has several."""
-        if any(len(set(own)) > 1 for own in self.worlds):
+        of_sources = self.evidence.worlds
+        worlds = [{of_sources[i] for i, _ in own} for own in self.modules]
+        if any(len(own) > 1 for own in worlds):
             return None
-        return [own[0] for own in self.worlds]
+        return [each for (each,) in worlds]
 
 
 def _routing(planned, outputs):
@@ -414,18 +418,21 @@ def _routing(planned, outputs):
         _measured_images(planned)[0].shape,
     )
 
-    def world_of(module):
-        return worlds[planned.stores[module.ref.store].manifest.source.digest]
+    sources = list(worlds)
+
+    def source_of(module):
+        digest = planned.stores[module.ref.store].manifest.source.digest
+        return sources.index(digest), module.ref.class_name
 
     return _Routing(
         evidence,
-        [[world_of(module) for module in c.modules] for c in planned.classes],
+        [[source_of(module) for module in c.modules] for c in planned.classes],
     )
 
 
 def _routed(routing, log_odds, name):
-    worlds = [world for own in routing.worlds for world in own]
-    return route(log_odds, name, evidence=routing.evidence, worlds=worlds)
+    modules = [module for own in routing.modules for module in own]
+    return route(log_odds, name, evidence=routing.evidence, modules=modules)
 
 
 def _unfamiliarity(planned, outputs):
@@ -469,13 +476,14 @@ def _fitted(planned, image, log_odds, claims, outputs, routing, images):
     last = LOG_ODDS_LAYER if scores.other is None else "fitted_scores"
     own = log_odds if claims is None else claims
     if scores.calibration == "fit":
-        worlds = routing and routing.of_classes
+        worlds = routing and routing.worlds
         model = keras.Model(image, own)
         lines = fit_lines(model, images, names, scores.prior, worlds)
         if worlds is None:
             return apply_lines(own, lines, last)
         fitted = apply_lines(own, lines, "calibrated_claims")
-        return route(fitted, last, evidence=routing.evidence, worlds=worlds)
+        first = [own[0] for own in routing.modules]
+        return route(fitted, last, evidence=routing.evidence, modules=first)
     weighed = [own, *(outputs[name] for name in _auxiliary_names(planned))]
     weighed = join(weighed, "all_scores") if weighed[1:] else own
     start, given = None, weighed

@@ -6,7 +6,9 @@ the same classes and the same kind of images are one world, whose modules are
 compared as those of one source.
 """
 
+import dataclasses
 import itertools
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
@@ -26,6 +28,9 @@ TEMPERATURE = 0.7
 # already. A little of it helps, since sure modules of other sources are not
 # as sure.
 LEAK = 0.1
+# Share of the evidence for a module that is for its own class. Statistics err
+# in other images than modules do, so a little of it helps within a world, too.
+CLASS_SHARE = 0.2
 NO_COLUMN = -1e9  # A score that adds nothing to a sum of exponentials.
 # Between the means of a class in two sources of the same images: what is due
 # to 20 images of each class. MNIST and Fashion-MNIST are 11 apart.
@@ -69,12 +74,45 @@ def _is_same(first, second):
     return bool(np.sqrt(np.median(squared)) < SAME_WORLD)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """How likely images are among those of every world and class.
+
+    Attributes:
+        of_worlds: Tensor or array `(n, num_worlds)`: for each world 0.7 of the
+            log-likelihood, without what is the same for all.
+        of_classes: Tensor or array `(n, num_columns)`: the same of classes.
+        worlds: Index of each source's world.
+        columns: For each source the columns of its classes, by name.
+    """
+
+    of_worlds: keras.KerasTensor | np.ndarray
+    of_classes: keras.KerasTensor | np.ndarray
+    worlds: Sequence[int]
+    columns: Sequence[Mapping[str, int]]
+
+    def column_of(self, source: int, class_name: str) -> int:
+        """Finds what tells most of a module's class.
+
+        Args:
+            source: Index of its source.
+            class_name: The class.
+
+        Returns:
+            Its column in `of_classes` and `of_worlds` side by side: that of
+            the class, or of its world if the source's familiarity has no
+            images of the class.
+        """
+        last = self.of_classes.shape[-1] + self.worlds[source]
+        return self.columns[source].get(class_name, last)
+
+
 def add_evidence(
     statistics: keras.KerasTensor,
     familiarities: Sequence[Familiarity],
     worlds: Sequence[int],
     shape: tuple[int, ...],
-) -> keras.KerasTensor:
+) -> Evidence:
     """Adds how likely an image is among the images of every world.
 
     Each class of each source is a normal distribution of image statistics
@@ -88,8 +126,7 @@ def add_evidence(
             what grey images have is compared.
 
     Returns:
-        Tensor `(batch, num_worlds)`: for each world 0.7 of the
-        log-likelihood, without what is the same for all.
+        The `Evidence`, of tensors.
 
     Reference:
 
@@ -103,7 +140,14 @@ def add_evidence(
     weights = weights[:, grid.ravel()] * is_column.ravel()
     bias = np.where(is_column, bias[grid], NO_COLUMN).ravel()
     classes = _fixed_dense(statistics, weights, bias, "familiar_classes")
-    return _sum_rows(classes, grid.shape)
+    place = np.zeros(len(of_class), "int64")
+    place[grid[is_column]] = np.flatnonzero(is_column)
+    places = iter(place.tolist())
+    columns = [
+        {name: next(places) for name in each.class_names}
+        for each in familiarities
+    ]
+    return Evidence(_sum_rows(classes, grid.shape), classes, worlds, columns)
 
 
 def add_unfamiliarity(
@@ -139,26 +183,27 @@ def route(
     log_odds: keras.KerasTensor,
     name: str,
     *,
-    evidence: keras.KerasTensor,
-    worlds: Sequence[int],
+    evidence: Evidence,
+    modules: Sequence[tuple[int, str]],
 ) -> keras.KerasTensor:
     """Makes the scores of modules comparable across worlds.
 
     A module's log-odds say how likely its class is among the images of its
     world, so they become the logarithm of that probability, where no class
     of the world that is not composed counts as one more. To this the evidence
-    for the world is added. Within a world nothing changes.
+    for the world and the class is added.
 
     Args:
         log_odds: Tensor `(batch, num_modules)`.
         name: Name of the last layer.
-        evidence: Tensor `(batch, num_worlds)`.
-        worlds: Index of each module's world.
+        evidence: The evidence, of tensors.
+        modules: Of each module the index of its source, and its class.
 
     Returns:
         Tensor `(batch, num_modules)`.
     """
-    grid, is_column = _grid(worlds, evidence.shape[-1])
+    worlds = [evidence.worlds[source] for source, _ in modules]
+    grid, is_column = _grid(worlds, evidence.of_worlds.shape[-1])
     claims = keras.ops.take(log_odds, grid.ravel().tolist(), axis=-1)
     padding = np.where(is_column, 0.0, NO_COLUMN).ravel().tolist()
     claims = layers.Rescaling(
@@ -172,10 +217,15 @@ def route(
         sure
     )
     change = layers.Add(name=f"{name}_worlds", dtype="float32")(
-        [evidence, sure]
+        [(1 - CLASS_SHARE) * evidence.of_worlds, sure]
     )
-    change = keras.ops.take(change, list(worlds), axis=-1)
-    return layers.Add(name=name, dtype="float32")([log_odds, change])
+    change = keras.ops.take(change, worlds, axis=-1)
+    both = layers.Concatenate(name=f"{name}_evidence", dtype="float32")(
+        [evidence.of_classes, evidence.of_worlds]
+    )
+    columns = [evidence.column_of(*module) for module in modules]
+    own = CLASS_SHARE * keras.ops.take(both, columns, axis=-1)
+    return layers.Add(name=name, dtype="float32")([log_odds, change, own])
 
 
 def _grid(worlds, num_worlds):
@@ -201,8 +251,8 @@ def evidence_of(
     contract: InputContract,
     familiarities: Sequence[Familiarity],
     worlds: Sequence[int],
-) -> np.ndarray:
-    """Measures how likely images are among those of every world.
+) -> Evidence:
+    """Measures how likely images are among those of every world and class.
 
     Args:
         images: Array `(n, height, width, channels)`.
@@ -211,23 +261,32 @@ def evidence_of(
         worlds: Index of each source's world.
 
     Returns:
-        float32 array `(n, num_worlds)`, as of `add_evidence`.
+        The `Evidence`, of float32 arrays.
     """
     measured = statistics_model(contract)
     evidence = add_evidence(
         measured.output, familiarities, worlds, contract.shape
     )
-    return predict(keras.Model(measured.input, evidence), images)
+    tensors = {"worlds": evidence.of_worlds, "classes": evidence.of_classes}
+    found = predict(keras.Model(measured.input, tensors), images)
+    return dataclasses.replace(
+        evidence, of_worlds=found["worlds"], of_classes=found["classes"]
+    )
 
 
 def routed_scores(
-    log_odds: np.ndarray, evidence: np.ndarray, worlds: Sequence[int]
+    log_odds: np.ndarray,
+    evidence: Evidence,
+    modules: Sequence[tuple[int, str]],
 ) -> np.ndarray:
     """Does what `route` does, on arrays."""
-    inputs = [keras.Input(values.shape[1:]) for values in (log_odds, evidence)]
-    scores = route(inputs[0], "routed", evidence=inputs[1], worlds=worlds)
-    model = keras.Model(inputs, scores)
-    return keras.ops.convert_to_numpy(model([log_odds, evidence]))
+    arrays = [log_odds, evidence.of_worlds, evidence.of_classes]
+    inputs = [keras.Input(values.shape[1:]) for values in arrays]
+    given = dataclasses.replace(
+        evidence, of_worlds=inputs[1], of_classes=inputs[2]
+    )
+    scores = route(inputs[0], "routed", evidence=given, modules=modules)
+    return keras.ops.convert_to_numpy(keras.Model(inputs, scores)(arrays))
 
 
 def _discriminant(familiarities, known):

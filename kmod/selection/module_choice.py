@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from kmod.composition.routing import Evidence
 from kmod.composition.routing import evidence_of
 from kmod.composition.routing import group_worlds
 from kmod.composition.routing import routed_scores
@@ -200,12 +201,10 @@ class _Worlds:
     """What familiarity says of the images, if stores are of several worlds.
 
     Attributes:
-        evidence: Float array `(n, num_worlds)`, or `None`.
-        worlds: Index of each store's world.
+        evidence: What it says, `None` if they are of one world.
     """
 
-    evidence: np.ndarray | None
-    worlds: Sequence[int]
+    evidence: Evidence | None
 
     @classmethod
     def of(cls, stores, images, contract):
@@ -214,26 +213,28 @@ class _Worlds:
         if None not in familiarities:
             worlds = group_worlds(familiarities)
         if max(worlds) == 0:
-            return cls(None, worlds)
+            return cls(None)
         contract = contract or stores[0].manifest.input
-        found = evidence_of(images, contract, familiarities, worlds)
-        return cls(found, worlds)
+        return cls(evidence_of(images, contract, familiarities, worlds))
 
     def log_posterior(self, index):
         """Returns how sure it is that images are of a store's world."""
         if self.evidence is None:
             return 0.0
-        own = self.evidence[:, self.worlds[index]]
-        return own - np.logaddexp.reduce(self.evidence, axis=1)
+        worlds = self.evidence.of_worlds
+        own = worlds[:, self.evidence.worlds[index]]
+        return own - np.logaddexp.reduce(worlds, axis=1)
 
-    def start(self, log_odds, stores):
-        """Returns the answer that modules of these stores give together."""
+    def start(self, log_odds, modules):
+        """Returns the answer that modules give together.
+
+        Args:
+            log_odds: Array `(n, num_modules)`.
+            modules: Of each the index of its store, and its class.
+        """
         if self.evidence is None:
             return None
-        used = [self.worlds[index] for index in stores]
-        order = sorted(set(used))
-        own = [order.index(world) for world in used]
-        return routed_scores(log_odds, self.evidence[:, order], own)
+        return routed_scores(log_odds, self.evidence, modules)
 
 
 def _auxiliary(chosen, log_odds, stores, images, contract, known):
@@ -270,7 +271,7 @@ def _auxiliary(chosen, log_odds, stores, images, contract, known):
         own,
         {option: scores_of(option) for option in options},
         images.labels,
-        known.start(own, list(chosen.values())),
+        known.start(own, [(index, name) for name, index in chosen.items()]),
     )
 
 
