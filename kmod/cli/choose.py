@@ -1,9 +1,11 @@
 """`kmod choose`: chooses modules of several stores for a new model."""
 
 import argparse
-from pathlib import Path
 
 from kmod.cli import console
+from kmod.files import short_names
+
+MOST_WEAK = 3  # Classes that are shown.
 
 
 def add_parser(subparsers) -> None:
@@ -139,14 +141,18 @@ def _data(args):
 def _print(choice, args):
     key, heading = ("roc_auc", "ROC AUC") if choice.roc_auc else ("f1", "F1")
     how = f"on {choice.num_images} images" if choice.num_images else "by F1"
+    names = short_names(str(store.path) for store in choice.stores)
     console.print_table(
         ["class", "module of", heading, "by store"],
         [
             [
                 name,
-                Path(row["store"]).name,
+                names[row["store"]],
                 f"{row[key]:.4f}",
-                ", ".join(f"{v:.4f}" for v in row[f"{key}_by_store"].values()),
+                ", ".join(
+                    f"{names[store]} {value:.4f}"
+                    for store, value in row[f"{key}_by_store"].items()
+                ),
             ]
             for name, row in choice.as_dict()["classes"].items()
         ],
@@ -157,6 +163,29 @@ def _print(choice, args):
             f"{len(choice.auxiliary)} auxiliary modules of these stores join; "
             "`--no-auxiliary` leaves them out."
         )
+    if choice.expected is not None:
+        _print_expected(choice.expected)
     console.print_message(f"Wrote '{args.out}'.")
     if args.compose is not None:
         console.print_message(f"Composed to '{args.compose}'.")
+
+
+def _print_expected(evaluation):
+    """Says how good the model will be, and which classes are the problem."""
+    from kmod.metrics.evaluate import weak_classes
+    from kmod.metrics.evaluate import worst_confusion
+
+    low, high = evaluation.accuracy_interval()
+    figure = f"{evaluation.accuracy:.4f}"
+    rows = [["accuracy", figure, f"{low:.4f} to {high:.4f}", ""]]
+    for index in weak_classes(evaluation)[:MOST_WEAK]:
+        name = evaluation.class_names[index]
+        worst = worst_confusion(evaluation, name)
+        rows.append(
+            [f"F1 of {name!r}", f"{evaluation.f1[index]:.4f}", "", worst]
+        )
+    console.print_table(
+        ["", "expected", "95 % interval", "confused most"],
+        rows,
+        "by images that were left out of choice and fit",
+    )

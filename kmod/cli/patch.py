@@ -6,6 +6,7 @@ from pathlib import Path
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 from kmod.errors import UsageError
+from kmod.files import short_names
 from kmod.patching.acceptance import MAX_LOSS
 from kmod.patching.acceptance import Acceptance
 
@@ -287,7 +288,7 @@ def _print(figures, out):
         ],
         "all classes, on test images",
     )
-    names = _short([each["store"] for each in figures["tried"]])
+    names = short_names(each["store"] for each in figures["tried"])
     console.print_table(
         "class donor module rule auxiliary F1 patched others all taken".split(),
         [
@@ -326,14 +327,6 @@ def _print(figures, out):
         "the patch and what needs none, on test images",
     )
     console.print_message(f"Saved to '{out}'.")
-
-
-def _short(stores):
-    """Names stores by their folder, or by their path if folders repeat."""
-    names = {store: Path(store).name for store in stores}
-    if len(set(names.values())) == len(names):
-        return names
-    return {store: store for store in stores}
 
 
 def _cells(figure):

@@ -12,6 +12,7 @@ from kmod.files.digests import file_record
 from kmod.files.digests import list_files
 from kmod.files.digests import read_files
 from kmod.files.digests import unlisted
+from kmod.files.names import short_names
 from kmod.files.names import slug
 from kmod.files.names import slugs
 
@@ -27,6 +28,7 @@ __all__ = [
     "list_files",
     "read_files",
     "seal",
+    "short_names",
     "slug",
     "slugs",
     "unlisted",

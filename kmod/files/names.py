@@ -4,6 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 MAX_LENGTH = 60
 # Windows opens a device instead of a file of such a name.
@@ -58,3 +59,18 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
         taken.add(candidate)
         chosen[name] = candidate
     return chosen
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names folders by their last part, or by their path where these repeat.
+
+    Args:
+        paths: Paths of folders.
+
+    Returns:
+        Name by path.
+    """
+    names = {path: Path(path).name for path in paths}
+    if len(set(names.values())) == len(names):
+        return names
+    return {path: path for path in names}

@@ -94,6 +94,26 @@ class Evaluation:
         """Mean F1 of the classes that there are images of."""
         return float(self.f1[self.support > 0].mean())
 
+    def accuracy_interval(
+        self, confidence: float = 0.95
+    ) -> tuple[float, float]:
+        """Returns the interval of the accuracy on other images like these.
+
+        Args:
+            confidence: How sure it is, 0 to 1.
+
+        Reference:
+
+        - Wilson, 1927, "Probable inference, the law of succession, and
+          statistical inference".
+        """
+        from scipy import stats
+
+        right = int(self.confusion.diagonal().sum())
+        found = stats.binomtest(right, int(self.confusion.sum()))
+        interval = found.proportion_ci(confidence, method="wilson")
+        return float(interval.low), float(interval.high)
+
     def figures_of(self, class_index: int) -> dict[str, float]:
         """Returns the precision, recall and F1 of a class as plain data."""
         return {

@@ -16,6 +16,8 @@ from kmod.data.load import parse_split
 from kmod.files import atomic_write
 from kmod.files import check_output_file
 from kmod.files import seal
+from kmod.files import short_names
+from kmod.files import slugs
 from kmod.modules.module_store import ModuleStore
 from kmod.selection.module_choice import ModuleChoice
 from kmod.selection.module_choice import choose_by_figures
@@ -144,7 +146,10 @@ def choice_text(
     `contract`, or what the modules take if that is `None`.
     """
     used = {*choice.chosen.values(), *(index for index, _ in choice.auxiliary)}
-    ids = {index: f"store-{n}" for n, index in enumerate(sorted(used), 1)}
+    paths = {index: str(choice.stores[index].path) for index in sorted(used)}
+    by_path = short_names(paths.values())
+    by_name = slugs(by_path.values())
+    ids = {index: by_name[by_path[paths[index]]] for index in paths}
     spec = Spec(
         name=path.stem,
         path=path,

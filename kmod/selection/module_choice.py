@@ -21,7 +21,10 @@ from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.metrics.calibration import best_likelihood
+from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import folds
+from kmod.metrics.evaluate import Evaluation
+from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import roc_auc
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
@@ -53,6 +56,10 @@ class ModuleChoice:
             on its source's own held-out images, as its store says.
         auxiliary: Further modules that help to tell the classes apart, as the
             index of a store and a class of it.
+        expected: What the new model gets right of images like these: each was
+            answered by modules and a layer that were chosen and fitted
+            without it. `None` of a choice without images, or where a class
+            has a single one.
     """
 
     stores: tuple[ModuleStore, ...]
@@ -63,6 +70,7 @@ class ModuleChoice:
     f1: Mapping[str, Mapping[int, float]] = dataclasses.field(
         default_factory=dict
     )
+    expected: Evaluation | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -86,6 +94,11 @@ class ModuleChoice:
                 {"store": paths[index], "class": name}
                 for index, name in self.auxiliary
             ],
+            "expected": self.expected
+            and {
+                "accuracy_interval": list(self.expected.accuracy_interval()),
+                **self.expected.as_dict(),
+            },
         }
 
 
@@ -144,6 +157,7 @@ def choose_modules(
     further = ()
     if auxiliary:
         further = _auxiliary(chosen, log_odds, stores, images, contract, known)
+    expected = _expected(scores, log_odds, further, images.labels, known)
     return ModuleChoice(
         tuple(stores),
         chosen,
@@ -156,6 +170,7 @@ def choose_modules(
         },
         len(images),
         further,
+        expected=expected,
     )
 
 
@@ -164,6 +179,47 @@ def _log_odds(store, class_names, images, contract):
     modules = [store[name] for name in class_names]
     answers = module_answers(modules, images.images, adaptation)
     return {name: each.log_odds for name, each in zip(class_names, answers)}
+
+
+def _expected(scores, log_odds, further, labels, known):
+    """Measures choice and layer on images that they were made without.
+
+    The auxiliary modules stay those of the choice on all images.
+    """
+    if np.bincount(labels).min() < 2:
+        return None
+    names = tuple(scores)
+    answers = np.empty(len(labels), "int64")
+    for fold in folds(labels):
+        best = best_modules(
+            [
+                {index: values[~fold] for index, values in own.items()}
+                for own in scores.values()
+            ],
+            labels[~fold],
+        )
+        modules = list(zip(best, names))
+        own, more = (
+            _columns(log_odds, each, len(labels)) for each in (modules, further)
+        )
+        weighed = np.concatenate([own, more], axis=1)
+        start = known.start(own, modules)
+        weights, bias = fit_scores(
+            weighed[~fold],
+            labels[~fold],
+            None if start is None else start[~fold],
+        )
+        found = weighed[fold] @ weights + bias
+        if start is not None:
+            found = found + start[fold]
+        answers[fold] = found.argmax(axis=1)
+    return evaluate_answers(labels, answers, names)
+
+
+def _columns(log_odds, modules, num_images):
+    """Returns the log-odds of modules, `(num_images, num_modules)`."""
+    columns = [log_odds[index][name] for index, name in modules]
+    return np.reshape(columns, (len(columns), num_images)).T
 
 
 def choose_by_figures(
@@ -261,17 +317,13 @@ def _auxiliary(chosen, log_odds, stores, images, contract, known):
         names = [n for i, n in wanted if i == index and n not in own]
         own |= _log_odds(stores[index], names, images, contract)
 
-    def scores_of(modules):
-        columns = [log_odds[index][name] for index, name in modules]
-        return np.reshape(columns, (len(columns), len(images))).T
-
-    own = [log_odds[index][name] for name, index in chosen.items()]
-    own = np.stack(own, axis=1)
+    modules = [(index, name) for name, index in chosen.items()]
+    own = _columns(log_odds, modules, len(images))
     return best_auxiliary(
         own,
-        {option: scores_of(option) for option in options},
+        {option: _columns(log_odds, option, len(images)) for option in options},
         images.labels,
-        known.start(own, [(index, name) for name, index in chosen.items()]),
+        known.start(own, modules),
     )
 
 

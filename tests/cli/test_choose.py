@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import pytest
 
@@ -39,6 +40,10 @@ def test_table_names_the_modules(store, tmp_path, capsys):
     assert lines[0].strip().startswith("chosen on ")
     assert lines[2].split()[:2] == ["7", store.path.name]
     assert "ROC AUC" in lines[1]
+    assert f"{store.path.name} 0.9" in lines[2]
+    (expected,) = [line for line in lines if line.startswith(" accuracy")]
+    assert re.search(r"[01]\.\d{4}  +0\.\d{4} to [01]\.\d{4}", expected)
+    assert any(re.match(r" F1 of '[17]' +[01]\.\d{4}", line) for line in lines)
     assert main(["check", str(tmp_path / "task.yaml")]) == 0
 
 

@@ -3,6 +3,7 @@ import pytest
 from kmod.composition.composer import compose
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
+from kmod.files import slug
 from kmod.metrics.evaluate import evaluate
 from kmod.selection.composition_choice import choice_text
 from kmod.selection.composition_choice import choose_composition
@@ -39,7 +40,9 @@ def test_spec_composes_to_a_good_model(chosen, digits):
 def test_spec_says_why(chosen):
     lines = chosen[1].path.read_text().splitlines()
     assert lines[0].startswith("# Modules chosen on 40 labelled images, with")
-    assert lines[1].startswith("# '9': store-1 0.9")
+    (name,) = chosen[1].stores
+    assert name == slug(chosen[0].stores[1].path.name)
+    assert lines[1].startswith(f"# '9': {name} 0.9")
     assert "the best other 0." in lines[1]
 
 

@@ -38,6 +38,37 @@ def test_better_store_is_chosen(poor, donor, few):
     assert list(row["roc_auc_by_store"]) == [str(poor.path), str(donor.path)]
 
 
+def test_expected_accuracy_holds_on_other_images(poor, donor, few, digits):
+    choice = choose_modules(CLASSES, [poor, donor], few)
+    expected = choice.expected
+    assert expected.class_names == CLASSES
+    assert expected.support.sum() == len(few)
+    test = class_subset(digits.test, [2, 0])
+    scores = np.stack(
+        [donor[name].model.predict(test.images, verbose=0) for name in CLASSES],
+        axis=1,
+    )[..., 0]
+    accuracy = np.mean(scores.argmax(axis=1) == test.labels)
+    assert expected.accuracy == pytest.approx(accuracy, abs=0.08)
+    low, high = choice.as_dict()["expected"]["accuracy_interval"]
+    assert 0 < low < expected.accuracy <= high <= 1
+
+
+def test_labels_that_say_nothing_promise_nothing(donor, few):
+    """A choice fitted to chance is not judged by what it was fitted on."""
+    labels = np.random.default_rng(0).permutation(few.labels)
+    guessed = type(few)(few.images, labels)
+    expected = choose_modules(CLASSES, [donor], guessed).expected
+    assert expected.accuracy < 0.75
+
+
+def test_a_single_image_promises_nothing(donor, few):
+    rows = [int(np.argmax(few.labels == label)) for label in (0, 1)]
+    choice = choose_modules(CLASSES, [donor], few.take(np.array(rows)))
+    assert choice.expected is None
+    assert choice.as_dict()["expected"] is None
+
+
 def test_other_modules_of_the_store_join_where_they_help(poor, few):
     modules = [poor[name] for name in ("9", "3", "8")]
     answers = module_answers(modules, few.images)
