@@ -57,6 +57,13 @@ def add_parser(subparsers) -> None:
         "of the stores may join, which makes the model larger",
     )
     parser.add_argument(
+        "--macs-budget",
+        type=float,
+        metavar="N",
+        help="multiply-accumulates for one image that all modules may have "
+        "together, such as 5e6 (default: no limit)",
+    )
+    parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )
     parser.add_argument(
@@ -102,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         images_per_class=args.images_per_class,
         data_dir=args.data_dir,
         auxiliary=args.auxiliary,
+        macs_budget=args.macs_budget,
         overwrite=args.overwrite,
         track=lambda items: console.track(items, "trying stores"),
     )
@@ -123,6 +131,12 @@ def _data(args):
     from kmod.spec.model import DataRef
 
     if args.data is None:
+        if args.macs_budget is not None:
+            raise UsageError(
+                "A budget is kept by comparing models on labelled images. "
+                "Received: --macs-budget without --data. Give --data, or "
+                "leave the budget out."
+            )
         return None
     found = []
     for name, split in map(parse_split, args.data):
@@ -164,10 +178,32 @@ def _print(choice, args):
             "`--no-auxiliary` leaves them out."
         )
     if choice.expected is not None:
+        _print_options(choice)
         _print_expected(choice.expected)
     console.print_message(f"Wrote '{args.out}'.")
     if args.compose is not None:
         console.print_message(f"Composed to '{args.compose}'.")
+
+
+def _print_options(choice):
+    """Shows accuracy against cost of all that was compared."""
+    rows = []
+    for option in choice.options:
+        low, high = option.expected.accuracy_interval()
+        rows.append(
+            [
+                len(option.auxiliary),
+                f"{option.sizes.parameters:,}",
+                f"{option.sizes.macs:,}",
+                f"{option.expected.accuracy:.4f}",
+                f"{low:.4f} to {high:.4f}",
+                "yes" if option.auxiliary == choice.auxiliary else "",
+            ]
+        )
+    columns = ["auxiliary modules", "parameters", "MACs", "expected"]
+    console.print_table(
+        [*columns, "95 % interval", "chosen"], rows, "accuracy against cost"
+    )
 
 
 def _print_expected(evaluation):

@@ -67,5 +67,5 @@ class Acceptance:
             f"not lower {_WORDS[self.judge]}, and cost the other classes at "
             f"most {self.max_loss:.1%} of accuracy. Received: {received}. "
             "Take a better donor, more validation images or another class, or "
-            "allow more by `max_loss` (in commands `--max-loss`)."
+            "allow more by `max_loss`."
         )

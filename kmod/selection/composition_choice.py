@@ -44,6 +44,7 @@ def choose_composition(
     images_per_class: int = 50,
     data_dir: str | Path | None = None,
     auxiliary: bool = True,
+    macs_budget: float | None = None,
     overwrite: bool = False,
     track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
 ) -> tuple[ModuleChoice, Spec]:
@@ -64,6 +65,7 @@ def choose_composition(
         images_per_class: How many images of each class are used, at most.
         data_dir: Directory of prepared data sets.
         auxiliary: As `choose_modules` takes it.
+        macs_budget: As `choose_modules` takes it; it takes `data`.
         overwrite: Whether a spec at `path` may be replaced that this function
             wrote and nobody edited.
         track: Wraps the stores, such as in a progress bar.
@@ -110,6 +112,7 @@ def choose_composition(
         images,
         contract=largest,
         auxiliary=auxiliary,
+        macs_budget=macs_budget,
         track=track,
     )
     text = choice_text(choice, path, data, images_per_class, contract)

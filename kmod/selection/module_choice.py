@@ -10,22 +10,32 @@ from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
+import keras
 import numpy as np
 
 from kmod.composition.routing import Evidence
 from kmod.composition.routing import evidence_of
 from kmod.composition.routing import group_worlds
 from kmod.composition.routing import routed_scores
+from kmod.composition.scoring import join
 from kmod.composition.scoring import line_of
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.graph.sharing import merge_models
+from kmod.graph.sizes import Sizes
+from kmod.graph.sizes import model_sizes
+from kmod.metrics.calibration import PENALTY
+from kmod.metrics.calibration import PENALTY_OF_CHANGE
 from kmod.metrics.calibration import best_likelihood
 from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import folds
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import roc_auc
+from kmod.modules.adaptation import adapt_model
+from kmod.modules.cut import log_odds_model
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
 from kmod.patching.donors import Donor
@@ -37,8 +47,41 @@ FINALISTS = 3
 # can, if there are ten for each score.
 MAX_AUXILIARY = 40
 IMAGES_PER_SCORE = 10
+# Auxiliary modules of the largest weights, where all are above a budget.
+FEW = (1, 4, 16)
 
 Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChoiceOption:
+    """A model that the classes' modules make with some auxiliary ones.
+
+    Attributes:
+        auxiliary: The auxiliary modules, as the index of a store and a class.
+        sizes: Parameters, multiply-accumulates and kernels of all modules,
+            what they share counted once.
+        expected: What the model gets right of images like these: each was
+            answered by modules and a layer that were chosen and fitted
+            without it. `None` where a class has a single image.
+    """
+
+    auxiliary: tuple[tuple[int, str], ...]
+    sizes: Sizes
+    expected: Evaluation | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        found = {
+            "auxiliary": len(self.auxiliary),
+            "parameters": self.sizes.parameters,
+            "macs": self.sizes.macs,
+        }
+        if self.expected is not None:
+            found["accuracy"] = self.expected.accuracy
+            interval = self.expected.accuracy_interval()
+            found["accuracy_interval"] = list(interval)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,10 +99,8 @@ class ModuleChoice:
             on its source's own held-out images, as its store says.
         auxiliary: Further modules that help to tell the classes apart, as the
             index of a store and a class of it.
-        expected: What the new model gets right of images like these: each was
-            answered by modules and a layer that were chosen and fitted
-            without it. `None` of a choice without images, or where a class
-            has a single one.
+        options: What was compared, the smallest model first; none of a choice
+            without images.
     """
 
     stores: tuple[ModuleStore, ...]
@@ -70,7 +111,15 @@ class ModuleChoice:
     f1: Mapping[str, Mapping[int, float]] = dataclasses.field(
         default_factory=dict
     )
-    expected: Evaluation | None = None
+    options: tuple[ChoiceOption, ...] = ()
+
+    @property
+    def expected(self) -> Evaluation | None:
+        """What the new model gets right, as its `ChoiceOption` says."""
+        for option in self.options:
+            if option.auxiliary == self.auxiliary:
+                return option.expected
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -94,11 +143,8 @@ class ModuleChoice:
                 {"store": paths[index], "class": name}
                 for index, name in self.auxiliary
             ],
-            "expected": self.expected
-            and {
-                "accuracy_interval": list(self.expected.accuracy_interval()),
-                **self.expected.as_dict(),
-            },
+            "expected": self.expected and self.expected.as_dict(),
+            "options": [option.as_dict() for option in self.options],
         }
 
 
@@ -109,6 +155,7 @@ def choose_modules(
     *,
     contract: InputContract | None = None,
     auxiliary: bool = True,
+    macs_budget: float | None = None,
     track: Callable[[Sequence[ModuleStore]], Iterable[ModuleStore]] = iter,
 ) -> ModuleChoice:
     """Chooses the best module for every class of a new model.
@@ -127,6 +174,8 @@ def choose_modules(
         contract: The images, if the stores take others.
         auxiliary: Whether other modules than the classes' own may join.
             Without them the model is smaller.
+        macs_budget: Multiply-accumulates for one image that the modules may
+            have together. Defaults to no limit.
         track: Wraps the stores, such as in a progress bar.
 
     Returns:
@@ -134,6 +183,7 @@ def choose_modules(
 
     Raises:
         ArtifactError: If no store has a class, or it can not take the images.
+        CheckError: If the classes' modules alone are above the budget.
         UsageError: If there are no images of a class, or a single class.
     """
     _check(class_names, stores, images)
@@ -154,10 +204,15 @@ def choose_modules(
     }
     best = best_modules(list(scores.values()), images.labels)
     chosen = dict(zip(class_names, best))
-    further = ()
+    candidates = _Candidates(stores, images, contract, log_odds, scores, known)
+    groups, few = [()], []
     if auxiliary:
-        further = _auxiliary(chosen, log_odds, stores, images, contract, known)
-    expected = _expected(scores, log_odds, further, images.labels, known)
+        groups = candidates.groups(chosen)
+        few = candidates.few(chosen, max(groups, key=len))
+    options = candidates.options(chosen, dict.fromkeys([*groups, *few]))
+    if macs_budget is not None:
+        groups = _within(options, macs_budget)
+    further = candidates.likeliest(chosen, groups)
     return ModuleChoice(
         tuple(stores),
         chosen,
@@ -170,7 +225,7 @@ def choose_modules(
         },
         len(images),
         further,
-        expected=expected,
+        options=tuple(sorted(options, key=lambda each: each.sizes.macs)),
     )
 
 
@@ -179,47 +234,6 @@ def _log_odds(store, class_names, images, contract):
     modules = [store[name] for name in class_names]
     answers = module_answers(modules, images.images, adaptation)
     return {name: each.log_odds for name, each in zip(class_names, answers)}
-
-
-def _expected(scores, log_odds, further, labels, known):
-    """Measures choice and layer on images that they were made without.
-
-    The auxiliary modules stay those of the choice on all images.
-    """
-    if np.bincount(labels).min() < 2:
-        return None
-    names = tuple(scores)
-    answers = np.empty(len(labels), "int64")
-    for fold in folds(labels):
-        best = best_modules(
-            [
-                {index: values[~fold] for index, values in own.items()}
-                for own in scores.values()
-            ],
-            labels[~fold],
-        )
-        modules = list(zip(best, names))
-        own, more = (
-            _columns(log_odds, each, len(labels)) for each in (modules, further)
-        )
-        weighed = np.concatenate([own, more], axis=1)
-        start = known.start(own, modules)
-        weights, bias = fit_scores(
-            weighed[~fold],
-            labels[~fold],
-            None if start is None else start[~fold],
-        )
-        found = weighed[fold] @ weights + bias
-        if start is not None:
-            found = found + start[fold]
-        answers[fold] = found.argmax(axis=1)
-    return evaluate_answers(labels, answers, names)
-
-
-def _columns(log_odds, modules, num_images):
-    """Returns the log-odds of modules, `(num_images, num_modules)`."""
-    columns = [log_odds[index][name] for index, name in modules]
-    return np.reshape(columns, (len(columns), num_images)).T
 
 
 def choose_by_figures(
@@ -293,38 +307,155 @@ class _Worlds:
         return routed_scores(log_odds, self.evidence, modules)
 
 
-def _auxiliary(chosen, log_odds, stores, images, contract, known):
-    """Returns which other modules help."""
-    used = sorted(set(chosen.values()))
-    options = auxiliary_options(
-        (
-            (index, name)
-            for index in used
-            for name in stores[index].class_names
-            if chosen.get(name) != index
-        ),
-        (
-            (index, name)
-            for index, store in enumerate(stores)
-            for name in chosen
-            if index not in used and name in store
-        ),
-        lambda module: module[1] in chosen,
-        len(images),
-    )
-    wanted = dict.fromkeys(itertools.chain(*options))
-    for index, own in enumerate(log_odds):
-        names = [n for i, n in wanted if i == index and n not in own]
-        own |= _log_odds(stores[index], names, images, contract)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Candidates:
+    """What modules say of labelled images, and what they make together."""
 
-    modules = [(index, name) for name, index in chosen.items()]
-    own = _columns(log_odds, modules, len(images))
-    return best_auxiliary(
-        own,
-        {option: _columns(log_odds, option, len(images)) for option in options},
-        images.labels,
-        known.start(own, modules),
-    )
+    stores: Sequence[ModuleStore]
+    images: LabelledImages
+    contract: InputContract | None
+    log_odds: list[dict[str, np.ndarray]]
+    scores: Mapping[str, Mapping[int, np.ndarray]]
+    known: "_Worlds"
+
+    def groups(self, chosen):
+        """Lists the groups of auxiliary modules to compare, none first."""
+        used = sorted(set(chosen.values()))
+        whole = auxiliary_options(
+            (
+                (index, name)
+                for index in used
+                for name in self.stores[index].class_names
+                if chosen.get(name) != index
+            ),
+            (
+                (index, name)
+                for index, store in enumerate(self.stores)
+                for name in chosen
+                if index not in used and name in store
+            ),
+            lambda module: module[1] in chosen,
+            len(self.images),
+        )
+        wanted = dict.fromkeys(itertools.chain(*whole))
+        for index, own in enumerate(self.log_odds):
+            names = [n for i, n in wanted if i == index and n not in own]
+            store = self.stores[index]
+            own |= _log_odds(store, names, self.images, self.contract)
+        return whole
+
+    def few(self, chosen, modules):
+        """Lists the auxiliary modules of the largest weights, a few at most."""
+        if not modules:
+            return []
+        own, more, start = self._inputs(_modules_of(chosen), modules)
+        layer = self._layer(np.concatenate([own, more], axis=1), start)
+        weights = layer[0][len(chosen) :] * more.std(axis=0)[:, None]
+        order = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")
+        return [
+            tuple(modules[index] for index in order[:count])
+            for count in FEW
+            if count < len(modules)
+        ]
+
+    def options(self, chosen, groups):
+        """Measures what groups of auxiliary modules cost and are worth."""
+        groups, modules = list(groups), _modules_of(chosen)
+        return [
+            ChoiceOption(group, self._sizes([*modules, *group]), expected)
+            for group, expected in zip(
+                groups, self._expected(groups), strict=True
+            )
+        ]
+
+    def likeliest(self, chosen, groups):
+        """Returns the auxiliary modules with which the truth is likeliest."""
+        own, _, start = self._inputs(_modules_of(chosen), ())
+        return best_auxiliary(
+            own,
+            {group: self._columns(group) for group in groups},
+            self.images.labels,
+            start,
+        )
+
+    def _columns(self, modules):
+        """Returns the log-odds of modules, `(n, num_modules)`."""
+        columns = [self.log_odds[index][name] for index, name in modules]
+        return np.reshape(columns, (len(columns), len(self.images))).T
+
+    def _inputs(self, modules, auxiliary):
+        own = self._columns(modules)
+        return own, self._columns(auxiliary), self.known.start(own, modules)
+
+    def _layer(self, weighed, start, rows=slice(None)):
+        """Fits the layer of `calibration: joint`, as small as usual."""
+        return fit_scores(
+            weighed[rows],
+            self.images.labels[rows],
+            None if start is None else start[rows],
+            PENALTY if start is None else PENALTY_OF_CHANGE,
+        )
+
+    def _expected(self, groups):
+        """Measures choice and layer on images that they were made without.
+
+        The auxiliary modules stay those of the choice on all images.
+        """
+        labels, names = self.images.labels, tuple(self.scores)
+        if np.bincount(labels).min() < 2:
+            return [None] * len(groups)
+        answers = np.empty((len(groups), len(labels)), "int64")
+        for fold in folds(labels):
+            best = best_modules(
+                [
+                    {index: values[~fold] for index, values in own.items()}
+                    for own in self.scores.values()
+                ],
+                labels[~fold],
+            )
+            modules = list(zip(best, names))
+            for number, group in enumerate(groups):
+                own, more, start = self._inputs(modules, group)
+                weighed = np.concatenate([own, more], axis=1)
+                weights, bias = self._layer(weighed, start, ~fold)
+                found = weighed[fold] @ weights + bias
+                if start is not None:
+                    found = found + start[fold]
+                answers[number, fold] = found.argmax(axis=1)
+        return [evaluate_answers(labels, each, names) for each in answers]
+
+    def _sizes(self, modules):
+        """Measures modules together, what they share counted once."""
+        own = keras.Input(self.images.images.shape[1:], dtype="float32")
+        parts = {}
+        for number, (index, name) in enumerate(modules):
+            store = self.stores[index]
+            parts[f"module{number}"] = adapt_model(
+                log_odds_model(store[name].model),
+                Donor(store).adaptation(self.contract),
+                own,
+            )
+        image, outputs = merge_models(parts)
+        return model_sizes(
+            keras.Model(image, join(list(outputs.values()), "modules"))
+        )
+
+
+def _within(options, macs_budget):
+    """Returns the groups of auxiliary modules that a budget allows."""
+    macs = {option.auxiliary: option.sizes.macs for option in options}
+    if macs[()] > macs_budget:
+        raise CheckError(
+            "The modules of the classes alone must be within `macs_budget`. "
+            f"Received: {macs[()]:,} multiply-accumulates, where "
+            f"{macs_budget:,.0f} may be. Raise the budget, or modularize with "
+            "a lower `retention_target`."
+        )
+    return [group for group in macs if macs[group] <= macs_budget]
+
+
+def _modules_of(chosen):
+    return [(index, name) for name, index in chosen.items()]
 
 
 def best_modules(

@@ -41,7 +41,10 @@ def test_table_names_the_modules(store, tmp_path, capsys):
     assert lines[2].split()[:2] == ["7", store.path.name]
     assert "ROC AUC" in lines[1]
     assert f"{store.path.name} 0.9" in lines[2]
-    (expected,) = [line for line in lines if line.startswith(" accuracy")]
+    (expected,) = [line for line in lines if line.startswith(" accuracy  ")]
+    (cost,) = [i for i, line in enumerate(lines) if "against cost" in line]
+    assert lines[cost + 1].split()[-1] == "chosen"
+    assert lines[cost + 2].split()[0] == "0"
     assert re.search(r"[01]\.\d{4}  +0\.\d{4} to [01]\.\d{4}", expected)
     assert any(re.match(r" F1 of '[17]' +[01]\.\d{4}", line) for line in lines)
     assert main(["check", str(tmp_path / "task.yaml")]) == 0
@@ -85,6 +88,7 @@ def test_auxiliary_modules_can_be_left_out(store, tmp_path, capsys):
     [
         (["--class", "x"], "digits:validation", 3, "Received: ['x']"),
         ([], "digits:test", 2, "because the test images measure"),
+        (["--macs-budget", "5"], "digits:validation", 5, "`--macs-budget`"),
         (["--store", "nowhere"], "digits:validation", 3, "nowhere"),
     ],
 )
@@ -93,6 +97,14 @@ def test_wrong_usage(store, tmp_path, capsys, more, data, exit_code, message):
     assert main(argv) == exit_code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "t.yaml").exists()
+
+
+def test_budget_takes_images(store, tmp_path, capsys):
+    argv = choose_argv(store, tmp_path / "t.yaml", "--macs-budget", "1e6")
+    argv.remove("--data")
+    argv.remove("digits:validation")
+    assert main(argv) == 2
+    assert "--macs-budget without --data" in capsys.readouterr().err
 
 
 def test_existing_spec_is_kept(store, tmp_path, capsys):

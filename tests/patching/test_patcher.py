@@ -128,7 +128,7 @@ def test_patch_without_gain_is_refused(strong, donor, digits):
 def test_patch_that_harms_others_is_refused(weak, donor, digits):
     message = (
         r"at most 5\.0% .*others' accuracy 0\.9\d+ before and 0\.8\d+ after.*"
-        r"`--max-loss`"
+        r"`max_loss`"
     )
     given = weak, 1, donor["8"], digits.validation
     with pytest.raises(CheckError, match=message):

@@ -1,12 +1,17 @@
 import types
 
+import keras
 import numpy as np
 import pytest
 
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
+from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.graph.sharing import merge_models
+from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import roc_auc
+from kmod.modules.cut import log_odds_model
 from kmod.patching.donors import module_answers
 from kmod.selection import module_choice
 from kmod.selection.module_choice import IMAGES_PER_SCORE
@@ -50,7 +55,8 @@ def test_expected_accuracy_holds_on_other_images(poor, donor, few, digits):
     )[..., 0]
     accuracy = np.mean(scores.argmax(axis=1) == test.labels)
     assert expected.accuracy == pytest.approx(accuracy, abs=0.08)
-    low, high = choice.as_dict()["expected"]["accuracy_interval"]
+    assert choice.as_dict()["expected"] == expected.as_dict()
+    low, high = expected.accuracy_interval()
     assert 0 < low < expected.accuracy <= high <= 1
 
 
@@ -60,6 +66,51 @@ def test_labels_that_say_nothing_promise_nothing(donor, few):
     guessed = type(few)(few.images, labels)
     expected = choose_modules(CLASSES, [donor], guessed).expected
     assert expected.accuracy < 0.75
+
+
+def test_options_are_what_they_cost(poor, few):
+    choice = choose_modules(CLASSES, [poor], few)
+    alone, both = choice.options
+    assert [each.auxiliary for each in choice.options] == [(), ((0, "8"),)]
+    assert choice.expected is both.expected
+    image, outputs = merge_models(
+        {name: log_odds_model(poor[name].model) for name in CLASSES}
+    )
+    scores = keras.layers.Concatenate()(list(outputs.values()))
+    together = keras.Model(image, scores)
+    assert alone.sizes == model_sizes(together)
+    assert both.sizes.macs > alone.sizes.macs
+    data = choice.as_dict()["options"]
+    assert [each["auxiliary"] for each in data] == [0, 1]
+    assert data[1]["macs"] == both.sizes.macs
+    low, high = data[1]["accuracy_interval"]
+    assert low < data[1]["accuracy"] < high
+
+
+def test_budget_is_kept(poor, few):
+    alone, both = choose_modules(CLASSES, [poor], few).options
+    between = (alone.sizes.macs + both.sizes.macs) / 2
+    for budget, expected in (
+        (both.sizes.macs, both.auxiliary),
+        (between, ()),
+    ):
+        choice = choose_modules(CLASSES, [poor], few, macs_budget=budget)
+        assert choice.auxiliary == expected
+    with pytest.raises(CheckError, match=r"`macs_budget`\. Received: [\d,]+ "):
+        choose_modules(CLASSES, [poor], few, macs_budget=alone.sizes.macs - 1)
+
+
+def test_of_many_auxiliary_modules_the_weightiest_are_tried(
+    donor, poor, digits, monkeypatch
+):
+    monkeypatch.setattr(module_choice, "FEW", (1,))
+    names = ("3", "9")
+    images = class_subset(digits.validation, [0, 2])
+    choice = choose_modules(names, [donor, poor], images)
+    groups = [option.auxiliary for option in choice.options]
+    assert 1 in map(len, groups) and max(map(len, groups)) > 1
+    macs = [option.sizes.macs for option in choice.options]
+    assert macs == sorted(macs)
 
 
 def test_a_single_image_promises_nothing(donor, few):
