@@ -174,8 +174,8 @@ def _print(choice, args):
     )
     if choice.auxiliary:
         console.print_message(
-            f"{len(choice.auxiliary)} auxiliary modules of these stores join; "
-            "`--no-auxiliary` leaves them out."
+            "Auxiliary modules of these stores join: "
+            f"{len(choice.auxiliary)}. `--no-auxiliary` leaves them out."
         )
     if choice.expected is not None:
         _print_options(choice)

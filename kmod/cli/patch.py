@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         spec = _spec(choice, contract, args)
         figures, patched = _build(weak, spec, data, args)
         figures["tried"] = [each.as_dict() for each in choice.tried]
-        figures["ways"] = _ways(choice, patched, data, args)
+        figures["ways"] = _ways(choice, patched, figures, data.test, args)
     if args.json:
         console.print_json(figures)
     else:
@@ -226,43 +226,49 @@ def _build(weak, spec, data, args):
     return figures, patched
 
 
-def _ways(choice, patched, data, args):
-    """Measures the patched model and what a user could do in place of it."""
-    from kmod.graph.sizes import model_sizes
-    from kmod.metrics.evaluate import evaluate
-    from kmod.metrics.latency import measure_latency
+def _ways(choice, patched, figures, test, args):
+    """Measures what a user could do in place of the patch, beside it."""
+    from kmod.patching.plain_ways import evaluate_ways
 
     names = choice.evaluation.class_names
     targets = [names.index(each.target_class) for each in choice.chosen]
-    last = choice.chosen[-1].fit.comparisons[_judge(args)]
-    labelled = int(choice.evaluation.support.sum())
-    ways = [("patched", patched, last.after, labelled)] + [
-        (way.name, way.model, _worth(way.evaluation, args), way.num_labelled)
-        for way in choice.plain
-    ]
-    macs = model_sizes(patched).macs
-    rows = []
-    for name, model, worth, num_labelled in ways:
-        found = evaluate(model, data.test, names)
-        sizes = model_sizes(model)
-        rows.append(
-            {
-                "name": name,
-                "f1": float(found.f1[targets].mean()),
-                "accuracy": found.accuracy,
-                "parameters": sizes.parameters,
-                "macs": sizes.macs,
-                "milliseconds": 1000 * measure_latency(model),
-                "num_labelled": num_labelled,
-                # By validation images, as the patch is chosen.
-                "is_better": worth >= last.after and sizes.macs < macs,
-            }
+    best = choice.chosen[-1].fit.comparisons[_judge(args)].after
+    num_labelled = int(choice.evaluation.support.sum())
+    f1 = [each["figures"]["f1"]["after"] for each in figures["patches"]]
+    accuracy = figures["accuracy"]["after"]
+    rows = [
+        _way(
+            "patched", patched, sum(f1) / len(f1), accuracy, num_labelled, False
         )
+    ]
+    evaluations = evaluate_ways(choice.plain, test.images, test.labels)
+    for way, found in zip(choice.plain, evaluations):
+        # By validation images, as the patch is chosen.
+        is_better = (
+            getattr(way.evaluation, _judge(args)) >= best
+            and way.sizes.macs < rows[0]["macs"]
+        )
+        f1 = found.f1[targets].mean()
+        given = f1, found.accuracy, way.num_labelled, is_better
+        rows.append(_way(way.name, way.model, *given))
     return rows
 
 
-def _worth(evaluation, args):
-    return getattr(evaluation, _judge(args))
+def _way(name, model, f1, accuracy, num_labelled, is_better):
+    from kmod.graph.sizes import model_sizes
+    from kmod.metrics.latency import measure_latency
+
+    sizes = model_sizes(model)
+    return {
+        "name": name,
+        "f1": float(f1),
+        "accuracy": float(accuracy),
+        "parameters": sizes.parameters,
+        "macs": sizes.macs,
+        "milliseconds": 1000 * measure_latency(model),
+        "num_labelled": num_labelled,
+        "is_better": is_better,
+    }
 
 
 def _print(figures, out):
@@ -290,14 +296,12 @@ def _print(figures, out):
     )
     names = short_names(each["store"] for each in figures["tried"])
     console.print_table(
-        "class donor module rule auxiliary F1 patched others all taken".split(),
+        "class donor rule F1 patched others all taken".split(),
         [
             [
                 each["target_class"],
-                names[each["store"]],
-                each["class"],
-                each["combine"],
-                len(each["auxiliary"]),
+                _donor(names[each["store"]], each),
+                _rule(each),
                 f"{each['before']['f1']:.4f}",
                 f"{each['after']['f1']:.4f}",
                 *(
@@ -327,6 +331,16 @@ def _print(figures, out):
         "the patch and what needs none, on test images",
     )
     console.print_message(f"Saved to '{out}'.")
+
+
+def _donor(name, tried):
+    is_own = tried["class"] == tried["target_class"]
+    return name if is_own else f"{name}:{tried['class']}"
+
+
+def _rule(tried):
+    count = len(tried["auxiliary"])
+    return f"{tried['combine']} +{count}" if count else tried["combine"]
 
 
 def _cells(figure):

@@ -15,6 +15,7 @@ from kmod.composition.scoring import build_classifier
 from kmod.composition.scoring import join
 from kmod.composition.scoring import softmax
 from kmod.data.streaming import predict
+from kmod.files import slug
 from kmod.graph.sharing import merge_models
 from kmod.graph.sizes import Sizes
 from kmod.graph.sizes import model_sizes
@@ -111,16 +112,43 @@ def plain_ways(
             weights, bias = fit(found[name][~fold], labels[~fold])
             answers[fold] = np.argmax(found[name][fold] @ weights + bias, 1)
         layer = fit(found[name], labels)
-        scores = apply_layer(inputs, layer, "plain_scores")
+        scores = apply_layer(inputs, layer, _scores_of(name))
         made.append(
             PlainWay(
                 name,
-                build_classifier(image, scores, name.replace(" ", "_")),
+                build_classifier(image, scores, slug(name)),
                 evaluate_answers(labels, answers, class_names),
                 0 if fit is _as_it_is else len(labels),
             )
         )
     return made
+
+
+def evaluate_ways(
+    ways: Sequence[PlainWay], images: np.ndarray, labels: np.ndarray
+) -> list[Evaluation]:
+    """Measures ways on other images, what they share run once.
+
+    Args:
+        ways: What `plain_ways` returned.
+        images: Array `(n, height, width, channels)`.
+        labels: int64 array `(n,)` of classes.
+    """
+    outputs = {
+        way.name: way.model.get_layer(_scores_of(way.name)).output
+        for way in ways
+    }
+    found = predict(keras.Model(ways[0].model.input, outputs), images)
+    return [
+        evaluate_answers(
+            labels, found[way.name].argmax(axis=1), way.evaluation.class_names
+        )
+        for way in ways
+    ]
+
+
+def _scores_of(name):
+    return slug(f"{name} scores")
 
 
 def _parts(weak, donors):

@@ -8,6 +8,7 @@ from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
 from kmod.modules.adaptation import Adaptation
 from kmod.patching.donors import Donor
+from kmod.patching.plain_ways import evaluate_ways
 from kmod.patching.plain_ways import plain_ways
 
 NAMES = ("3", "8", "9")
@@ -40,6 +41,10 @@ def test_models_do_on_test_images_what_was_measured(ways, weak, digits):
         assert found[name].accuracy == pytest.approx(
             way.evaluation.accuracy, abs=0.12
         )
+    images = digits.test.images, digits.test.labels
+    together = evaluate_ways(list(ways.values()), *images)
+    for each, own in zip(together, found.values()):
+        np.testing.assert_array_equal(each.confusion, own.confusion)
     before = evaluate(weak, digits.test, NAMES)
     same = found["weak model"].confusion == before.confusion
     assert same.all()
@@ -77,7 +82,7 @@ def test_bias_is_moved_where_the_mean_f1_is_highest(ways, digits):
     images = digits.validation
     model = keras.Model(
         ways["bias moved"].model.input,
-        ways["bias moved"].model.get_layer("plain_scores").output,
+        ways["bias moved"].model.get_layer("bias-moved-scores").output,
     )
     scores = model.predict(images.images, verbose=0)
 
