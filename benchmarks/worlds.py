@@ -75,7 +75,8 @@ OTHER = {"name": "none of these", "reject": 0.05}
 UNLIKE = 2000
 # Of weak models, as CIFAR-10 numbers its classes: cat, dog, horse.
 TARGETS, TARGET_IMAGES, WEAK_IMAGES, WEAK_EPOCHS = (3, 5, 7), 40, 300, 14
-BATCHES, ROUNDS, REPEATS = (1, 64), 40, 20
+# Rounds and predictions of each, by the images of a batch.
+TIMED = {1: (40, 20), 64: (10, 5)}
 
 
 def store_of(args, source, seed: int):
@@ -406,11 +407,11 @@ def latency(args, team, seed: int) -> dict:
         blind_stores = [without_familiarity(s, folder) for s in stores]
         models = composed(stores, folder), composed(blind_stores, folder)
     figures = {}
-    for count in BATCHES:
+    for count, (rounds, repeats) in TIMED.items():
         seconds = [[], []]
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for own, model in zip(seconds, models):
-                own.append(measure_latency(model, count, REPEATS))
+                own.append(measure_latency(model, count, repeats))
         with_it, without = map(np.median, seconds)
         figures[f"latency_ratio_{count}"] = float(with_it / without)
     return figures

@@ -203,29 +203,29 @@ def route(
         Tensor `(batch, num_modules)`.
     """
     worlds = [evidence.worlds[source] for source, _ in modules]
-    grid, is_column = _grid(worlds, evidence.of_worlds.shape[-1])
-    claims = keras.ops.take(log_odds, grid.ravel().tolist(), axis=-1)
-    padding = np.where(is_column, 0.0, NO_COLUMN).ravel().tolist()
-    claims = layers.Rescaling(
-        1.0, padding, name=f"{name}_of_worlds", dtype="float32"
-    )(claims)
-    claims = _sum_rows(claims, grid.shape)
-    sure = layers.Activation("softplus", name=f"{name}_sure", dtype="float32")(
-        claims
+    num_worlds = evidence.of_worlds.shape[-1]
+    # A column of zeros beside those of each world's modules: a probability is
+    # the odds, divided by the sum of all odds and 1.
+    grid, is_column = _grid([*worlds, *range(num_worlds)], num_worlds)
+    columns = np.flatnonzero(is_column & (grid < len(worlds)))
+    picked = np.zeros((len(worlds), grid.size))
+    picked[grid.ravel()[columns], columns] = 1
+    padding = np.where(is_column, 0.0, NO_COLUMN).ravel()
+    claims = _fixed_dense(log_odds, picked, padding, f"{name}_claims")
+    sure = _sum_rows(claims, grid.shape)
+    terms = layers.Concatenate(name=f"{name}_evidence", dtype="float32")(
+        [evidence.of_classes, evidence.of_worlds, sure]
     )
-    sure = layers.Rescaling(LEAK - 1, name=f"{name}_surplus", dtype="float32")(
-        sure
+    weights = np.zeros((terms.shape[-1], len(worlds)))
+    num_classes = evidence.of_classes.shape[-1]
+    for number, (world, module) in enumerate(zip(worlds, modules)):
+        weights[num_classes + world, number] = 1 - CLASS_SHARE
+        weights[num_classes + num_worlds + world, number] = LEAK - 1
+        weights[evidence.column_of(*module), number] += CLASS_SHARE
+    change = _fixed_dense(
+        terms, weights, np.zeros(len(worlds)), f"{name}_change"
     )
-    change = layers.Add(name=f"{name}_worlds", dtype="float32")(
-        [(1 - CLASS_SHARE) * evidence.of_worlds, sure]
-    )
-    change = keras.ops.take(change, worlds, axis=-1)
-    both = layers.Concatenate(name=f"{name}_evidence", dtype="float32")(
-        [evidence.of_classes, evidence.of_worlds]
-    )
-    columns = [evidence.column_of(*module) for module in modules]
-    own = CLASS_SHARE * keras.ops.take(both, columns, axis=-1)
-    return layers.Add(name=name, dtype="float32")([log_odds, change, own])
+    return layers.Add(name=name, dtype="float32")([log_odds, change])
 
 
 def _grid(worlds, num_worlds):
@@ -242,8 +242,15 @@ def _grid(worlds, num_worlds):
 
 
 def _sum_rows(values, shape):
-    """Adds up the exponentials of each row of a grid; returns logarithms."""
-    return keras.ops.logsumexp(keras.ops.reshape(values, (-1, *shape)), axis=-1)
+    """Adds up the exponentials of each row of a grid; returns logarithms.
+
+    `keras.ops.logsumexp` does the same with twice the operations, for what is
+    not finite.
+    """
+    rows = keras.ops.reshape(values, (-1, *shape))
+    highest = keras.ops.max(rows, axis=-1, keepdims=True)
+    total = keras.ops.sum(keras.ops.exp(rows - highest), axis=-1, keepdims=True)
+    return keras.ops.reshape(highest + keras.ops.log(total), (-1, shape[0]))
 
 
 def evidence_of(
