@@ -603,6 +603,33 @@ def worlds():
     return table(["accuracy, %", *(WORLDS[name] for name in groups)], rows)
 
 
+def distilled():
+    """A composition and the student that learned from it."""
+    found = read_result("worlds")["summary"]
+    rows = []
+    for name in ("far", "kinds"):
+        own = found[f"{name}_distilled"]
+        both = [own[f"{each}_accuracy"] for each in ("composition", "student")]
+        accuracy = [100 * each["mean"] for each in both]
+        macs, seconds = (
+            own[f"composition_{key}"]["mean"] / own[f"student_{key}"]["mean"]
+            for key in ("macs", "milliseconds")
+        )
+        rows.append(
+            [
+                WORLDS[name],
+                f"{own['images']['mean']:,.0f}",
+                f"{own['epochs']['mean']:.0f}",
+                *(f"{each:.1f}" for each in accuracy),
+                f"{accuracy[1] - accuracy[0]:+.1f}",
+                f"{macs:.1f}",
+                f"{seconds:.1f}",
+            ]
+        )
+    head = ["sources", "images", "epochs", "composition", "student", "gap"]
+    return table([*head, "MACs ÷", "latency ÷"], rows)
+
+
 def few_labels():
     """Accuracy of `kmod choose` and of patches, by labelled images."""
     found = read_result("worlds")["summary"]
@@ -709,6 +736,7 @@ FIGURES = {
         more_accurate,
         priors,
         worlds,
+        distilled,
         few_labels,
         pairs,
         unseen,
