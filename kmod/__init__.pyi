@@ -21,6 +21,7 @@ from .errors import UnsupportedModelError as UnsupportedModelError
 from .errors import UsageError as UsageError
 from .graph import channel_graph as channel_graph
 from .graph import register_channel_rule as register_channel_rule
+from .metrics.comparison import Comparison as Comparison
 from .metrics.evaluate import ClassFigures as ClassFigures
 from .metrics.evaluate import Evaluation as Evaluation
 from .metrics.evaluate import evaluate as evaluate
@@ -49,15 +50,18 @@ from .modules.module_store import ModuleStore as ModuleStore
 from .modules.module_store import add_familiarity as add_familiarity
 from .modules.module_store import load_store as load_store
 from .modules.refine import refine as refine
+from .patching.acceptance import Acceptance as Acceptance
 from .patching.donors import Donor as Donor
 from .patching.patch_fit import PatchFit as PatchFit
 from .patching.patcher import patch as patch
+from .patching.plain_ways import PlainWay as PlainWay
 from .patching.search import PatchCandidate as PatchCandidate
 from .patching.search import PatchChoice as PatchChoice
 from .patching.search import choose_patches as choose_patches
 from .selection.composition_choice import (
     choose_composition as choose_composition,
 )
+from .selection.module_choice import ChoiceOption as ChoiceOption
 from .selection.module_choice import ModuleChoice as ModuleChoice
 from .selection.module_choice import choose_modules as choose_modules
 from .spec.spec_file import load_spec as load_spec

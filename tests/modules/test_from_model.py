@@ -157,7 +157,7 @@ def test_three_binary_models_become_one_classifier(tmp_path, digits):
     write_spec({**spec, "classes": classes}, path)
     composed = kmod.compose(path)
     assert composed.class_names == NAMES
-    assert kmod.evaluate(composed, digits.test, NAMES).accuracy > 0.9
+    assert kmod.evaluate(composed, digits.test, NAMES).accuracy > 0.85
 
 
 def test_grey_images_may_lack_their_channel(tmp_path, model_of_8, digits):
