@@ -21,6 +21,7 @@ from .errors import UnsupportedModelError as UnsupportedModelError
 from .errors import UsageError as UsageError
 from .graph import channel_graph as channel_graph
 from .graph import register_channel_rule as register_channel_rule
+from .graph.sizes import Sizes as Sizes
 from .metrics.comparison import Comparison as Comparison
 from .metrics.evaluate import ClassFigures as ClassFigures
 from .metrics.evaluate import Evaluation as Evaluation
