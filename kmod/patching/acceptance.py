@@ -1,18 +1,12 @@
 """Which patches are taken: what they must gain and what they may cost."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from typing import Literal
 from typing import get_args
 
 from kmod.errors import CheckError
 from kmod.errors import UsageError
-
-if TYPE_CHECKING:
-    from kmod.metrics.comparison import Comparison
 
 Judge = Literal["accuracy", "macro_f1"]
 # Of the accuracy on the other classes. What a patch gains over all must be
@@ -52,12 +46,16 @@ class Acceptance:
                 f"max_loss={self.max_loss}."
             )
 
-    def takes(self, comparisons: Mapping[str, Comparison]) -> bool:
-        """Tells whether a patch is taken, by its `PatchFit.comparisons`."""
+    def takes(self, gains: Mapping[str, float]) -> bool:
+        """Tells whether a patch is taken.
+
+        Args:
+            gains: What changes, by the names of `PatchFit.comparisons`.
+        """
         return (
-            comparisons["f1"].gain > 0
-            and comparisons[self.judge].gain >= 0
-            and comparisons["other_classes_accuracy"].gain >= -self.max_loss
+            gains["f1"] > 0
+            and gains[self.judge] >= 0
+            and gains["other_classes_accuracy"] >= -self.max_loss
         )
 
     def refusal(self, received: str) -> CheckError:

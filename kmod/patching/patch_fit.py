@@ -168,7 +168,8 @@ class PatchFit:
     @property
     def helps(self) -> bool:
         """Whether the patch is taken."""
-        return self.acceptance.takes(self.comparisons)
+        gains = {name: each.gain for name, each in self.comparisons.items()}
+        return self.acceptance.takes(gains)
 
     def __str__(self) -> str:
         changes = [
