@@ -121,16 +121,16 @@ def main() -> None:
     for name, values in distances.items():
         axis.hist(values, bins, alpha=0.6, label=name)
     axis.axvline(threshold, color="black", linewidth=0.8)
-    axis.text(threshold + 0.5, axis.get_ylim()[1] * 0.9, "reject: 0.05")
+    axis.text(threshold + 0.5, axis.get_ylim()[1] * 0.95, "reject: 0.05")
     axis.set(title="distance from CIFAR-10", xlabel="distance, nearest class")
-    axis.legend()
+    axis.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
     shares, axis = np.linspace(0.005, 0.3, 60), axes[1, 1]
     for name, values in distances.items():
         refused = [np.mean(values > cifar10[0].threshold(s)) for s in shares]
         axis.plot(shares, refused, label=name)
     axis.plot(shares, shares, color="black", linewidth=0.8, linestyle=":")
     axis.set(title="what a threshold refuses", xlabel="reject", ylabel="share")
-    axis.legend()
+    axis.legend(loc="upper center", bbox_to_anchor=(0.45, 0.95))
     figure.tight_layout()
     figure.savefig(RESULTS / "familiarity.png", dpi=100)
     pyplot.close(figure)
