@@ -41,6 +41,7 @@ from .modules.class_module import ModuleInfo as ModuleInfo
 from .modules.decompose import decompose as decompose
 from .modules.familiarity import Familiarity as Familiarity
 from .modules.from_model import module_from_model as module_from_model
+from .modules.from_model import modules_from_model as modules_from_model
 from .modules.manifest import CalibrationImages as CalibrationImages
 from .modules.manifest import InputContract as InputContract
 from .modules.manifest import ModuleRecord as ModuleRecord

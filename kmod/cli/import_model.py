@@ -1,28 +1,30 @@
-"""`kmod import`: makes a module of a model that recognises one class."""
+"""`kmod import`: makes modules of a model as it is."""
 
 import argparse
 
 from kmod.cli.models import add_data_arguments
 from kmod.cli.module_table import print_store
 from kmod.errors import ArtifactError
+from kmod.errors import UsageError
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "import",
-        help="make a module of a model that recognises one class",
-        description="Calibrates a model of one output, or of two, on "
-        "validation images and saves it as a store with that one module. "
-        "Several such stores make one classifier by a composition spec.",
+        help="make modules of a model as it is, with all its kernels",
+        description="Calibrates a classifier on validation images and saves "
+        "it as a store of modules that share all its layers but the last. With "
+        "--class, a model of one output, or of two, becomes one module. Stores "
+        "make one classifier by a composition spec.",
     )
     parser.add_argument("source", metavar="MODEL.keras", help="trained model")
     parser.add_argument(
         "--class",
-        required=True,
         dest="class_name",
         metavar="NAME",
-        help="class that the model recognises, named as in the data; images "
-        "of all other classes are of the rest",
+        help="the one class that the model recognises, named as in the data; "
+        "images of all other classes are of the rest (default: the model "
+        "tells all classes of the data apart)",
     )
     add_data_arguments(parser, "images to calibrate on", split=False)
     parser.add_argument("--out", required=True, metavar="STORE")
@@ -30,8 +32,8 @@ def add_parser(subparsers) -> None:
         "--class-index",
         type=int,
         choices=(0, 1),
-        default=1,
-        help="which of two outputs is the class's (default: 1, the second)",
+        help="with --class, which of two outputs is the class's (default: 1, "
+        "the second)",
     )
     parser.add_argument(
         "--output",
@@ -54,32 +56,52 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
     from kmod.cli.models import image_shape
+    from kmod.cli.models import images_for
     from kmod.cli.models import load_images
     from kmod.cli.models import load_model
     from kmod.cli.models import model_name
     from kmod.data.own_images import own_path
     from kmod.modules.module_store import list_store
 
+    if args.class_name is None and args.class_index is not None:
+        raise UsageError(
+            "`--class-index` says which output is that of `--class`. Received: "
+            f"--class-index {args.class_index} without it. Leave it out, or "
+            "name the class."
+        )
     out = check_out(args.out, args.overwrite, list_store)
     own_path(args.data, args.data_dir)
     check_path(args.source, takes_calls=True)
 
+    from kmod.graph.sources import functional_of
     from kmod.modules.from_model import module_from_model
+    from kmod.modules.from_model import modules_from_model
 
     model = load_model(args.source)
     data = load_images(args.data, args, image_shape(model))
-    store = module_from_model(
+    if args.class_name is not None:
+        save, given = module_from_model, {
+            "class_name": args.class_name,
+            "data": _one_against_rest(data, args.class_name),
+            "class_index": 1 if args.class_index is None else args.class_index,
+        }
+    else:
+        save, given = modules_from_model, {
+            "data": images_for(
+                functional_of(model, args.output), data, "validation"
+            ),
+            "class_names": data.class_names,
+        }
+    store = save(
         model,
-        args.class_name,
-        out,
-        data=_one_against_rest(data, args.class_name),
-        class_index=args.class_index,
+        path=out,
         output=args.output,
         value_range=data.value_range,
         source_name=model_name(args.source),
         data_source={"name": data.name, "version": data.version},
         license=args.license,
         overwrite=args.overwrite,
+        **given,
     )
     print_store(store, args.json)
     return 0

@@ -1,12 +1,14 @@
-"""Makes a module of a model that already recognises one class."""
+"""Makes modules of models as they are, with all their kernels."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
 from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
@@ -21,9 +23,11 @@ from kmod.graph.exactness import check_exactness
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.calibration import fit_platt
 from kmod.metrics.chance import check_above_chance
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.cut import build_module
+from kmod.modules.decompose import decompose
 from kmod.modules.decompose import module_metrics
 from kmod.modules.decompose import stem_sizes
 from kmod.modules.familiarity import can_be_familiar
@@ -34,6 +38,77 @@ from kmod.modules.manifest import StoreManifest
 from kmod.modules.module_store import ModuleStore
 from kmod.modules.module_store import list_store
 from kmod.modules.module_store import save_store
+
+
+def modules_from_model(
+    model: keras.Model,
+    path: str | Path,
+    *,
+    data: Any,
+    class_names: Sequence[str] | None = None,
+    output: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    source_name: str | None = None,
+    data_source: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    overwrite: bool = False,
+) -> ModuleStore:
+    """Saves a classifier as a store of modules that keep all its kernels.
+
+    The modules differ in their last layer only. A composition builds what
+    they share once, so that all of them together cost what the model does and
+    a few of them cost nearly as much. `kmod.modularize` finds smaller ones.
+
+    Args:
+        model: Trained Functional or Sequential classifier. It is not changed.
+        path: Directory to make.
+        data: Validation `(images, labels)` or batched data, to calibrate and
+            to measure the modules on, and for the familiarity.
+        class_names: Names of the classes, in output order. Defaults to those
+            that `data` have, and else to `"0"`, `"1"`, ...
+        output: Name of the model's output to take, of several.
+        value_range: Smallest and largest pixel value that the model takes.
+            Defaults to what is read off `data`.
+        source_name: Name of the model. Defaults to its Keras name.
+        data_source: JSON data about the data set, for the manifest.
+        license: SPDX identifier of the modules' licence.
+        overwrite: Whether a store at `path` may be replaced.
+
+    Returns:
+        The saved `ModuleStore`.
+
+    Raises:
+        UnsupportedModelError: If the model's graph can not be read.
+        UsageError: If `path` can not be written or an argument does not fit
+            the model.
+        ArtifactError: If the model is no better than chance on `data`.
+        ValueError: If labels are not of the model's classes.
+
+    Example:
+
+    ```python
+    model = keras.models.load_model("animals.keras")
+    kmod.modules_from_model(model, "modules/animals", data=validation)
+    ```
+    """
+    check_output(path, overwrite, list_store)
+    modular = ModularModel(
+        model,
+        common_class_names(class_names, data),
+        value_range=value_range,
+        output=output,
+    )
+    return decompose(
+        modular,
+        path,
+        data=data,
+        source_name=source_name or model.name,
+        data_source=data_source,
+        method="import",
+        arguments={"output": output},
+        license=license,
+        overwrite=overwrite,
+    )
 
 
 def module_from_model(
@@ -105,7 +180,9 @@ def module_from_model(
         raise UnsupportedModelError(
             "A model of one class answers one score, or two. Received: "
             f"{model.name!r} with {graph.num_classes} outputs. "
-            "`kmod.modularize` (`kmod modularize`) makes a module of each."
+            "`kmod.modules_from_model` (`kmod import` without `--class`) "
+            "makes a module of each, `kmod.modularize` (`kmod modularize`) "
+            "smaller ones."
         )
     value_range = value_range_of(images, value_range)
     exactness = check_exactness(model, graph, value_range)

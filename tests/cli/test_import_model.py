@@ -64,3 +64,20 @@ def test_model_of_another_class_is_refused(model_path, tmp_path, capsys):
     message = " ".join(capsys.readouterr().err.split())
     assert "must be better than guesses" in message
     assert "model 'is-zero'" in message
+
+
+def test_classifier_becomes_a_module_of_each_class(
+    tmp_path, capsys, build_source, train, digits
+):
+    train(build_source(), digits).save(tmp_path / "model.keras")
+    out = tmp_path / "store"
+    command = ["import", str(tmp_path / "model.keras"), "--data", "digits"]
+    command += ["--classes", "3,8,9", "--out", str(out)]
+    assert main([*command, "--class-index", "1"]) == 2
+    assert "`--class-index` says which output" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--json"]) == 0
+    modules = json.loads(capsys.readouterr().out)["modules"]
+    assert [row["class"] for row in modules] == ["3", "8", "9"]
+    assert {row["retention_rate"] for row in modules} == {1.0}
+    assert load_store(out).manifest.familiarity is not None

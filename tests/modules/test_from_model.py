@@ -1,4 +1,4 @@
-"""A model of one class becomes a module as it is."""
+"""Models become modules as they are."""
 
 import keras
 import numpy as np
@@ -8,7 +8,9 @@ import kmod
 from kmod.errors import ArtifactError
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
+from kmod.graph.sizes import model_sizes
 from kmod.modules.from_model import module_from_model
+from kmod.modules.from_model import modules_from_model
 from kmod.spec.spec_file import write_spec
 
 NAMES = ("3", "8", "9")
@@ -239,3 +241,63 @@ def test_store_that_is_there_stays(tmp_path, model_of_8, digits):
         module_from_model(
             model_of_8, "8", tmp_path / "s", data=own(digits.validation, 1)
         )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, strong, digits):
+    """The store of a classifier as it is."""
+    path = tmp_path_factory.mktemp("whole") / "store"
+    return modules_from_model(
+        strong, path, data=digits.validation, class_names=NAMES
+    )
+
+
+def test_modules_of_a_classifier_have_its_logits(whole, strong, digits):
+    images = digits.test.images[:50]
+    logits = np.log(strong.predict(images, verbose=0))
+    logits -= logits.mean(axis=1, keepdims=True)
+    for index, name in enumerate(NAMES):
+        module = whole[name].model
+        raw = keras.Model(module.input, module.get_layer("head").output)
+        found = raw.predict(images, verbose=0)[:, 0]
+        np.testing.assert_allclose(found, logits[:, index], atol=1e-4)
+        # Another class's column would differ.
+        assert np.abs(found - logits[:, index - 1]).max() > 1
+    assert whole.manifest.method == "import"
+    assert {whole.sizes(name).retention_rate for name in whole} == {1.0}
+
+
+def test_composition_of_a_classifier_costs_what_it_does(
+    tmp_path, whole, strong, digits
+):
+    classes = [
+        {"name": name, "module": {"store": "s", "class": name}}
+        for name in NAMES
+    ]
+    spec = {
+        "version": 1,
+        "name": "again",
+        "stores": {"s": {"path": whole.path}},
+        "classes": classes,
+    }
+    write_spec(spec, tmp_path / "spec.yaml")
+    again = kmod.compose(tmp_path / "spec.yaml")
+    own, source = model_sizes(again), model_sizes(strong)
+    assert own.macs - source.macs < 100  # Three numbers to a score each.
+    test = digits.test
+    before, after = (
+        np.mean(model.predict(test.images, verbose=0).argmax(1) == test.labels)
+        for model in (strong, again)
+    )
+    assert after > before - 0.03
+
+
+def test_classifier_of_other_classes_is_refused(tmp_path, strong, digits):
+    with pytest.raises(UsageError, match="class_names"):
+        modules_from_model(
+            strong,
+            tmp_path / "s",
+            data=digits.validation,
+            class_names=["3", "8"],
+        )
+    assert not (tmp_path / "s").exists()
