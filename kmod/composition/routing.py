@@ -76,35 +76,36 @@ def _is_same(first, second):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
-    """How likely images are among those of every world and class.
+    """How likely images are among those of every class of the sources.
 
     Attributes:
-        of_worlds: Tensor or array `(n, num_worlds)`: for each world 0.7 of the
-            log-likelihood, without what is the same for all.
-        of_classes: Tensor or array `(n, num_columns)`: the same of classes.
+        of_classes: Tensor or array `(n, num_columns)`: for each class 0.7 of
+            the log-likelihood, without what is the same for all.
         worlds: Index of each source's world.
         columns: For each source the columns of its classes, by name.
     """
 
-    of_worlds: keras.KerasTensor | np.ndarray
     of_classes: keras.KerasTensor | np.ndarray
     worlds: Sequence[int]
     columns: Sequence[Mapping[str, int]]
 
-    def column_of(self, source: int, class_name: str) -> int:
-        """Finds what tells most of a module's class.
+    def columns_of(self, world: int) -> list[int]:
+        """Lists the columns of all classes of a world."""
+        return [
+            column
+            for own, columns in zip(self.worlds, self.columns)
+            if own == world
+            for column in columns.values()
+        ]
 
-        Args:
-            source: Index of its source.
-            class_name: The class.
-
-        Returns:
-            Its column in `of_classes` and `of_worlds` side by side: that of
-            the class, or of its world if the source's familiarity has no
-            images of the class.
-        """
-        last = self.of_classes.shape[-1] + self.worlds[source]
-        return self.columns[source].get(class_name, last)
+    @property
+    def of_worlds(self) -> np.ndarray:
+        """How likely images are among those of every world, of arrays."""
+        each = [
+            np.logaddexp.reduce(self.of_classes[:, self.columns_of(w)], axis=1)
+            for w in range(max(self.worlds) + 1)
+        ]
+        return np.stack(each, axis=1)
 
 
 def add_evidence(
@@ -113,7 +114,7 @@ def add_evidence(
     worlds: Sequence[int],
     shape: tuple[int, ...],
 ) -> Evidence:
-    """Adds how likely an image is among the images of every world.
+    """Adds how likely an image is among those of every class.
 
     Each class of each source is a normal distribution of image statistics
     around its mean, with one covariance: the mean of the sources'.
@@ -136,18 +137,13 @@ def add_evidence(
     of_class = np.repeat(worlds, [len(each.means) for each in familiarities])
     # Each of a world's sources has an equal share in it.
     bias -= np.log(np.bincount(worlds))[of_class]
-    grid, is_column = _grid(of_class, max(worlds) + 1)
-    weights = weights[:, grid.ravel()] * is_column.ravel()
-    bias = np.where(is_column, bias[grid], NO_COLUMN).ravel()
     classes = _fixed_dense(statistics, weights, bias, "familiar_classes")
-    place = np.zeros(len(of_class), "int64")
-    place[grid[is_column]] = np.flatnonzero(is_column)
-    places = iter(place.tolist())
+    places = itertools.count()
     columns = [
         {name: next(places) for name in each.class_names}
         for each in familiarities
     ]
-    return Evidence(_sum_rows(classes, grid.shape), classes, worlds, columns)
+    return Evidence(classes, worlds, columns)
 
 
 def add_unfamiliarity(
@@ -203,54 +199,71 @@ def route(
         Tensor `(batch, num_modules)`.
     """
     worlds = [evidence.worlds[source] for source, _ in modules]
-    num_worlds = evidence.of_worlds.shape[-1]
-    # A column of zeros beside those of each world's modules: a probability is
-    # the odds, divided by the sum of all odds and 1.
-    grid, is_column = _grid([*worlds, *range(num_worlds)], num_worlds)
-    columns = np.flatnonzero(is_column & (grid < len(worlds)))
-    picked = np.zeros((len(worlds), grid.size))
-    picked[grid.ravel()[columns], columns] = 1
-    padding = np.where(is_column, 0.0, NO_COLUMN).ravel()
-    claims = _fixed_dense(log_odds, picked, padding, f"{name}_claims")
-    sure = _sum_rows(claims, grid.shape)
-    terms = layers.Concatenate(name=f"{name}_evidence", dtype="float32")(
-        [evidence.of_classes, evidence.of_worlds, sure]
+    num_worlds, count = max(evidence.worlds) + 1, len(modules)
+    scores = layers.Concatenate(name=f"{name}_scores", dtype="float32")(
+        [log_odds, evidence.of_classes]
     )
-    weights = np.zeros((terms.shape[-1], len(worlds)))
-    num_classes = evidence.of_classes.shape[-1]
-    for number, (world, module) in enumerate(zip(worlds, modules)):
-        weights[num_classes + world, number] = 1 - CLASS_SHARE
-        weights[num_classes + num_worlds + world, number] = LEAK - 1
-        weights[evidence.column_of(*module), number] += CLASS_SHARE
-    change = _fixed_dense(
-        terms, weights, np.zeros(len(worlds)), f"{name}_change"
+    # What is added up, as odds: 1 and those of each world's modules, and
+    # those of each world's classes.
+    claims = [
+        [None, *(n for n, own in enumerate(worlds) if own == world)]
+        for world in range(num_worlds)
+    ]
+    likely = [
+        [count + column for column in evidence.columns_of(world)]
+        for world in range(num_worlds)
+    ]
+    shares, firsts = _log_shares(scores, [*claims, *likely], name)
+    terms = layers.Concatenate(name=f"{name}_terms", dtype="float32")(
+        [scores, shares]
     )
-    return layers.Add(name=name, dtype="float32")([log_odds, change])
+    # A sum is its first term, less the logarithm of that term's share.
+    weights = np.zeros((terms.shape[-1], count))
+    shares_from = scores.shape[-1]
+    for number, (world, (source, class_name)) in enumerate(
+        zip(worlds, modules)
+    ):
+        own = evidence.columns[source].get(class_name)
+        of_class = 0.0 if own is None else CLASS_SHARE
+        weights[number, number] = 1
+        weights[shares_from + firsts[world], number] = 1 - LEAK
+        weights[likely[world][0], number] += 1 - of_class
+        last = shares_from + firsts[num_worlds + world]
+        weights[last, number] = of_class - 1
+        if own is not None:
+            weights[count + own, number] += of_class
+    return _fixed_dense(terms, weights, np.zeros(count), name)
 
 
-def _grid(worlds, num_worlds):
-    """Puts the columns of each world into a row, and fills up shorter ones.
+def _log_shares(scores, rows, name):
+    """Takes the log-softmax of each row of scores.
+
+    Args:
+        scores: Tensor `(batch, num_scores)`.
+        rows: Columns of the scores in each row, `None` for a score of 0.
+        name: Prefix of the layers' names.
 
     Returns:
-        Indices of columns, `(num_worlds, most)`, and which are no filling.
+        The logarithms, rows behind each other and shorter ones filled up, and
+        where each row begins.
     """
-    counts = np.bincount(worlds, minlength=num_worlds)
-    is_column = np.arange(counts.max()) < counts[:, None]
-    grid = np.zeros(is_column.shape, "int64")
-    grid[is_column] = np.argsort(worlds, kind="stable")
-    return grid, is_column
-
-
-def _sum_rows(values, shape):
-    """Adds up the exponentials of each row of a grid; returns logarithms.
-
-    `keras.ops.logsumexp` does the same with twice the operations, for what is
-    not finite.
-    """
-    rows = keras.ops.reshape(values, (-1, *shape))
-    highest = keras.ops.max(rows, axis=-1, keepdims=True)
-    total = keras.ops.sum(keras.ops.exp(rows - highest), axis=-1, keepdims=True)
-    return keras.ops.reshape(highest + keras.ops.log(total), (-1, shape[0]))
+    longest = max(map(len, rows))
+    weights = np.zeros((scores.shape[-1], len(rows), longest))
+    bias = np.full((len(rows), longest), NO_COLUMN)
+    for number, row in enumerate(rows):
+        bias[number, : len(row)] = 0
+        for place, column in enumerate(row):
+            if column is not None:
+                weights[column, number, place] = 1
+    picked = _fixed_dense(
+        scores,
+        weights.reshape(scores.shape[-1], -1),
+        bias.ravel(),
+        f"{name}_rows",
+    )
+    shares = keras.ops.log_softmax(keras.ops.reshape(picked, (-1, *bias.shape)))
+    firsts = [number * longest for number in range(len(rows))]
+    return keras.ops.reshape(shares, (-1, bias.size)), firsts
 
 
 def evidence_of(
@@ -274,11 +287,8 @@ def evidence_of(
     evidence = add_evidence(
         measured.output, familiarities, worlds, contract.shape
     )
-    tensors = {"worlds": evidence.of_worlds, "classes": evidence.of_classes}
-    found = predict(keras.Model(measured.input, tensors), images)
-    return dataclasses.replace(
-        evidence, of_worlds=found["worlds"], of_classes=found["classes"]
-    )
+    model = keras.Model(measured.input, evidence.of_classes)
+    return dataclasses.replace(evidence, of_classes=predict(model, images))
 
 
 def routed_scores(
@@ -287,11 +297,9 @@ def routed_scores(
     modules: Sequence[tuple[int, str]],
 ) -> np.ndarray:
     """Does what `route` does, on arrays."""
-    arrays = [log_odds, evidence.of_worlds, evidence.of_classes]
+    arrays = [log_odds, evidence.of_classes]
     inputs = [keras.Input(values.shape[1:]) for values in arrays]
-    given = dataclasses.replace(
-        evidence, of_worlds=inputs[1], of_classes=inputs[2]
-    )
+    given = dataclasses.replace(evidence, of_classes=inputs[1])
     scores = route(inputs[0], "routed", evidence=given, modules=modules)
     return keras.ops.convert_to_numpy(keras.Model(inputs, scores)(arrays))
 

@@ -4,6 +4,8 @@ They know nothing of classes or of any training, so what one store says of its
 images in them can be compared with what another store says of its own.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import layers
@@ -43,8 +45,12 @@ def statistics_model(contract: InputContract) -> keras.Model:
     Returns:
         Functional model of built-in layers, images to `(batch, SIZE)`.
     """
+    adaptation = plan_adaptation(contract, CONTRACT)
+    # Values are scaled by the kernels. Waves do not see what is added.
+    scale, offset = adaptation.rescale or (1.0, 0.0)
+    adaptation = dataclasses.replace(adaptation, rescale=None)
     image = keras.Input(CONTRACT.shape, name="image")
-    fine = _waves()
+    fine = scale * _waves()
     # A patch of the image at half its size, of blocks of 2x2 pixels.
     coarse = fine.repeat(2, axis=0).repeat(2, axis=1) / 4
     textures = layers.Concatenate(name="textures")(
@@ -55,14 +61,16 @@ def statistics_model(contract: InputContract) -> keras.Model:
     )
     roots = keras.ops.sqrt(textures + LEAST_TEXTURE)
     size = image.shape[1] // THUMBNAIL
-    means = np.full((size, size, 1, 1), size**-2.0) * _planes()
-    thumbnail = _fixed_convolution(means, size, "thumbnail")(image)
+    means = np.full((size, size, 1, 1), scale * size**-2.0) * _planes()
+    thumbnail = _fixed_convolution(
+        means, size, "thumbnail", offset * _planes().sum(axis=0)
+    )(image)
     found = layers.Concatenate(name="image_statistics", dtype="float32")(
         [roots, layers.Flatten()(thumbnail)]
     )
     model = keras.Model(image, found, name="image_statistics")
     given = keras.Input(contract.shape, dtype=contract.dtype)
-    return adapt_model(model, plan_adaptation(contract, CONTRACT), given)
+    return adapt_model(model, adaptation, given)
 
 
 def _mean_amplitudes(image, waves, stride, grid, name):
@@ -90,18 +98,18 @@ def is_known(shape: tuple[int, ...]) -> np.ndarray:
     return is_luma | (shape[-1] != GREY)
 
 
-def _fixed_convolution(kernels, stride, name):
+def _fixed_convolution(kernels, stride, name, bias=0.0):
     """Returns a convolution that no training changes."""
     layer = layers.Conv2D(
         kernels.shape[-1],
         kernels.shape[:2],
         stride,
-        use_bias=False,
+        use_bias=bool(np.any(bias)),
         trainable=False,
         name=name,
     )
     layer.build((None, None, None, kernels.shape[2]))
-    layer.set_weights([kernels])
+    layer.set_weights([kernels, bias][: 1 + layer.use_bias])
     return layer
 
 

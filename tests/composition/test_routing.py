@@ -47,6 +47,16 @@ def layers_on(build, statistics):
     return keras.Model(x, build(x)).predict(statistics, verbose=0)
 
 
+def evidence_on(statistics, *arguments):
+    """Evidence of arrays."""
+    x = keras.Input((SIZE,))
+    evidence = add_evidence(x, *arguments)
+    of_classes = layers_on(
+        lambda x: add_evidence(x, *arguments).of_classes, statistics
+    )
+    return dataclasses.replace(evidence, of_classes=of_classes)
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_evidence_is_most_of_the_log_likelihood(shape):
     """Of grey images, that of what grey images have."""
@@ -54,9 +64,7 @@ def test_evidence_is_most_of_the_log_likelihood(shape):
 
     both = drawn(0, 2), drawn(1, 3)
     statistics = np.random.default_rng(2).normal(size=(5, SIZE))
-    found = layers_on(
-        lambda x: add_evidence(x, both, [0, 1], shape).of_worlds, statistics
-    )
+    found = evidence_on(statistics, both, [0, 1], shape).of_worlds
     known = is_known(shape)
     common = np.mean([each.covariance for each in both], axis=0)
     common = common[np.ix_(known, known)]
@@ -77,29 +85,17 @@ def test_evidence_is_most_of_the_log_likelihood(shape):
     )
 
 
-def test_world_is_as_likely_as_its_classes_together():
-    three = drawn(0, 2), drawn(1, 3), drawn(2, 1)
-    statistics = np.random.default_rng(2).normal(size=(5, SIZE))
-    x = keras.Input((SIZE,))
-    found = add_evidence(x, three, [0, 1, 0], (8, 8, 3))
-    model = keras.Model(x, [found.of_worlds, found.of_classes])
-    of_worlds, of_classes = model.predict(statistics, verbose=0)
-    for world, sources in ((0, (0, 2)), (1, (1,))):
-        columns = [c for s in sources for c in found.columns[s].values()]
-        np.testing.assert_allclose(
-            of_worlds[:, world],
-            np.logaddexp.reduce(of_classes[:, columns], axis=1),
-            rtol=1e-5,
-        )
-
-
 def test_route_by_hand():
     random = np.random.default_rng(0)
     log_odds = random.normal(0, 5, (6, 4)).astype("float32")
-    of_worlds = random.normal(0, 5, (6, 2)).astype("float32")
     of_classes = random.normal(0, 5, (6, 3)).astype("float32")
     columns = [{"a": 0, "b": 2}, {"c": 1}]
-    evidence = Evidence(of_worlds, of_classes, [1, 0], columns)
+    evidence = Evidence(of_classes, [1, 0], columns)
+    of_worlds = np.stack(
+        [of_classes[:, 1], np.logaddexp(of_classes[:, 0], of_classes[:, 2])],
+        axis=1,
+    )
+    np.testing.assert_allclose(evidence.of_worlds, of_worlds, rtol=1e-5)
     modules = [(0, "a"), (1, "c"), (0, "new"), (1, "c")]
     found = routed_scores(log_odds, evidence, modules)
     worlds = [1, 0, 1, 0]
