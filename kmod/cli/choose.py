@@ -188,19 +188,24 @@ def _print(choice, args):
 def _print_options(choice):
     """Shows accuracy against cost of all that was compared."""
     rows = []
+    names = list(
+        short_names(str(store.path) for store in choice.stores).values()
+    )
     for option in choice.options:
         low, high = option.expected.accuracy_interval()
+        own = dict.fromkeys(option.chosen.values())
         rows.append(
             [
+                ", ".join(names[index] for index in own),
                 len(option.auxiliary),
                 f"{option.sizes.parameters:,}",
                 f"{option.sizes.macs:,}",
                 f"{option.expected.accuracy:.4f}",
                 f"{low:.4f} to {high:.4f}",
-                "yes" if option.auxiliary == choice.auxiliary else "",
+                "yes" if choice.is_taken(option) else "",
             ]
         )
-    columns = ["auxiliary modules", "parameters", "MACs", "expected"]
+    columns = ["modules of", "auxiliary", "parameters", "MACs", "expected"]
     console.print_table(
         [*columns, "95 % interval", "chosen"], rows, "accuracy against cost"
     )

@@ -55,9 +55,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChoiceOption:
-    """A model that the classes' modules make with some auxiliary ones.
+    """A model that modules of the classes make with some auxiliary ones.
 
     Attributes:
+        chosen: For every class the index of its module's store.
         auxiliary: The auxiliary modules, as the index of a store and a class.
         sizes: Parameters, multiply-accumulates and kernels of all modules,
             what they share counted once.
@@ -66,6 +67,7 @@ class ChoiceOption:
             without it. `None` where a class has a single image.
     """
 
+    chosen: Mapping[str, int]
     auxiliary: tuple[tuple[int, str], ...]
     sizes: Sizes
     expected: Evaluation | None
@@ -117,9 +119,14 @@ class ModuleChoice:
     def expected(self) -> Evaluation | None:
         """What the new model gets right, as its `ChoiceOption` says."""
         for option in self.options:
-            if option.auxiliary == self.auxiliary:
+            if self.is_taken(option):
                 return option.expected
         return None
+
+    def is_taken(self, option: ChoiceOption) -> bool:
+        """Tells whether an option is what was chosen."""
+        taken = self.chosen, self.auxiliary
+        return (option.chosen, option.auxiliary) == taken
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -144,8 +151,19 @@ class ModuleChoice:
                 for index, name in self.auxiliary
             ],
             "expected": self.expected and self.expected.as_dict(),
-            "options": [option.as_dict() for option in self.options],
+            "options": [
+                {
+                    "stores": [paths[i] for i in _stores_of(option.chosen)],
+                    **option.as_dict(),
+                }
+                for option in self.options
+            ],
         }
+
+
+def _stores_of(chosen):
+    """Returns the indices of the stores that are in, in their order."""
+    return sorted(set(chosen.values()))
 
 
 def choose_modules(
@@ -202,17 +220,37 @@ def choose_modules(
         }
         for name in class_names
     }
-    best = best_modules(list(scores.values()), images.labels)
-    chosen = dict(zip(class_names, best))
-    candidates = _Candidates(stores, images, contract, log_odds, scores, known)
-    groups, few = [()], []
-    if auxiliary:
-        groups = candidates.groups(chosen)
-        few = candidates.few(chosen, max(groups, key=len))
-    options = candidates.options(chosen, dict.fromkeys([*groups, *few]))
-    if macs_budget is not None:
-        groups = _within(options, macs_budget)
-    further = candidates.likeliest(chosen, groups)
+    compared = [
+        _Candidates.of(own, stores, images, contract, log_odds, scores, known)
+        for own in _selections(stores, class_names)
+    ]
+    options, best = [], []
+    for candidates in {tuple(c.chosen.items()): c for c in compared}.values():
+        groups, few = [()], []
+        if auxiliary:
+            groups = candidates.groups()
+            few = candidates.few(max(groups, key=len))
+        own = candidates.options(dict.fromkeys([*groups, *few]))
+        options += own
+        if macs_budget is not None:
+            groups = [
+                option.auxiliary
+                for option in own
+                if option.sizes.macs <= macs_budget
+            ]
+        if groups:
+            further = candidates.likeliest(groups)
+            worth = candidates.likelihood(further)
+            best.append((worth, candidates.chosen, further))
+    options.sort(key=lambda each: each.sizes.macs)
+    if not best:
+        raise CheckError(
+            "The modules of the classes alone must be within `macs_budget`. "
+            f"Received: {options[0].sizes.macs:,} multiply-accumulates, where "
+            f"{macs_budget:,.0f} may be. Raise the budget, or modularize with "
+            "a lower `retention_target`."
+        )
+    _, chosen, further = max(best, key=lambda each: each[0])
     return ModuleChoice(
         tuple(stores),
         chosen,
@@ -225,8 +263,27 @@ def choose_modules(
         },
         len(images),
         further,
-        options=tuple(sorted(options, key=lambda each: each.sizes.macs)),
+        options=tuple(options),
     )
+
+
+def _selections(stores, class_names):
+    """Lists from which stores modules are chosen, all of them first.
+
+    Where a source has several stores, such as one of all its kernels and one
+    of fewer, its largest ones and its smallest ones are compared as well.
+    """
+    by_source = {}
+    for index, store in enumerate(stores):
+        kept = np.mean([store.sizes(name).retention_rate for name in store])
+        source = store.manifest.source.digest
+        by_source.setdefault(source, []).append((kept, -index))
+    selections = [set(range(len(stores)))]
+    for pick in (max, min):
+        own = {-pick(each)[1] for each in by_source.values()}
+        if all(any(c in stores[i] for i in own) for c in class_names):
+            selections.append(own)
+    return selections
 
 
 def _log_odds(store, class_names, images, contract):
@@ -317,10 +374,23 @@ class _Candidates:
     log_odds: list[dict[str, np.ndarray]]
     scores: Mapping[str, Mapping[int, np.ndarray]]
     known: "_Worlds"
+    chosen: Mapping[str, int]
 
-    def groups(self, chosen):
+    @classmethod
+    def of(cls, own, stores, images, contract, log_odds, scores, known):
+        """Chooses modules of the stores `own`, by the scores given."""
+        kept = {
+            name: {i: values for i, values in each.items() if i in own}
+            for name, each in scores.items()
+        }
+        best = best_modules(list(kept.values()), images.labels)
+        chosen = dict(zip(kept, best))
+        return cls(stores, images, contract, log_odds, kept, known, chosen)
+
+    def groups(self):
         """Lists the groups of auxiliary modules to compare, none first."""
-        used = sorted(set(chosen.values()))
+        chosen = self.chosen
+        used = _stores_of(chosen)
         whole = auxiliary_options(
             (
                 (index, name)
@@ -344,13 +414,13 @@ class _Candidates:
             own |= _log_odds(store, names, self.images, self.contract)
         return whole
 
-    def few(self, chosen, modules):
+    def few(self, modules):
         """Lists the auxiliary modules of the largest weights, a few at most."""
         if not modules:
             return []
-        own, more, start = self._inputs(_modules_of(chosen), modules)
+        own, more, start = self._inputs(_modules_of(self.chosen), modules)
         layer = self._layer(np.concatenate([own, more], axis=1), start)
-        weights = layer[0][len(chosen) :] * more.std(axis=0)[:, None]
+        weights = layer[0][len(self.chosen) :] * more.std(axis=0)[:, None]
         order = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")
         return [
             tuple(modules[index] for index in order[:count])
@@ -358,25 +428,35 @@ class _Candidates:
             if count < len(modules)
         ]
 
-    def options(self, chosen, groups):
+    def options(self, groups):
         """Measures what groups of auxiliary modules cost and are worth."""
-        groups, modules = list(groups), _modules_of(chosen)
+        groups, modules = list(groups), _modules_of(self.chosen)
         return [
-            ChoiceOption(group, self._sizes([*modules, *group]), expected)
+            ChoiceOption(
+                self.chosen, group, self._sizes([*modules, *group]), expected
+            )
             for group, expected in zip(
                 groups, self._expected(groups), strict=True
             )
         ]
 
-    def likeliest(self, chosen, groups):
+    def likeliest(self, groups):
         """Returns the auxiliary modules with which the truth is likeliest."""
-        own, _, start = self._inputs(_modules_of(chosen), ())
+        own, _, start = self._inputs(_modules_of(self.chosen), ())
         return best_auxiliary(
             own,
             {group: self._columns(group) for group in groups},
             self.images.labels,
             start,
         )
+
+    def likelihood(self, group):
+        """Returns how likely the truth is, 0 where nothing can be compared."""
+        if np.bincount(self.images.labels).min() < 2:
+            return 0.0
+        own, more, start = self._inputs(_modules_of(self.chosen), group)
+        weighed = np.concatenate([own, more], axis=1)
+        return best_likelihood(weighed, self.images.labels, start)
 
     def _columns(self, modules):
         """Returns the log-odds of modules, `(n, num_modules)`."""
@@ -439,19 +519,6 @@ class _Candidates:
         return model_sizes(
             keras.Model(image, join(list(outputs.values()), "modules"))
         )
-
-
-def _within(options, macs_budget):
-    """Returns the groups of auxiliary modules that a budget allows."""
-    macs = {option.auxiliary: option.sizes.macs for option in options}
-    if macs[()] > macs_budget:
-        raise CheckError(
-            "The modules of the classes alone must be within `macs_budget`. "
-            f"Received: {macs[()]:,} multiply-accumulates, where "
-            f"{macs_budget:,.0f} may be. Raise the budget, or modularize with "
-            "a lower `retention_target`."
-        )
-    return [group for group in macs if macs[group] <= macs_budget]
 
 
 def _modules_of(chosen):

@@ -44,7 +44,7 @@ def test_table_names_the_modules(store, tmp_path, capsys):
     (expected,) = [line for line in lines if line.startswith(" accuracy  ")]
     (cost,) = [i for i, line in enumerate(lines) if "against cost" in line]
     assert lines[cost + 1].split()[-1] == "chosen"
-    assert lines[cost + 2].split()[0] == "0"
+    assert lines[cost + 2].split()[:2] == [store.path.name, "0"]
     assert re.search(r"[01]\.\d{4}  +0\.\d{4} to [01]\.\d{4}", expected)
     assert any(re.match(r" F1 of '[17]' +[01]\.\d{4}", line) for line in lines)
     assert main(["check", str(tmp_path / "task.yaml")]) == 0

@@ -11,7 +11,9 @@ from kmod.errors import UsageError
 from kmod.graph.sharing import merge_models
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import roc_auc
+from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import log_odds_model
+from kmod.modules.decompose import decompose
 from kmod.patching.donors import module_answers
 from kmod.selection import module_choice
 from kmod.selection.module_choice import IMAGES_PER_SCORE
@@ -98,6 +100,28 @@ def test_budget_is_kept(poor, few):
         assert choice.auxiliary == expected
     with pytest.raises(CheckError, match=r"`macs_budget`\. Received: [\d,]+ "):
         choose_modules(CLASSES, [poor], few, macs_budget=alone.sizes.macs - 1)
+
+
+def test_larger_and_smaller_stores_of_a_source_are_compared(
+    strong, donor, few, tmp_path
+):
+    """The larger one is surer here, so a budget decides."""
+    modular = ModularModel(strong, donor.class_names, mask_from="conv_3")
+    masks = modular.kernel_masks
+    masks[:, modular.kernels.ids_of("conv_3")[:20]] = 0
+    modular.kernel_masks = masks
+    small = decompose(modular, tmp_path / "small", value_range=(0, 255))
+    stores = [small, donor]
+    choice = choose_modules(CLASSES, stores, few, auxiliary=False)
+    by_stores = {tuple(o.chosen.values()): o for o in choice.options}
+    costs = by_stores[0, 0].sizes.macs, by_stores[1, 1].sizes.macs
+    assert costs[0] < costs[1]
+    assert tuple(choice.chosen.values()) != (0, 0)
+    budget = {"auxiliary": False, "macs_budget": costs[0]}
+    kept = choose_modules(CLASSES, stores, few, **budget)
+    assert tuple(kept.chosen.values()) == (0, 0)
+    paths = [option["stores"] for option in kept.as_dict()["options"]]
+    assert [str(small.path)] in paths and [str(donor.path)] in paths
 
 
 def test_of_many_auxiliary_modules_the_weightiest_are_tried(
