@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 from typing import Literal
 
 import keras
+import numpy as np
 
 from kmod.data.batches import class_indices
 from kmod.data.batches import common_class_names
@@ -36,6 +38,8 @@ from kmod.patching.patcher import target_index
 from kmod.patching.plain_ways import PlainWay
 from kmod.patching.plain_ways import plain_ways
 
+# Of the source's multiply-accumulates, what heads of its modules may add.
+HEADS = 1.01
 # What a patch changes beside its own class.
 _SHOWN_GAINS = ("other_classes_accuracy", "accuracy", "macro_f1")
 
@@ -132,7 +136,9 @@ def choose_patches(
             another class of the weak model.
         contract: The images, if the donors take others.
         auxiliary: Whether a donor's other modules may be auxiliary to the
-            target's, where that is better; it makes the model larger.
+            target's, where that is better; it makes the model larger. Those
+            of the classes that the weak model confuses most with the target
+            come first, as many as cost no more than the donor's source.
         output: Name of the weak model's output to take, of several.
         judge: What must not fall over all classes: the accuracy, or the mean
             F1, in which every class counts alike.
@@ -256,7 +262,10 @@ def _ranked(
         name = donor.class_for(target)
         if name is None:
             continue
-        rest = [each for each in donor.store if each != name]
+        alone = scores_of(donor, [name])
+        others = [each for each in donor.store if each != name]
+        others = _most_confused_first(alone, others, class_names)
+        rest = _affordable(donor.store, name, others)
         known = [c for c in rest if c in class_names and c != target]
         options = []
         if combine != "divided":
@@ -285,6 +294,40 @@ def _ranked(
             "another donor, or leave `combine` out."
         )
     return sorted(candidates, key=_quality, reverse=True)
+
+
+def _most_confused_first(scores, names, class_names):
+    """Sorts classes by how much the weak model takes them for the target."""
+    chances, target = np.exp(scores.log_probabilities), scores.target
+    own = chances[scores.is_target].mean(axis=0)
+
+    def confusion(name):
+        if name not in class_names:
+            return 0.0
+        index = class_names.index(name)
+        shown = scores.labels == index
+        back = chances[shown, target].mean() if shown.any() else 0.0
+        return own[index] + back
+
+    return sorted(names, key=confusion, reverse=True)
+
+
+def _affordable(store, name, others):
+    """Keeps those whose modules cost, with the target's, what the source does.
+
+    More than the source would be paid for less than it knows.
+    """
+    metrics = store.manifest.metrics
+    stem = metrics.get("stem", {}).get("macs", 0)
+    spent = store.sizes(name).macs
+    source = metrics.get("before", {}).get("macs", math.inf)
+    limit, kept = HEADS * max(source, spent), []
+    for other in others:
+        more = store.sizes(other).macs - stem
+        if spent + more <= limit:
+            kept.append(other)
+            spent += more
+    return kept
 
 
 def _quality(candidate):

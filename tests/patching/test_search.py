@@ -10,6 +10,8 @@ from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.metrics.evaluate import evaluate
+from kmod.modular.modular_model import ModularModel
+from kmod.modules.decompose import decompose
 from kmod.patching import search
 from kmod.patching.donors import Donor
 from kmod.patching.patcher import patch
@@ -47,6 +49,22 @@ def test_donor_is_tried_with_and_without_its_other_modules(choice, donor):
         ("calibrated", ["3", "9"]),
         ("divided", ["3", "9"]),
     ]
+
+
+def test_modules_that_cost_more_than_their_source_are_left_out(
+    strong, weak, digits, tmp_path
+):
+    """Modules that share no stem, each nearly as large as the source."""
+    modular = ModularModel(strong, NAMES)
+    masks = modular.kernel_masks
+    for row, kernel in enumerate(modular.kernels.ids_of("conv_3")[:3]):
+        masks[row, kernel] = 0
+    modular.kernel_masks = masks
+    store = decompose(modular, tmp_path / "s", data=digits.validation)
+    choice = choose_patches(
+        weak, [Donor(store)], digits.validation, class_names=NAMES
+    )
+    assert [each.fit.patch.auxiliary for each in choice.tried] == [()]
 
 
 def test_patch_is_that_of_a_single_module(choice, weak, donor, digits):
