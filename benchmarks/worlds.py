@@ -76,7 +76,7 @@ UNLIKE = 2000
 # Of weak models, as CIFAR-10 numbers its classes: cat, dog, horse.
 TARGETS, TARGET_IMAGES, WEAK_IMAGES, WEAK_EPOCHS = (3, 5, 7), 40, 300, 14
 # Rounds and predictions of each, by the images of a batch.
-TIMED = {1: (40, 20), 64: (10, 5)}
+TIMED = {1: (120, 20), 64: (10, 5)}
 
 
 def store_of(args, source, seed: int):
