@@ -37,6 +37,7 @@ from kmod.graph.sizes import model_sizes
 from kmod.graph.trace import trace
 
 DENSE_SHARE = 0.01
+PARAMETERS_TO_MACS = 2  # Of that share. Zeros make files larger, too.
 JOIN_FROM = 4  # So many tensors are joined to be pooled at once.
 WIDE = "all"
 
@@ -66,7 +67,8 @@ def fuse(model: keras.Model, dense_share: float = DENSE_SHARE) -> keras.Model:
         model: Functional model of built-in layers with one input and one
             output. It is not changed. Layers of other kinds stay as they are.
         dense_share: Multiply-accumulates with those zeros that may be added,
-            as a share of the model's.
+            as a share of the model's, or twice that share of its parameters
+            if that is less.
 
     Returns:
         Functional model of the same input, output and name. Layers that stand
@@ -84,8 +86,12 @@ def fuse(model: keras.Model, dense_share: float = DENSE_SHARE) -> keras.Model:
     )
     # Multiply-accumulates of images of unknown size can not be counted.
     is_known = None not in traced.input.shape[1:]
-    macs = model_sizes(model).macs if is_known else 0
-    fuser = _Fuser(traced.input, image, round(dense_share * macs))
+    spare = 0.0
+    if is_known:
+        sizes = model_sizes(model)
+        most = min(sizes.macs, PARAMETERS_TO_MACS * sizes.parameters)
+        spare = dense_share * most
+    fuser = _Fuser(traced.input, image, round(spare))
     return keras.Model(image, fuser.run(calls, output), name=model.name)
 
 
@@ -95,7 +101,7 @@ class _Fuser:
     Args:
         input: The tensor of images.
         image: The input of the new model.
-        spare: Multiply-accumulates with zeros that may be added in all.
+        spare: Zeros that may be added to weights in all.
     """
 
     def __init__(self, input, image, spare):
