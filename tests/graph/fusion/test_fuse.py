@@ -183,13 +183,13 @@ def test_work_stays_but_for_the_zeros(build):
     assert joined == apart + hidden + last
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
 def test_zeros_stay_within_their_share(build, share):
     model = build(composed(plain))
     apart, joined = (fuse(model, s) for s in (0, share))
     added = model_sizes(joined).macs - model_sizes(apart).macs
     assert 0 <= added <= share * model_sizes(model).macs
-    assert (added > 0) == (share >= 0.01)
+    assert (added > 0) == (share > 0)
 
 
 @pytest.mark.parametrize(("share", "is_joined"), [(0.1, False), (1.0, True)])
