@@ -287,15 +287,26 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     cells = all_cells(args)
+    summary = {kind: means_of(own) for kind, own in cells.items()}
     write_result(
         "pays",
         {
-            "command": command(args, "seeds", "architectures", "kinds"),
+            "command": command(args),
             "machine": machine(),
+            "summary": summary,
             "cells": cells,
         },
     )
-    update_summary("pays", {kind: means_of(c) for kind, c in cells.items()})
+    update_summary(
+        "pays",
+        {
+            kind: {
+                key: value["mean"] if isinstance(value, dict) else value
+                for key, value in own.items()
+            }
+            for kind, own in summary.items()
+        },
+    )
 
 
 def means_of(cells: dict[str, dict]) -> dict:

@@ -705,6 +705,60 @@ def unseen():
     return table(head, rows)
 
 
+PATCH_WAYS = {
+    "patched": "`kmod patch`, the donor as it is",
+    "weak model": "the weak model",
+    "bias moved": "its bias of the class moved",
+    "last layer fitted again": "its last layer fitted again",
+    "regression on both": "regression on both models' scores",
+    "donor instead": "the donor in its place",
+}
+
+
+def pays_patched():
+    """Patches beside what needs none."""
+    found = read_result("pays")["summary"]
+    rows = []
+    for way, title in PATCH_WAYS.items():
+        row = [title]
+        for kind in ("others", "all"):
+            own = {k: found[kind].get(f"{way}: {k}") for k in PATCH_FIGURES}
+            if own["f1"] is None:
+                row += [""] * 3
+                continue
+            macs = found[kind]["weak model: macs"]["mean"]
+            row += [f"{100 * own[k]['mean']:.1f}" for k in ("f1", "accuracy")]
+            row.append(f"{own['macs']['mean'] / macs:.2f}x")
+        rows.append(row)
+    head = ["F1 of the class", "accuracy", "MACs"]
+    others = [f"donor of other classes: {head[0]}", *head[1:]]
+    return table(["", *others, f"donor of all: {head[0]}", *head[1:]], rows)
+
+
+PATCH_FIGURES = ("f1", "accuracy", "macs")
+
+
+def pays_new():
+    """New models from two sources beside a regression on their features."""
+    found = read_result("pays")["summary"]["new"]
+    counts = (0, 5, 20, 50)
+    ways = {
+        "choose": "`kmod choose`, both sources as they are",
+        "pooled": "regression on the pooled features of both",
+    }
+    rows = []
+    for way, title in ways.items():
+        cells = [found.get(f"{way}_{count}") for count in counts]
+        rows.append([title, *(_with_interval(c) if c else "" for c in cells)])
+    for key, title in (
+        ("side_by_side", "both side by side"),
+        ("perfect", "perfect routing"),
+    ):
+        rows.append([title, _with_interval(found[key]), "", "", ""])
+    head = ["labelled images of each class", *map(str, counts)]
+    return table(head, rows)
+
+
 def _with_interval(found):
     mean, (low, high) = 100 * found["mean"], found["interval"]
     if low == high:
@@ -739,6 +793,8 @@ FIGURES = {
         distilled,
         few_labels,
         pairs,
+        pays_patched,
+        pays_new,
         unseen,
         memory,
         own_photos,
