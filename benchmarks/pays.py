@@ -162,8 +162,23 @@ def patched(args, architecture, classes, target: int, seed: int) -> dict:
                 "accuracy": evaluation.accuracy,
             }
     fit = choice.chosen[0].fit
-    figures["rule"] = fit.patch.combine
-    return figures
+    # What `kmod patch` says first, and whether it is right on test images.
+    advised = [
+        way.name
+        for way in choice.plain
+        if way.evaluation.accuracy >= fit.comparisons["accuracy"].after
+        and way.sizes.macs < figures["patched"]["macs"]
+    ]
+    best = max(
+        (name for name in figures if "accuracy" in figures[name]),
+        key=lambda name: figures[name]["accuracy"],
+    )
+    return figures | {
+        "rule": fit.patch.combine,
+        "advised": ", ".join(advised),
+        "best": best,
+        "advice_is_right": float(best in (advised or ["patched"])),
+    }
 
 
 def evaluated(model, images: LabelledImages, class_names):

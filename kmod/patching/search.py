@@ -290,8 +290,9 @@ def _ranked(
     if not candidates:
         raise UsageError(
             "The rule `divided` takes a donor that has other classes of the "
-            f"weak model, as auxiliary ones. Received: {target!r} alone. Give "
-            "another donor, or leave `combine` out."
+            "weak model, whose modules together cost no more than its source. "
+            f"Received: {target!r} alone. Give another donor, such as a model "
+            "as it is (`kmod import`), or leave `combine` out."
         )
     return sorted(candidates, key=_quality, reverse=True)
 
