@@ -301,12 +301,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    earlier = read_result("pays").get("commands", [])
+    own = command(args, "seeds", "architectures", "kinds")
     cells = all_cells(args)
     summary = {kind: means_of(own) for kind, own in cells.items()}
     write_result(
         "pays",
         {
-            "command": command(args),
+            "commands": sorted({*earlier, own}),
             "machine": machine(),
             "summary": summary,
             "cells": cells,

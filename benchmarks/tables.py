@@ -713,6 +713,7 @@ PATCH_WAYS = {
     "regression on both": "regression on both models' scores",
     "donor instead": "the donor in its place",
 }
+PATCH_FIGURES = ("f1", "accuracy", "macs")
 
 
 def pays_patched():
@@ -733,9 +734,6 @@ def pays_patched():
     head = ["F1 of the class", "accuracy", "MACs"]
     others = [f"donor of other classes: {head[0]}", *head[1:]]
     return table(["", *others, f"donor of all: {head[0]}", *head[1:]], rows)
-
-
-PATCH_FIGURES = ("f1", "accuracy", "macs")
 
 
 def pays_new():

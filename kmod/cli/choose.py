@@ -1,6 +1,7 @@
 """`kmod choose`: chooses modules of several stores for a new model."""
 
 import argparse
+from pathlib import Path
 
 from kmod.cli import console
 from kmod.files import short_names
@@ -92,9 +93,10 @@ def run(args: argparse.Namespace) -> int:
     check_output_file(args.out, args.overwrite)
     if args.compose is not None:
         check_out(args.compose, args.overwrite, list_composition)
-    stores = [
-        load_store(path, verify=False) for path in dict.fromkeys(args.stores)
-    ]
+    paths = {}  # One store may be given twice, in other spellings.
+    for path in args.stores:
+        paths.setdefault(Path(path).resolve(), path)
+    stores = [load_store(path, verify=False) for path in paths.values()]
     data = _data(args)
 
     from kmod.composition.composer import compose
@@ -188,15 +190,14 @@ def _print(choice, args):
 def _print_options(choice):
     """Shows accuracy against cost of all that was compared."""
     rows = []
-    names = list(
-        short_names(str(store.path) for store in choice.stores).values()
-    )
+    paths = [str(store.path) for store in choice.stores]
+    names = short_names(paths)
     for option in choice.options:
         low, high = option.expected.accuracy_interval()
         own = dict.fromkeys(option.chosen.values())
         rows.append(
             [
-                ", ".join(names[index] for index in own),
+                ", ".join(names[paths[index]] for index in own),
                 len(option.auxiliary),
                 f"{option.sizes.parameters:,}",
                 f"{option.sizes.macs:,}",

@@ -34,6 +34,12 @@ def test_spec_is_written_and_composed(store, ten_digits, tmp_path, capsys):
     assert evaluate(load(out), images).accuracy > 0.8
 
 
+def test_store_may_be_spelt_twice(store, tmp_path, capsys):
+    again = ["--store", f"{store.path}/."]
+    assert main(choose_argv(store, tmp_path / "task.yaml", *again)) == 0
+    assert "accuracy against cost" in capsys.readouterr().out
+
+
 def test_table_names_the_modules(store, tmp_path, capsys):
     assert main(choose_argv(store, tmp_path / "task.yaml")) == 0
     lines = capsys.readouterr().out.splitlines()
