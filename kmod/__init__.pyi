@@ -66,6 +66,7 @@ from .selection.composition_choice import (
 from .selection.module_choice import ChoiceOption as ChoiceOption
 from .selection.module_choice import ModuleChoice as ModuleChoice
 from .selection.module_choice import choose_modules as choose_modules
+from .slimming.slim import slim as slim
 from .spec.spec_file import load_spec as load_spec
 
 __version__: str

@@ -24,6 +24,7 @@ ORDER = (
     "modules",
     "spec",
     "composition",
+    "slimming",
     "patching",
     "selection",
     "report",

@@ -459,6 +459,7 @@ def _read_composition(path):
         "saved_by_sharing": _saved(manifest.unshared, manifest.sizes),
         "sources": list(manifest.sources),
         "student": dict(manifest.student),
+        "slimmed": dict(manifest.slimmed),
         "metrics": manifest.metrics,
     }
 
@@ -513,6 +514,12 @@ def _show_composition(figures):
         console.print_data(
             f"one network ({student['architecture']}), distilled from a "
             f"composition of these modules on {student['num_images']:,} images"
+        )
+    if slimmed := figures.get("slimmed"):
+        before = slimmed["before"]
+        console.print_data(
+            f"slimmed from {before['parameters']:,} parameters and "
+            f"{before['macs']:,} MACs on {slimmed['num_images']:,} images"
         )
     if saved := figures["saved_by_sharing"]:
         console.print_data(

@@ -29,6 +29,7 @@ from kmod.cli import modularize
 from kmod.cli import patch
 from kmod.cli import refine
 from kmod.cli import schema
+from kmod.cli import slim
 from kmod.cli import test
 from kmod.cli.faults import print_faults
 from kmod.errors import KmodError
@@ -51,6 +52,7 @@ COMMANDS = (
     compose,
     distil,
     patch,
+    slim,
     evaluate,
     export,
     test,
@@ -59,7 +61,7 @@ COMMANDS = (
 
 LOADING_MODELS = frozenset(
     "choose compose distil evaluate export import inspect modularize patch "
-    "refine test".split()
+    "refine slim test".split()
 )
 
 _UNEXPECTED = 1

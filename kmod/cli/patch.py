@@ -88,6 +88,12 @@ def add_parser(subparsers) -> None:
         f"(default: {MAX_LOSS})",
     )
     parser.add_argument(
+        "--take",
+        metavar="WAY",
+        help="save this way of the table that needs no patch, such as "
+        "donor-instead, in place of the patched model",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a composed model at DIR",
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
     name, split = _check(args)
 
+    from kmod.composition.saving import save
     from kmod.patching.donors import read_donor
 
     weak = load_model(args.weak, args.output)
@@ -118,10 +125,21 @@ def run(args: argparse.Namespace) -> int:
     contract = image_contract(data)
     choice = _choose(weak, donors, validation, contract, args)
     with console.status("composing and measuring"):
+        taken = _taken(choice, weak, contract, args)
         spec = _spec(choice, contract, args)
-        figures, patched = _build(weak, spec, data, args)
+        figures, patched = _build(weak, spec, data)
+        ways = _ways(choice, patched, figures, data.test, args)
+        metrics = {"test": figures}
+        if taken is not None:
+            metrics = {"test": next(w for w in ways if w["key"] == args.take)}
+        save(
+            patched if taken is None else taken,
+            args.out,
+            metrics=metrics,
+            overwrite=args.overwrite,
+        )
         figures["tried"] = [each.as_dict() for each in choice.tried]
-        figures["ways"] = _ways(choice, patched, figures, data.test, args)
+        figures["ways"] = ways
     if args.json:
         console.print_json(figures)
     else:
@@ -200,14 +218,33 @@ def _spec(choice, contract, args):
     )
 
 
-def _build(weak, spec, data, args):
-    """Composes the spec, measures and saves it.
+def _taken(choice, weak, contract, args):
+    """Returns the model of the way that is asked for, `None` for the patch."""
+    from kmod.graph import channel_graph
+    from kmod.graph import rebuild
+    from kmod.patching.plain_ways import take_way
+
+    if args.take is None:
+        return None
+    ways = {way.key: way for way in choice.plain}
+    if args.take not in ways:
+        raise UsageError(
+            "`--take` must be a way that there is without a patch, one of "
+            f"{list(ways)}. Received: --take {args.take}. Leave it out to take "
+            "the patch."
+        )
+    logits = rebuild(channel_graph(weak, input_shape=contract.shape))
+    name = Path(args.weak).stem
+    return take_way(ways[args.take], logits, name, contract)
+
+
+def _build(weak, spec, data):
+    """Composes the spec and measures it.
 
     Returns:
         Figures on the test images, and the patched model.
     """
     from kmod.composition.composer import compose
-    from kmod.composition.saving import save
     from kmod.metrics.comparison import compare_classes
     from kmod.metrics.evaluate import answers
 
@@ -217,12 +254,6 @@ def _build(weak, spec, data, args):
     )
     targets = [patch.class_name for patch in spec.patches]
     figures = compare_classes(labels, before, after, targets, spec.class_names)
-    save(
-        patched,
-        args.out,
-        metrics={"test": figures},
-        overwrite=args.overwrite,
-    )
     return figures, patched
 
 
@@ -238,7 +269,8 @@ def _ways(choice, patched, figures, test, args):
     accuracy = figures["accuracy"]["after"]
     rows = [
         _way(
-            "patched", patched, sum(f1) / len(f1), accuracy, num_labelled, False
+            *("patched", "patch", patched),
+            *(sum(f1) / len(f1), accuracy, num_labelled, False),
         )
     ]
     evaluations = evaluate_ways(choice.plain, test.images, test.labels)
@@ -250,17 +282,18 @@ def _ways(choice, patched, figures, test, args):
         )
         f1 = found.f1[targets].mean()
         given = f1, found.accuracy, way.num_labelled, is_better
-        rows.append(_way(way.name, way.model, *given))
+        rows.append(_way(way.name, way.key, way.model, *given))
     return rows
 
 
-def _way(name, model, f1, accuracy, num_labelled, is_better):
+def _way(name, key, model, f1, accuracy, num_labelled, is_better):
     from kmod.graph.sizes import model_sizes
     from kmod.metrics.latency import measure_latency
 
     sizes = model_sizes(model)
     return {
         "name": name,
+        "key": key,
         "f1": float(f1),
         "accuracy": float(accuracy),
         "parameters": sizes.parameters,
@@ -276,7 +309,8 @@ def _print(figures, out):
         if way["is_better"]:
             console.print_message(
                 f"Without a patch, by '{way['name']}', as many validation "
-                "images are right with fewer operations."
+                "images are right with fewer operations. To save that, give "
+                f"`--take {way['key']}`."
             )
     columns = ["", "before", "after", "gain", "95 % interval of the gain"]
     for patch in figures["patches"]:

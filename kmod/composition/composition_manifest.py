@@ -134,6 +134,10 @@ class CompositionManifest:
             on, how many unlabelled images (`num_images`) and `epochs`, and
             its `agreement` with the composition on `num_held_out` others.
             Empty if it is the composition.
+        slimmed: If kernels were removed from all of it: what its sizes were
+            `before`, the `data`, `num_images` and `epochs` of the training
+            after that, and its `agreement` with what it was on
+            `num_held_out` other images. Empty if none were.
         created_by: Versions of kmod, Keras and TensorFlow.
         files: `size` and `digest` of every file but the manifest, by path.
     """
@@ -151,6 +155,7 @@ class CompositionManifest:
     size: str = "resize"
     calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    slimmed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     created_by: Mapping[str, str] = dataclasses.field(
         default_factory=installed_versions
     )
@@ -244,6 +249,43 @@ def manifest_of_patches(
             }
             for patch in patches
             for number, module in enumerate((patch.module, *patch.auxiliary))
+        ),
+    )
+
+
+def manifest_of_model(
+    name: str,
+    class_names: Sequence[str],
+    images: InputContract,
+    digest: str,
+    sizes: Mapping[str, int],
+) -> CompositionManifest:
+    """Does what `manifest_of` does, for a classifier that was not composed.
+
+    Args:
+        name: Name of the model.
+        class_names: Its classes.
+        images: What images it takes.
+        digest: Digest of its content.
+        sizes: Its `parameters` and `macs`.
+    """
+    return CompositionManifest(
+        name=name,
+        class_names=tuple(class_names),
+        input=images,
+        license=None,
+        sources=tuple(
+            {
+                "class": each,
+                "module": each,
+                "store": None,
+                "source": digest,
+                "model": name,
+                "license": None,
+                "retention_rate": 1.0,
+                **sizes,
+            }
+            for each in class_names
         ),
     )
 
@@ -422,7 +464,7 @@ def _introduction(manifest):
     low, high = contract.range
     text = (
         f"A classifier of {len(manifest.class_names)} classes that kmod "
-        f"{_made(manifest.student)} It takes "
+        f"{_made(manifest)} It takes "
         f"{contract.dtype} images of {shape} with values from {low:g} to "
         f"{high:g} and answers with {manifest.output}; of equal answers "
         "the first class counts.\n"
@@ -440,17 +482,33 @@ def _introduction(manifest):
     return text + _prior(manifest.calibration)
 
 
-def _made(student):
+def _made(manifest):
     """Says how a model came to be."""
-    if not student:
-        return "composed from modules of other models."
+    student, slimmed = manifest.student, manifest.slimmed
+    text = "composed from modules of other models."
+    if all(source["store"] is None for source in manifest.sources) and slimmed:
+        text = "made from a model of the user's."
+    if student:
+        text = (
+            f"distilled: one network ({_escaped(student['architecture'])}) "
+            "that learned to answer as a composition of modules of other "
+            f"models does, {_learned(student)}"
+        )
+    if slimmed:
+        text += (
+            " It was slimmed: kernels were removed from all of it, from "
+            f"{slimmed['before']['macs']:,} multiply-accumulates and "
+            f"{slimmed['before']['parameters']:,} parameters on, and the rest "
+            f"learned to answer as before, {_learned(slimmed)}"
+        )
+    return text
+
+
+def _learned(record):
     return (
-        "distilled: one network "
-        f"({_escaped(student['architecture'])}) that learned to answer as a "
-        "composition of modules of other models does, from that composition's "
-        f"answers to {student['num_images']:,} unlabelled images of "
-        f"{_escaped(student['data'])}. It agrees with it on "
-        f"{student['agreement']:.1%} of {student['num_held_out']:,} others."
+        f"from the answers to {record['num_images']:,} unlabelled images of "
+        f"{_escaped(record['data'])}. It agrees with that on "
+        f"{record['agreement']:.1%} of {record['num_held_out']:,} others."
     )
 
 

@@ -11,37 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from kmod.composition.composition_manifest import Composition
 from kmod.composition.composition_manifest import CompositionManifest
-from kmod.composition.labelled_images import reader_of_manifest
-from kmod.composition.scoring import LOG_ODDS_LAYER
-from kmod.composition.scoring import build_classifier
-from kmod.data.batches import fit_arguments
-from kmod.data.disk_arrays import concatenate
-from kmod.data.disk_arrays import take
-from kmod.data.image_data import LabelledImages
-from kmod.data.image_data import UnlabelledImages
-from kmod.data.load import unlabelled_of
+from kmod.composition.teaching import Training
+from kmod.composition.teaching import agreement
+from kmod.composition.teaching import finished
+from kmod.composition.teaching import learn
+from kmod.composition.teaching import log_probabilities
+from kmod.composition.teaching import prepare_lesson
 from kmod.data.streaming import predict
-from kmod.data.streaming import streamed
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
 from kmod.graph import channel_graph
-from kmod.graph import rebuild
 from kmod.graph import set_state
-from kmod.graph.fusion.fuse import fuse
 from kmod.graph.sizes import model_sizes
 from kmod.graph.sources import functional_of
-from kmod.metrics.chance import answered_classes
-from kmod.modular.losses import distillation_loss
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.adaptation import plan_adaptation
 from kmod.modules.manifest import InputContract
-from kmod.zoo.augmented_images import AugmentedImages
 from kmod.zoo.build import ARCHITECTURES
 from kmod.zoo.build import build
 
@@ -49,10 +38,6 @@ SMALL = "small"
 SMALL_ARCHITECTURE = "rescnn"
 SMALL_WIDTHS = 0.5, 4.0  # The least and the greatest.
 ZOO_RANGE = 0.0, 255.0
-HELD_OUT = 0.1
-MAX_HELD_OUT = 5000
-LEAST_IMAGES = 20
-LEAST_PROBABILITY = 1e-7
 
 
 def distil(
@@ -129,45 +114,36 @@ def distil(
     """
     made_from = composition_of(model)
     manifest = made_from.manifest
-    _check_numbers(epochs, batch_size, learning_rate, temperature)
+    training = Training(
+        epochs,
+        batch_size,
+        learning_rate,
+        temperature,
+        augment,
+        seed,
+        callbacks,
+        verbose,
+    )
     keras.utils.set_random_seed(seed)
-    architecture, network, gives_logits = _network_of(student, model, manifest)
-    found = unlabelled_for(manifest, images)
-    train, held_out = _divided(manifest, found, validation, seed)
-    wanted, wanted_held_out = (
-        _log_answers(model, manifest, each) for each in (train, held_out)
-    )
-    steps = epochs * math.ceil(len(train) / batch_size)
-    network.compile(
-        keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(learning_rate, steps, 0.01)
+    architecture, network, output = _network_of(student, model, manifest)
+    lesson = prepare_lesson(
+        manifest,
+        images,
+        validation,
+        lambda shown: log_probabilities(
+            predict(model, shown), manifest.output, "the composition"
         ),
-        loss=_loss(gives_logits, temperature),
-        metrics=[keras.metrics.CategoricalAccuracy("agreement")],
+        seed,
     )
-    given = fit_arguments((train, wanted), batch_size)
-    if augment:
-        black = manifest.input.range[0]
-        answered = _AnsweredImages(train, wanted, batch_size, seed, black)
-        given = fit_arguments(answered, batch_size)
-    best = keras.callbacks.EarlyStopping(
-        "val_loss", patience=epochs, restore_best_weights=True
-    )
-    given["validation_data"] = held_out, wanted_held_out
-    network.fit(
-        **streamed(given),
-        epochs=epochs,
-        callbacks=[*callbacks, best],
-        verbose=verbose,
-    )
-    made = _classifier(network, manifest)
+    learn(network, lesson, training, output)
+    made = finished(network, manifest)
     record = {
         "architecture": architecture,
-        "data": found.name,
-        "num_images": len(train),
+        "data": lesson.name,
+        "num_images": len(lesson.images),
         "epochs": epochs,
-        "agreement": agreement(made, wanted_held_out, held_out),
-        "num_held_out": len(held_out),
+        "agreement": agreement(made, lesson),
+        "num_held_out": len(lesson.held_out),
     }
     made.class_names = manifest.class_names
     made.composition = dataclasses.replace(
@@ -199,60 +175,10 @@ def composition_of(model: keras.Model) -> Composition:
     return made_from
 
 
-def unlabelled_for(
-    manifest: CompositionManifest, images: Any
-) -> UnlabelledImages:
-    """Returns images without labels as a composed model takes them.
-
-    Args:
-        manifest: What is known of the model.
-        images: What `distil` takes.
-    """
-    reader, values = reader_of_manifest(manifest), manifest.input.range
-    images = images if isinstance(images, list) else [images]
-    found = [unlabelled_of(each, values) for each in images]
-    adapted = [reader.adapt_unlabelled(each) for each in found]
-    return UnlabelledImages(
-        concatenate(adapted) if adapted[1:] else adapted[0],
-        values,
-        ", ".join(each.name for each in found),
-    )
-
-
-def agreement(
-    student: keras.Model, scores: np.ndarray, images: np.ndarray
-) -> float:
-    """Returns how often a student answers with a composition's class, 0 to 1.
-
-    Args:
-        student: The student.
-        scores: The composition's scores for `images`.
-        images: Array of images.
-    """
-    answered = answered_classes(predict(student, images), "the student")
-    return float(np.mean(answered == scores.argmax(axis=1)))
-
-
-def _check_numbers(epochs, batch_size, learning_rate, temperature):
-    is_whole = all(isinstance(each, int) for each in (epochs, batch_size))
-    if not is_whole or min(epochs, batch_size) < 1:
-        raise UsageError(
-            "`epochs` and `batch_size` must be whole numbers of at least 1. "
-            f"Received: epochs={epochs}, batch_size={batch_size}. Leave them "
-            "out to take the usual ones."
-        )
-    if not (learning_rate > 0 and temperature > 0):
-        raise UsageError(
-            "`learning_rate` and `temperature` must be above 0. Received: "
-            f"learning_rate={learning_rate}, temperature={temperature}. Leave "
-            "them out to take the usual ones."
-        )
-
-
 def _network_of(student, model, manifest):
-    """Returns name and network of a student, and if it answers logits."""
+    """Returns name and network of a student, and what it answers."""
     if isinstance(student, str) and student in (SMALL, *ARCHITECTURES):
-        return *_of_zoo(student, model, manifest), True
+        return *_of_zoo(student, model, manifest), "logits"
     if isinstance(student, (str, Path)):
         if not Path(student).exists():
             raise UsageError(
@@ -288,7 +214,7 @@ def _num_sources(manifest):
 
 
 def _own(student, manifest):
-    """Returns a copy of the user's network, and if it answers logits."""
+    """Returns a copy of the user's network, and what it answers."""
     functional = functional_of(student)
     shape, count = manifest.input.shape, len(manifest.class_names)
     sizes = tuple(functional.inputs[0].shape[1:])
@@ -321,71 +247,7 @@ def _own(student, manifest):
         )
     copy = keras.models.clone_model(functional)
     set_state(copy, functional.get_weights())
-    return copy, not activations
-
-
-def _divided(manifest, found, validation, seed):
-    """Returns arrays of images to train on and to choose the epoch on."""
-    if len(found) < LEAST_IMAGES:
-        raise UsageError(
-            f"A student learns from {LEAST_IMAGES} images or more, and needs "
-            f"thousands to be good. Received: {len(found)} images in "
-            f"{found.name!r}. Give more images, of any kind that the "
-            "composition will see."
-        )
-    if validation is not None:
-        return found.images, unlabelled_for(manifest, validation).images
-    order = np.random.default_rng(seed).permutation(len(found))
-    count = min(math.ceil(HELD_OUT * len(found)), MAX_HELD_OUT)
-    return take(found.images, np.sort(order[count:])), take(
-        found.images, np.sort(order[:count])
-    )
-
-
-def _log_answers(model, manifest, images):
-    """Returns a composition's log-probabilities of every image."""
-    scores = np.asarray(predict(model, images), "float32")
-    answered_classes(scores, "the composition")
-    if manifest.output == "logits":
-        return np.asarray(ops.log_softmax(scores, axis=-1))
-    return np.log(np.maximum(scores, LEAST_PROBABILITY))
-
-
-def _loss(gives_logits, temperature):
-    def divergence(wanted, scores):
-        scores = ops.cast(scores, "float32")
-        if not gives_logits:
-            scores = ops.log(ops.maximum(scores, LEAST_PROBABILITY))
-        return distillation_loss(scores, wanted, None, temperature)
-
-    return divergence
-
-
-class _AnsweredImages(AugmentedImages):
-    """Batches of moved and mirrored images with what was answered to them."""
-
-    def __init__(self, images, answers, batch_size, seed, black):
-        self.answers = answers
-        rows = np.arange(len(images))
-        super().__init__(
-            LabelledImages(images, rows), batch_size, seed, black=black
-        )
-
-    def __getitem__(self, index):
-        images, rows = super().__getitem__(index)
-        return images, self.answers[rows]
-
-
-def _classifier(network, manifest):
-    """Builds the trained student anew, flat and laid out to run fast."""
-    graph = channel_graph(network, input_shape=manifest.input.shape)
-    flat = fuse(rebuild(graph, name=manifest.name))
-    log_odds = keras.layers.Activation(
-        "linear", name=LOG_ODDS_LAYER, dtype="float32"
-    )
-    return build_classifier(
-        flat.input, log_odds(flat.output), manifest.name, manifest.output
-    )
+    return copy, "probabilities" if activations else "logits"
 
 
 def _manifest_of_student(manifest, record):

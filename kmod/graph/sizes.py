@@ -84,6 +84,23 @@ def layer_macs(model: keras.Model) -> dict[str, int]:
     return {name: macs for name, macs in total.items() if macs}
 
 
+def layer_parameters(model: keras.Model) -> dict[str, int]:
+    """Counts the weights of each layer that has any, by the names of `trace`.
+
+    Args:
+        model: Model that `trace` can read.
+
+    Raises:
+        UnsupportedModelError: If its graph can not be read.
+    """
+    layers = {
+        call.name: call.operation.count_params()
+        for call in trace(model).calls
+        if isinstance(call.operation, keras.layers.Layer)
+    }
+    return {name: count for name, count in layers.items() if count}
+
+
 def _counted_calls(model):
     """Yields each call of a model and its multiply-accumulates.
 

@@ -1,6 +1,7 @@
 """Multiply-accumulates of modules and of their composition, from masks."""
 
 import dataclasses
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,17 +28,22 @@ class Macs:
     Args:
         graph: Channel graph of the flat source model.
         placement: What masks may remove.
-        source: The flat source model.
+        costs: What each layer costs, by name: its multiply-accumulates, or
+            what else goes with channels read times channels made.
 
     Attributes:
         total: Float, multiply-accumulates of the source model.
         stem: Float, those of the stem.
     """
 
-    def __init__(self, graph: ChannelGraph, placement: Placement, source):
-        macs = layer_macs(source)
-        calls = [c for c in graph.trace.calls if macs.get(c.name)]
-        self.macs = np.array([macs[c.name] for c in calls], "float32")
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        placement: Placement,
+        costs: Mapping[str, int],
+    ):
+        calls = [c for c in graph.trace.calls if costs.get(c.name)]
+        self.macs = np.array([costs[c.name] for c in calls], "float32")
         makes = [_shares(graph, call.outputs[0]) for call in calls]
         reads = [_read_shares(graph, call) for call in calls]
         (self.makes, self.made), (self.reads, self.read) = (
@@ -88,6 +94,24 @@ class Macs:
         by_read = np.where(self.by_read, self.reads * self.macs[:, None], 0)
         return ops.matmul(read, by_made) + by_read.sum(axis=0)
 
+    def of_network(self, mask: np.ndarray) -> float:
+        """Returns what one network costs that keeps some groups.
+
+        Args:
+            mask: Array of zeros and ones `(num_groups,)`.
+        """
+        return float(self.stem + self.of_modules(mask[None])[0])
+
+    def of_removal(self, mask: np.ndarray) -> np.ndarray:
+        """Returns what is saved without each group, where it is made and read.
+
+        Args:
+            mask: Array of zeros and ones `(num_groups,)`.
+        """
+        made = mask @ self.makes.T + self.made
+        read = mask @ self.reads.T + self.read
+        return (read * self.macs) @ self.makes + (made * self.macs) @ self.reads
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskStart:
@@ -123,7 +147,7 @@ def mask_starts(graph: ChannelGraph, source) -> list[MaskStart]:
     if not graph.kernels.free.any():
         return []
     placement = place(graph, None, scale_and_shift=False)
-    macs = Macs(graph, placement, source)
+    macs = Macs(graph, placement, layer_macs(source))
     starts = []
     for index, layer in enumerate(graph.kernels.layers):
         if not (placement.may_go & (placement.home == index)).any():

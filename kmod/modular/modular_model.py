@@ -25,6 +25,7 @@ from kmod.graph import rebuild
 from kmod.graph.calls import Trace
 from kmod.graph.exactness import check_exactness
 from kmod.graph.kernels import KernelTable
+from kmod.graph.sizes import layer_macs
 from kmod.graph.sources import functional_of
 from kmod.metrics.calibration import fit_platt
 from kmod.metrics.evaluate import answers
@@ -169,7 +170,7 @@ class ModularModel(keras.Model):
         graph = channel_graph(flat_source)
         class_names = checked_names(class_names, graph.num_classes)
         placement = place(graph, mask_from, recipe.scale_and_shift)
-        macs = Macs(graph, placement, flat_source)
+        macs = Macs(graph, placement, layer_macs(flat_source))
         free_name = graph.trace.free_name
         masks = ScheduledMasks(
             graph.num_classes,

@@ -10,12 +10,17 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmod.composition.composition_manifest import Composition
+from kmod.composition.composition_manifest import manifest_of_model
+from kmod.composition.composition_manifest import total_sizes
+from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.scoring import apply_layer
 from kmod.composition.scoring import build_classifier
 from kmod.composition.scoring import join
 from kmod.composition.scoring import softmax
 from kmod.data.streaming import predict
 from kmod.files import slug
+from kmod.graph.content import content_digest
 from kmod.graph.sharing import merge_models
 from kmod.graph.sizes import Sizes
 from kmod.graph.sizes import model_sizes
@@ -28,11 +33,14 @@ from kmod.metrics.evaluate import evaluate_answers
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.cut import log_odds_model
+from kmod.modules.manifest import InputContract
+from kmod.modules.module_store import ModuleStore
 from kmod.patching.donors import Donor
 
 BIASES = 201  # How many are tried.
 MOST_WEIGHTS = 100_000  # Of a regression; larger ones take too long to compare.
 WEAK, FEATURES = "weak", "features"
+BOTH = "regression on both"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,12 +54,19 @@ class PlainWay:
         evaluation: What it gets right on the validation images, each
             answered by a fit without it.
         num_labelled: How many labelled images it was fitted on.
+        stores: The donors' stores whose modules answer in it.
     """
 
     name: str
     model: keras.Model
     evaluation: Evaluation
     num_labelled: int
+    stores: tuple[ModuleStore, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name as an option of the command line takes it."""
+        return slug(self.name)
 
     @property
     def sizes(self) -> Sizes:
@@ -127,9 +142,54 @@ def plain_ways(
                 build_classifier(image, scores, slug(name)),
                 evaluate_answers(labels, answers, class_names),
                 0 if fit is _as_it_is else len(labels),
+                _stores_of(name, donors),
             )
         )
     return made
+
+
+def take_way(
+    way: PlainWay, weak: keras.Model, name: str, contract: InputContract
+) -> keras.Model:
+    """Returns the model of a way as `kmod.save` takes it.
+
+    Args:
+        way: The way.
+        weak: The weak model up to its logits.
+        name: Name of the weak model.
+        contract: What images it takes.
+    """
+    class_names = way.evaluation.class_names
+    manifest = manifest_of_model(
+        name, class_names, contract, content_digest(weak), total_sizes([weak])
+    )
+    modules = tuple(
+        {
+            "auxiliary": True,
+            "class": ALL_CLASSES,
+            "module": each,
+            "store": store.digest,
+            "source": store.manifest.source.digest,
+            "model": store.manifest.source.name,
+            "data": store.manifest.data.get("name"),
+            "license": store.manifest.license,
+            "retention_rate": store[each].info.retention_rate,
+            "parameters": store[each].info.parameters,
+            "macs": store[each].info.macs,
+        }
+        for store in way.stores
+        for each in store
+    )
+    model = way.model
+    model.class_names = tuple(class_names)
+    model.composition = Composition(
+        dataclasses.replace(
+            manifest,
+            name=f"{name}-{way.key}",
+            sources=manifest.sources + modules,
+        )
+    )
+    return model
 
 
 def evaluate_ways(
@@ -153,6 +213,18 @@ def evaluate_ways(
         )
         for way in ways
     ]
+
+
+def _stores_of(name, donors):
+    """Returns the stores whose modules answer in a way."""
+    stores = [donor.store for donor in donors]
+    if name == BOTH:
+        return tuple(stores)
+    return tuple(s for n, s in enumerate(stores) if name == _instead(n))
+
+
+def _instead(number):
+    return "donor instead" + (f" ({number + 1})" if number else "")
 
 
 def _scores_of(name):
@@ -197,12 +269,14 @@ def _ways(outputs, donors, class_names, targets):
     }
     if FEATURES in outputs:
         ways["last layer fitted again"] = outputs[FEATURES], fit_scores
-    ways["regression on both"] = both, fit_scores
+    ways[BOTH] = both, fit_scores
     for number, donor in enumerate(donors):
         if set(class_names) <= set(donor.store):
             own = [outputs[_part(number, name)] for name in class_names]
-            name = "donor instead" + (f" ({number + 1})" if number else "")
-            ways[name] = join(own, f"donor{number}_scores"), _as_it_is
+            ways[_instead(number)] = (
+                join(own, f"donor{number}_scores"),
+                _as_it_is,
+            )
     return ways
 
 

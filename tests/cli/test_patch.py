@@ -56,6 +56,34 @@ def test_patch_finds_the_weak_class(weak_path, store, digits, tmp_path, capsys):
     assert read_composition_manifest(out).metrics == {"test": figures}
 
 
+@pytest.mark.parametrize("way", ["bias-moved", "donor-instead"])
+def test_what_needs_no_patch_can_be_taken(
+    weak_path, store, digits, tmp_path, capsys, way
+):
+    out = tmp_path / "taken"
+    argv = patch_argv(weak_path, store, out, "--take", way, "--json")
+    assert main(argv) == 0
+    figures = json.loads(capsys.readouterr().out)
+    (row,) = (each for each in figures["ways"] if each["key"] == way)
+    taken = evaluate(load(out), digits.test, digits.class_names)
+    assert taken.accuracy == pytest.approx(row["accuracy"])
+    manifest = read_composition_manifest(out)
+    assert manifest.metrics == {"test": row}
+    assert manifest.sizes["macs"] == row["macs"]
+    stores = {each["store"] for each in manifest.sources}
+    uses_donor = way == "donor-instead"
+    assert stores == ({None, store.digest} if uses_donor else {None})
+    assert main(["test", str(out)]) == 0
+
+
+def test_way_that_is_not_there_is_not_taken(weak_path, store, tmp_path, capsys):
+    out = tmp_path / "taken"
+    assert main(patch_argv(weak_path, store, out, "--take", "luck")) == 2
+    error = capsys.readouterr().err
+    assert "one of ['weak-model', 'bias-moved'" in error
+    assert not out.exists()
+
+
 def test_directory_composes_again(weak_path, store, tmp_path, capsys):
     out = tmp_path / "patched"
     argv = patch_argv(weak_path, store, out, "--target-class", "8")

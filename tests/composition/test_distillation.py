@@ -91,11 +91,11 @@ def test_student_answers_as_its_composition(student, composed, digits):
 def test_student_of_shuffled_answers_knows_nothing(
     composed, digits, monkeypatch
 ):
-    genuine = distillation._log_answers
+    genuine = distillation.log_probabilities
     random = np.random.default_rng(0)
     monkeypatch.setattr(
         distillation,
-        "_log_answers",
+        "log_probabilities",
         lambda *given: random.permutation(genuine(*given)),
     )
     made = distil(composed, digits.train.images, network(), **SHORT)
@@ -174,20 +174,6 @@ def test_small_student_costs_about_one_source(composed, num_sources):
     _, small = distillation._of_zoo("small", large, manifest)
     ratio = model_sizes(small).macs / model_sizes(large).macs
     assert ratio == pytest.approx(1 / num_sources, rel=0.05)
-
-
-def test_images_of_other_kinds_are_adapted_and_joined(composed, digits):
-    large = np.repeat(np.repeat(digits.train.images, 2, 1), 2, 2)
-    images = [
-        UnlabelledImages(large[:40] / np.float32(255), (0.0, 1.0), "large"),
-        digits,
-    ]
-    found = distillation.unlabelled_for(composed.composition.manifest, images)
-    assert found.name == "large, digits"
-    assert found.images.shape == (40 + len(digits.train), 8, 8, 1)
-    np.testing.assert_allclose(
-        found.images[:40], digits.train.images[:40], atol=1e-3
-    )
 
 
 def test_same_seed_gives_the_same_student(composed, digits):

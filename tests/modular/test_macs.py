@@ -5,6 +5,7 @@ from keras import layers
 
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.graph.sizes import layer_macs
 from kmod.graph.sizes import model_sizes
 from kmod.modular.macs import Macs
 from kmod.modular.macs import MaskStart
@@ -45,7 +46,7 @@ def test_counts_are_those_of_cut_models(name, mask_from):
     model = build(networks()[name])
     graph = channel_graph(model)
     placement = place(graph, mask_from, False)
-    macs = Macs(graph, placement, model)
+    macs = Macs(graph, placement, layer_macs(model))
     assert macs.total == model_sizes(model).macs
     random = np.random.default_rng(0)
     masks = random.random((2, graph.kernels.num_groups)) < 0.6
@@ -68,7 +69,7 @@ def test_group_costs_add_up_where_nothing_is_fixed():
     model = build(networks()["plain"])
     graph = channel_graph(model)
     placement = place(graph, "second", False)
-    macs = Macs(graph, placement, model)
+    macs = Macs(graph, placement, layer_macs(model))
     ones = np.ones((1, graph.kernels.num_groups), "float32")
     costs = np.array(macs.of_groups(ones)) * placement.may_go
     # The classifier reads the hidden units, which pay for it.
@@ -83,7 +84,7 @@ def test_what_is_in_front_of_a_layer_is_the_stem_of_masks_from_there(name):
     assert len(starts) > 1
     for start in starts:
         placement = place(graph, start.layer, False)
-        macs = Macs(graph, placement, model)
+        macs = Macs(graph, placement, layer_macs(model))
         assert start.macs_in_front == pytest.approx(macs.stem / macs.total)
         assert start.removable == pytest.approx(1 - placement.least_retention)
         assert placement.least_retention < start.retention_target <= 1

@@ -5,6 +5,7 @@ from keras import layers
 
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
+from kmod.graph.sizes import layer_macs
 from kmod.modular.macs import Macs
 from kmod.modular.mask_schedule import ScheduledMasks
 from kmod.modular.placement import place
@@ -38,7 +39,7 @@ def placement(graph):
 
 @pytest.fixture
 def macs(model, graph, placement):
-    return Macs(graph, placement, model)
+    return Macs(graph, placement, layer_macs(model))
 
 
 @pytest.fixture

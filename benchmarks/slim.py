@@ -1,0 +1,216 @@
+"""Makes whole classifiers smaller, beside what a user would do without kmod.
+
+    python benchmarks/slim.py --data-dir DIR [--seeds 0 1 2] [--work DIR]
+
+On CIFAR-10, with sources of the zoo that were trained on 10,000 images for 14
+epochs, by the same images without labels and as many epochs:
+
+- `all`: all ten classes at half of the source's multiply-accumulates;
+- `three`: three classes, drawn by the seed, at a quarter of them, beside the
+  source restricted to these (the highest of three of its logits).
+
+In both a student of the same architecture, narrow enough for the same
+multiply-accumulates, learns the same answers from random weights. The source's
+training time is that of an epoch in the same process, times its epochs. Test
+images are used for no choice. Finished cells are read from `--work`, and those
+of other seeds from the committed results. Writes `slim.json` and the section
+`slim` of `summary.json`.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import twins
+from common import accuracy
+from common import command
+from common import interval_of_mean
+from common import machine
+from common import part
+from common import read_result
+from common import update_summary
+from common import write_result
+from pays import EPOCHS
+from pays import IMAGES
+from pays import images_of
+from pays import source_of
+from world_sources import ALL
+
+import kmod
+from kmod.composition import teaching
+from kmod.data.streaming import predict
+from kmod.graph.sizes import model_sizes
+from kmod.metrics.latency import measure_latency
+from kmod.zoo.build import build
+
+TARGETS = {"all": 0.5, "three": 0.25}
+BATCH_SIZES = (1, 64)
+LEARNING = {"epochs": EPOCHS, "augment": True, "verbose": 0}
+
+
+def classes_of(kind: str, seed: int) -> list[int]:
+    if kind == "all":
+        return list(ALL)
+    random = np.random.default_rng(seed)
+    return sorted(random.choice(len(ALL), 3, replace=False).tolist())
+
+
+def slimmed(args, architecture: str, kind: str, seed: int) -> dict:
+    """Figures of a slim model, its source and a student."""
+    keras.backend.clear_session()
+    classes = classes_of(kind, seed)
+    source, _ = source_of(args, architecture, ALL, seed)
+    data = images_of(classes, IMAGES, args, seed)
+    names = images_of(ALL, IMAGES, args, seed).class_names
+    began = time.perf_counter()
+    slim = kmod.slim(
+        source,
+        data,
+        macs_target=TARGETS[kind],
+        only=[names[index] for index in classes],
+        class_names=names,
+        seed=seed,
+        **LEARNING,
+    )
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    student = student_of(source, slim, data, classes, architecture, seed)
+    figures = {
+        "classes": classes,
+        "slim_seconds": seconds,
+        "student_seconds": time.perf_counter() - began,
+        "source_training_seconds": EPOCHS
+        * epoch_seconds(args, architecture, seed),
+    }
+    test = twins.of_classes(data.test, classes)
+    answers = predict(source, test.images)[:, classes].argmax(axis=1)
+    figures["source_accuracy"] = float(np.mean(answers == test.labels))
+    models = {"source": source, "slim": slim, "student": student}
+    for name, model in models.items():
+        sizes = model_sizes(model)
+        figures[f"{name}_macs"] = sizes.macs
+        figures[f"{name}_parameters"] = sizes.parameters
+        for size in BATCH_SIZES:
+            figures[f"{name}_ms_{size}"] = 1000 * measure_latency(model, size)
+        if name != "source":
+            figures[f"{name}_accuracy"] = accuracy(model, test)
+    return figures
+
+
+def student_of(source, slim, data, classes, architecture: str, seed: int):
+    """Trains a narrow network of the slim model's multiply-accumulates."""
+    wanted = model_sizes(slim).macs
+    shape = slim.input_shape[1:]
+    width = math.sqrt(wanted / model_sizes(source).macs)
+    keras.utils.set_random_seed(seed)
+    network = build(architecture, shape, len(classes), width=width)
+    network = keras.Model(network.input, network.get_layer("logits").output)
+    manifest = slim.composition.manifest
+    lesson = teaching.prepare_lesson(
+        manifest,
+        data,
+        None,
+        lambda shown: teaching.log_probabilities(
+            predict(source, shown)[:, classes], "logits", "the source"
+        ),
+        seed,
+    )
+    training = teaching.Training(
+        batch_size=64,
+        learning_rate=0.002,
+        temperature=2.0,
+        seed=seed,
+        callbacks=(),
+        **LEARNING,
+    )
+    teaching.learn(network, lesson, training)
+    return teaching.finished(network, manifest)
+
+
+def epoch_seconds(args, architecture: str, seed: int) -> float:
+    """Measures one epoch of training a source, the second one."""
+    data = images_of(ALL, IMAGES, args, seed)
+    model = twins.build(architecture, (32, 32, 3), len(ALL))
+    began = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: began.append(time.perf_counter())
+    )
+    twins.train_source(
+        *(model, data, 3),
+        batch_size=32,
+        seed=seed,
+        augment=True,
+        verbose=0,
+        callbacks=[watch],
+    )
+    return began[2] - began[1]
+
+
+def summarise(cells: dict[str, dict]) -> dict:
+    """Means over cells with intervals, for each kind."""
+    summary = {}
+    for kind in TARGETS:
+        of_kind = [c for name, c in cells.items() if name.startswith(kind)]
+        if not of_kind:
+            continue
+        rows = {
+            "slim_loss": lambda c: c["source_accuracy"] - c["slim_accuracy"],
+            "student_loss": lambda c: c["source_accuracy"]
+            - c["student_accuracy"],
+            "macs_ratio": lambda c: c["slim_macs"] / c["source_macs"],
+            "parameters_ratio": lambda c: c["slim_parameters"]
+            / c["source_parameters"],
+            "latency_ratio_1": lambda c: c["slim_ms_1"] / c["source_ms_1"],
+            "latency_ratio_64": lambda c: c["slim_ms_64"] / c["source_ms_64"],
+            "time_ratio": lambda c: c["slim_seconds"]
+            / c["source_training_seconds"],
+        }
+        summary[kind] = {"cells": len(of_kind)}
+        for name, figure in rows.items():
+            values = [figure(cell) for cell in of_kind]
+            summary[kind][name] = {
+                "mean": float(np.mean(values)),
+                "interval": interval_of_mean(values),
+            }
+    return summary
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data-dir")
+    parser.add_argument("--work", type=Path, default=Path("slim-work"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--architectures", nargs="+", default=["simcnn", "rescnn", "incecnn"]
+    )
+    parser.add_argument("--kinds", nargs="+", default=list(TARGETS))
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    earlier = read_result("slim")
+    cells = earlier.get("cells", {})
+    for architecture in args.architectures:
+        for kind in args.kinds:
+            for seed in args.seeds:
+                name = f"{kind}-{architecture}-{seed}"
+                path = args.work / "cells" / f"{name}.json"
+                given = args, architecture, kind, seed
+                cells[name] = part(path, slimmed, *given)
+                print(name, cells[name], flush=True)
+    commands = earlier.get("commands", [])
+    commands.append(command(args, "seeds", "architectures", "kinds"))
+    write_result(
+        "slim",
+        {
+            "commands": list(dict.fromkeys(commands)),
+            "machine": machine(),
+            "cells": dict(sorted(cells.items())),
+        },
+    )
+    update_summary("slim", summarise(cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""`kmod slim`: makes a classifier physically smaller."""
+
+import argparse
+
+from kmod.cli import console
+from kmod.cli.models import add_data_arguments
+from kmod.cli.models import positive_integer
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "slim",
+        help="make any classifier physically smaller",
+        description="Removes kernels of the whole of MODEL, trains the rest to "
+        "answer as before on images without labels, saves the smaller model "
+        "and prints what both cost.",
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="Keras file, or directory of a composed model",
+    )
+    parser.add_argument(
+        "--macs-target",
+        type=float,
+        metavar="R",
+        help="multiply-accumulates to come down to, as a multiple of the "
+        "model's (default: 0.5 if there is no other target)",
+    )
+    parser.add_argument(
+        "--parameters-target",
+        type=float,
+        metavar="R",
+        help="the same of its parameters",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="CLASS",
+        help="class to keep; give two or more (default: all)",
+    )
+    add_data_arguments(
+        parser,
+        "images such as the model will see; their labels only say what is of "
+        "the model's classes",
+        split=False,
+    )
+    parser.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="--data are images alone, a folder of them at any depth or an "
+        ".npz file; --classes then names the outputs of a Keras file",
+    )
+    parser.add_argument(
+        "--test",
+        metavar="NAME:SPLIT",
+        help="labelled images to measure both on, such as photos:test",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help="output of MODEL to take, where it has several",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="mirror and move images at random; not for digits or letters",
+    )
+    parser.add_argument(
+        "--epochs", type=positive_integer, default=20, metavar="N"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_integer, default=64, metavar="N"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a composed model at DIR",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_out
+    from kmod.cli.models import check_path
+    from kmod.composition.composition_manifest import list_composition
+    from kmod.data.load import parse_split
+    from kmod.data.own_images import own_path
+
+    check_out(args.out, args.overwrite, list_composition)
+    check_path(args.model, takes_calls=True)
+    own_path(args.data, args.data_dir)
+    if args.test is not None:
+        own_path(parse_split(args.test)[0], args.data_dir)
+
+    from kmod.cli.models import load_classifier
+    from kmod.cli.models import model_name
+    from kmod.composition.saving import save
+    from kmod.graph import channel_graph
+    from kmod.graph import rebuild
+    from kmod.slimming.slim import slim
+
+    model = load_classifier(args.model, args.output)
+    images, validation, class_names = _images(model, args)
+    if not hasattr(model, "manifest"):
+        model.name = model_name(args.model)
+    slimmed = slim(
+        model,
+        images,
+        macs_target=args.macs_target,
+        parameters_target=args.parameters_target,
+        only=args.only,
+        class_names=class_names,
+        validation=validation,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        augment=args.augment,
+        seed=args.seed,
+        verbose="auto" if console.is_interactive() else 0,
+    )
+    whole = rebuild(channel_graph(model, input_shape=slimmed.input_shape[1:]))
+    with console.status("measuring"):
+        figures = _figures(whole, slimmed, class_names, args)
+    accuracies = {
+        name: row["accuracy"]
+        for name, row in figures.items()
+        if "accuracy" in row
+    }
+    save(
+        slimmed,
+        args.out,
+        metrics=accuracies and {"test accuracy": accuracies},
+        overwrite=args.overwrite,
+    )
+    figures["learned"] = dict(slimmed.composition.manifest.slimmed)
+    figures["kernels"] = _kernels(whole, slimmed)
+    if args.json:
+        console.print_json(figures)
+    else:
+        _print(figures, args.out)
+    return 0
+
+
+def _images(model, args):
+    """Returns images to learn from, images to choose on, and class names."""
+    from kmod.cli.models import image_shape
+    from kmod.cli.models import images_for
+    from kmod.cli.models import load_images
+    from kmod.data.image_data import UnlabelledImages
+    from kmod.data.load import load_unlabelled
+    from kmod.data.own_images import file_options
+
+    shape = image_shape(model)
+    if args.unlabelled:
+        options = file_options(args.data, shape, args.data_dir)
+        found = load_unlabelled(args.data, args.data_dir, **options)
+        return found, None, getattr(model, "class_names", args.classes)
+    data = load_images(args.data, args, shape, ["train", "validation"])
+    class_names = getattr(model, "class_names", None)
+    if class_names is None:
+        class_names = data.class_names
+        images_for(model, data, "train")
+    chosen = _of_classes(data, args.only or class_names)
+    return (
+        chosen,
+        UnlabelledImages(
+            chosen.images_of("validation").images,
+            tuple(chosen.value_range),
+            chosen.name,
+        ),
+        class_names,
+    )
+
+
+def _of_classes(data, names):
+    """Leaves out what shows none of some classes, if data name them."""
+    from kmod.data.load import select_classes
+
+    if not set(names) <= set(data.class_names):
+        return data
+    return select_classes(data, names)
+
+
+def _figures(model, slimmed, class_names, args):
+    """Measures the model, restricted to the classes kept, and the slim one."""
+    from kmod.composition.composition_manifest import total_sizes
+    from kmod.data.streaming import predict
+    from kmod.metrics.latency import measure_latency
+
+    names = list(class_names or slimmed.class_names)
+    columns = [names.index(name) for name in slimmed.class_names]
+    test = _test_images(slimmed, args)
+    figures = {}
+    for name, each in {"before": model, "slimmed": slimmed}.items():
+        figures[name] = total_sizes([each])
+        figures[name]["milliseconds"] = round(1000 * measure_latency(each), 3)
+        if test is not None:
+            scores = predict(each, test.images)
+            if name == "before":
+                scores = scores[:, columns]
+            right = scores.argmax(axis=1) == test.labels
+            figures[name]["accuracy"] = float(right.mean())
+    return figures
+
+
+def _test_images(slimmed, args):
+    from kmod.cli.models import load_images
+    from kmod.composition.labelled_images import reader_of_manifest
+    from kmod.data.load import parse_split
+
+    if args.test is None:
+        return None
+    name, split = parse_split(args.test)
+    manifest = slimmed.composition.manifest
+    data = load_images(name, args, manifest.input.shape, [split])
+    return reader_of_manifest(manifest).read(data, split)
+
+
+def _kernels(model, slimmed):
+    """Counts the kernels of each layer before and after."""
+    from kmod.graph import channel_graph
+
+    before, after = (
+        dict(zip(kernels.layers, kernels.counts.tolist()))
+        for kernels in (channel_graph(m).kernels for m in (model, slimmed))
+    )
+    return {
+        layer: {"before": count, "slimmed": after[layer]}
+        for layer, count in before.items()
+        if layer in after
+    }
+
+
+def _print(figures, out):
+    rows = {name: figures[name] for name in ("before", "slimmed")}
+    columns = ["", "accuracy", "parameters", "MACs", "ms for one image"]
+    if "accuracy" not in figures["before"]:
+        columns.remove("accuracy")
+    console.print_table(
+        columns,
+        [
+            [
+                name,
+                *([f"{row['accuracy']:.4f}"] if "accuracy" in row else []),
+                f"{row['parameters']:,}",
+                f"{row['macs']:,}",
+                f"{row['milliseconds']:.2f}",
+            ]
+            for name, row in rows.items()
+        ],
+    )
+    console.print_table(
+        ["kernels of layer", "before", "slimmed"],
+        [[name, *row.values()] for name, row in figures["kernels"].items()],
+    )
+    learned = figures["learned"]
+    console.print_message(
+        f"It learned from {learned['num_images']:,} images; of "
+        f"{learned['num_held_out']:,} others it answers "
+        f"{learned['agreement']:.1%} as before."
+    )
+    console.print_message(f"Saved to '{out}'.")

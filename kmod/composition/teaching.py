@@ -1,0 +1,310 @@
+"""Trains a network on what a classifier answers to images without labels."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from kmod.composition.composition_manifest import CompositionManifest
+from kmod.composition.labelled_images import reader_of_manifest
+from kmod.composition.scoring import LOG_ODDS_LAYER
+from kmod.composition.scoring import build_classifier
+from kmod.data.batches import fit_arguments
+from kmod.data.disk_arrays import concatenate
+from kmod.data.disk_arrays import take
+from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
+from kmod.data.load import unlabelled_of
+from kmod.data.streaming import predict
+from kmod.data.streaming import streamed
+from kmod.errors import UsageError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.fusion.fuse import fuse
+from kmod.metrics.chance import answered_classes
+from kmod.modular.losses import distillation_loss
+from kmod.zoo.augmented_images import AugmentedImages
+
+HELD_OUT = 0.1
+MAX_HELD_OUT = 5000
+LEAST_IMAGES = 20
+LEAST_PROBABILITY = 1e-7
+LAST_RATE = 0.01  # What the learning rate comes down to, as a factor.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lesson:
+    """Images and what the teacher answers to them.
+
+    Attributes:
+        images: Array of the images to learn from.
+        answers: Array `(n, num_classes)`, its log-probabilities of each.
+        held_out: Array of the images to choose the epoch on.
+        held_out_answers: Its log-probabilities of these.
+        name: Name of the data.
+        black: Value of a black pixel.
+    """
+
+    images: np.ndarray
+    answers: np.ndarray
+    held_out: np.ndarray
+    held_out_answers: np.ndarray
+    name: str
+    black: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network learns the answers.
+
+    Attributes:
+        epochs: Number of epochs.
+        batch_size: Images to a step.
+        learning_rate: Highest learning rate of Adam.
+        temperature: What the scores of both are divided by before they are
+            compared.
+        augment: Whether images are mirrored and moved at random.
+        seed: Seed of the images that are held out, and of shuffling.
+        callbacks: Further Keras callbacks.
+        verbose: Keras' progress bar.
+
+    Raises:
+        UsageError: If a number is out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    temperature: float
+    augment: bool
+    seed: int
+    callbacks: Sequence[keras.callbacks.Callback]
+    verbose: str | int
+
+    def __post_init__(self):
+        sizes = self.epochs, self.batch_size
+        if not all(isinstance(n, int) for n in sizes) or min(sizes) < 1:
+            raise UsageError(
+                "`epochs` and `batch_size` must be whole numbers of at least "
+                f"1. Received: epochs={self.epochs}, "
+                f"batch_size={self.batch_size}. Leave them out to take the "
+                "usual ones."
+            )
+        if not (self.learning_rate > 0 and self.temperature > 0):
+            raise UsageError(
+                "`learning_rate` and `temperature` must be above 0. Received: "
+                f"learning_rate={self.learning_rate}, "
+                f"temperature={self.temperature}. Leave them out to take the "
+                "usual ones."
+            )
+
+
+def prepare_lesson(
+    manifest: CompositionManifest,
+    images: Any,
+    validation: Any,
+    answer: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+) -> Lesson:
+    """Asks the teacher once for its answers to all images.
+
+    Args:
+        manifest: What is known of the teacher.
+        images: Images to learn from, as `unlabelled_for` takes them.
+        validation: Images to choose the epoch on, or `None` for a tenth of
+            the others, at most `MAX_HELD_OUT`.
+        answer: Function of an array of images: the log-probabilities of each.
+        seed: Integer, seed of which are held out.
+
+    Raises:
+        ArtifactError: If images do not fit, or answers are not numbers.
+        UsageError: If there are fewer than `LEAST_IMAGES`.
+    """
+    found = unlabelled_for(manifest, images)
+    if len(found) < LEAST_IMAGES:
+        raise UsageError(
+            f"A network learns from {LEAST_IMAGES} images or more, and needs "
+            f"thousands to be good. Received: {len(found)} images in "
+            f"{found.name!r}. Give more images, of any kind that the "
+            "model will see."
+        )
+    train, held_out = found.images, None
+    if validation is not None:
+        held_out = unlabelled_for(manifest, validation).images
+    else:
+        order = np.random.default_rng(seed).permutation(len(found))
+        count = min(math.ceil(HELD_OUT * len(found)), MAX_HELD_OUT)
+        held_out = take(train, np.sort(order[:count]))
+        train = take(train, np.sort(order[count:]))
+    return Lesson(
+        train,
+        answer(train),
+        held_out,
+        answer(held_out),
+        found.name,
+        manifest.input.range[0],
+    )
+
+
+def unlabelled_for(
+    manifest: CompositionManifest, images: Any
+) -> UnlabelledImages:
+    """Returns images without labels as a model takes them.
+
+    Args:
+        manifest: What is known of the model.
+        images: `UnlabelledImages`, an array, labelled images or an
+            `ImageData`, whose labels are left out, or a batched data set; a
+            list of such joins them. Those of an array have the model's range
+            of values; others are adapted to what it takes.
+    """
+    reader, values = reader_of_manifest(manifest), manifest.input.range
+    images = images if isinstance(images, list) else [images]
+    found = [unlabelled_of(each, values) for each in images]
+    adapted = [reader.adapt_unlabelled(each) for each in found]
+    return UnlabelledImages(
+        concatenate(adapted) if adapted[1:] else adapted[0],
+        values,
+        ", ".join(each.name for each in found),
+    )
+
+
+def log_probabilities(
+    scores: np.ndarray, output: Literal["probabilities", "logits"], who: str
+) -> np.ndarray:
+    """Returns the log-probabilities of a classifier's answers.
+
+    Args:
+        scores: Array `(n, num_classes)`, its answers.
+        output: What they are.
+        who: Who gave them, for messages.
+
+    Raises:
+        ArtifactError: If answers are not numbers.
+    """
+    scores = np.asarray(scores, "float32")
+    answered_classes(scores, who)
+    if output == "logits":
+        return np.asarray(ops.log_softmax(scores, axis=-1))
+    return np.log(np.maximum(scores, LEAST_PROBABILITY))
+
+
+def learn(
+    network: keras.Model,
+    lesson: Lesson,
+    training: Training,
+    output: Literal["probabilities", "logits"] = "logits",
+    first_epoch: int = 0,
+    last_epoch: int | None = None,
+) -> None:
+    """Trains a network on the teacher's answers.
+
+    To the last epoch of the training the learning rate falls along a cosine,
+    and the epoch is kept whose answers are closest to the teacher's on the
+    images that are held out. Before that it is constant, and the end is kept.
+
+    Args:
+        network: Model from images to `(batch, num_classes)`; it is trained.
+        lesson: What to learn.
+        training: How.
+        output: What the network answers.
+        first_epoch: Integer, epochs of the training that were run before.
+        last_epoch: Integer, epochs of the training that are run after it.
+            Defaults to all.
+    """
+    last = training.epochs if last_epoch is None else last_epoch
+    rate, callbacks = training.learning_rate, [*training.callbacks]
+    is_last = last == training.epochs
+    if is_last:
+        steps = math.ceil(len(lesson.images) / training.batch_size)
+        rate = keras.optimizers.schedules.CosineDecay(
+            rate, (last - first_epoch) * steps, LAST_RATE
+        )
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                "val_loss", patience=last, restore_best_weights=True
+            )
+        )
+    network.compile(
+        keras.optimizers.Adam(rate),
+        loss=_loss(output, training.temperature),
+        metrics=[keras.metrics.CategoricalAccuracy("agreement")],
+    )
+    given = lesson.images, lesson.answers
+    if training.augment:
+        given = _AnsweredImages(lesson, training, first_epoch)
+    arguments = fit_arguments(given, training.batch_size)
+    if is_last:
+        arguments["validation_data"] = lesson.held_out, lesson.held_out_answers
+    network.fit(
+        **streamed(arguments),
+        initial_epoch=first_epoch,
+        epochs=last,
+        callbacks=callbacks,
+        verbose=training.verbose,
+    )
+
+
+def agreement(model: keras.Model, lesson: Lesson) -> float:
+    """Returns how often a model gives its teacher's class, 0 to 1.
+
+    It is measured on the images that were held out.
+    """
+    answered = answered_classes(predict(model, lesson.held_out), "the model")
+    return float(np.mean(answered == lesson.held_out_answers.argmax(axis=1)))
+
+
+def finished(
+    network: keras.Model, manifest: CompositionManifest
+) -> keras.Model:
+    """Builds a trained network anew, flat and laid out to run fast.
+
+    Args:
+        network: Model from images to logits or probabilities.
+        manifest: What is known of the classifier that it becomes.
+
+    Returns:
+        Functional model that answers as `manifest.output` says.
+    """
+    graph = channel_graph(network, input_shape=manifest.input.shape)
+    flat = fuse(rebuild(graph, name=manifest.name))
+    log_odds = keras.layers.Activation(
+        "linear", name=LOG_ODDS_LAYER, dtype="float32"
+    )
+    return build_classifier(
+        flat.input, log_odds(flat.output), manifest.name, manifest.output
+    )
+
+
+def _loss(output, temperature):
+    def divergence(wanted, scores):
+        scores = ops.cast(scores, "float32")
+        if output == "probabilities":
+            scores = ops.log(ops.maximum(scores, LEAST_PROBABILITY))
+        return distillation_loss(scores, wanted, None, temperature)
+
+    return divergence
+
+
+class _AnsweredImages(AugmentedImages):
+    """Batches of moved and mirrored images with what was answered to them."""
+
+    def __init__(self, lesson, training, first_epoch):
+        self.answers = lesson.answers
+        rows = np.arange(len(lesson.images))
+        super().__init__(
+            LabelledImages(lesson.images, rows),
+            training.batch_size,
+            training.seed + first_epoch,
+            black=lesson.black,
+        )
+
+    def __getitem__(self, index):
+        images, rows = super().__getitem__(index)
+        return images, self.answers[rows]

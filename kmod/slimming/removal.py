@@ -1,0 +1,211 @@
+"""Removes the kernels of a network that are worth least for what they cost."""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from keras import ops
+
+from kmod.data.disk_arrays import take
+from kmod.errors import UnsupportedModelError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.exactness import TOLERANCE
+from kmod.graph.exactness import output_gap
+from kmod.graph.sizes import layer_macs
+from kmod.graph.sizes import layer_parameters
+from kmod.layers import KernelMasks
+from kmod.modular.importance import joint_importances
+from kmod.modular.macs import Macs
+from kmod.modular.masked_network import MaskedNetwork
+from kmod.modular.optimizer import ModularAdam
+from kmod.modular.placement import place
+from kmod.modular.recipe import DEFAULT
+
+COUNTS = {"macs": layer_macs, "parameters": layer_parameters}
+STEPS = 128  # Gradients that importances are worked out from,
+BATCH_SIZE = 32  # each of so many images.
+SURPLUS = 1.5  # What a removal looks ahead by: two layers may share a cost.
+NUM_COMPARED = 32
+
+
+class GatedNetwork(keras.Model):
+    """A network with a gate for each of its kernel groups.
+
+    Args:
+        network: Flat model from images to logits. Its layers are used; none
+            of them trains while the gates do.
+
+    Attributes:
+        graph: Channel graph of the network.
+        placement: Which groups may go.
+        gates: Layer of the gates, `(1, num_groups)`.
+    """
+
+    def __init__(self, network: keras.Model):
+        super().__init__(name="gated_network", dtype="float32")
+        self.graph = channel_graph(network)
+        self.placement = place(self.graph, None, scale_and_shift=False)
+        self.gates = KernelMasks(1, self.graph.kernels.num_groups, name="gates")
+        self.masked = MaskedNetwork(
+            self.graph, self.gates, self.placement.may_go
+        )
+        # Keras keeps track of layers, not of what holds them.
+        self.parts = [self.masked.stem, self.masked.body]
+
+    def call(self, images, training=False):
+        return self.masked(images, self.gates(images, training=training))[:, 0]
+
+    def gradients(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the gradient of the loss by each gate, batch by batch.
+
+        Args:
+            images: Array of images.
+            labels: Integer array `(n,)`, the class of each.
+
+        Returns:
+            Float array `(steps, num_groups)`.
+        """
+        for part in self.parts:
+            part.trainable = False
+        optimizer = ModularAdam(0.0, importance_steps=STEPS)
+        self.compile(
+            optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        self.fit(
+            *(images, labels), batch_size=BATCH_SIZE, shuffle=False, verbose=0
+        )
+        for part in self.parts:
+            part.trainable = True
+        return optimizer.mask_gradients[:, 0]
+
+
+def remove_kernels(
+    network: keras.Model,
+    budgets: Mapping[str, float],
+    images: np.ndarray,
+    seed: int,
+) -> keras.Model:
+    """Cuts kernels out of a network until it fits in budgets.
+
+    A kernel group is worth what the answers change without it, if all groups
+    that are left are scaled anew; see `joint_importances`. The curvature is
+    that of the Kullback-Leibler divergence from the answers, from gradients
+    of the cross-entropy with classes that are drawn by them: no label is
+    needed. Those that are worth least for what they cost go first.
+
+    Args:
+        network: Flat model from images to logits. It is not changed.
+        budgets: What it may cost, by the names of `COUNTS`.
+        images: Array of images to work the importances out on.
+        seed: Integer, seed of the images and classes that are drawn.
+
+    Returns:
+        The smaller network, which answers as this one does with the removed
+        kernels' channels at zero. It is as small as can be if the budgets can
+        not be kept.
+
+    Raises:
+        UnsupportedModelError: If nothing can be removed, or the smaller
+            network answers other than that.
+
+    References:
+
+    - [Theis et al., 2018](https://arxiv.org/abs/1801.05787), section 2:
+      pruning by the Fisher information, which is that curvature.
+    - [Singh and Alistarh, 2020](https://arxiv.org/abs/2004.14340).
+    """
+    gated = GatedNetwork(network)
+    costs = _costs_of(network, gated, budgets)
+    random = np.random.default_rng(seed)
+    count = min(STEPS * BATCH_SIZE, len(images))
+    chosen = np.sort(random.choice(len(images), count, replace=False))
+    images = take(images, chosen)
+    classes = _draw_classes(_logits(network, images), random)
+    gradients = gated.gradients(images, classes)
+    mask = _keep(gradients, gated.placement, costs, budgets)
+    smaller = rebuild(gated.graph, mask[gated.graph.kernels.groups])
+    _check(gated, mask, smaller, images[:NUM_COMPARED])
+    return smaller
+
+
+def least_costs(
+    network: keras.Model, budgets: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns what a network costs with one kernel of every layer.
+
+    Args:
+        network: As in `remove_kernels`.
+        budgets: Whose keys say which costs are meant.
+    """
+    gated = GatedNetwork(network)
+    mask = (~gated.placement.may_go).astype("float32")
+    for family in gated.placement.families:
+        mask[family[0]] = 1
+    costs = _costs_of(network, gated, budgets)
+    return {name: each.of_network(mask) for name, each in costs.items()}
+
+
+def _costs_of(network, gated, budgets):
+    """Returns how costs are counted, by name."""
+    return {
+        name: Macs(gated.graph, gated.placement, COUNTS[name](network))
+        for name in budgets
+    }
+
+
+def _logits(network, images):
+    """Runs a network as it is: to compile it would take longer."""
+    batches = range(0, len(images), BATCH_SIZE)
+    return np.concatenate(
+        [
+            ops.convert_to_numpy(network(images[i : i + BATCH_SIZE]))
+            for i in batches
+        ]
+    )
+
+
+def _draw_classes(logits, random):
+    """Draws a class for each image, as likely as the network holds it."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True)).cumsum(axis=1)
+    drawn = random.random((len(logits), 1)) * shares[:, -1:]
+    return (shares > drawn).argmax(axis=1)
+
+
+def _keep(gradients, placement, costs, budgets):
+    """Returns which groups stay, zeros and ones `(num_groups,)`."""
+    may_go = np.flatnonzero(placement.may_go)
+    mask = np.ones(len(placement.may_go), "float32")
+    saved = np.stack([c.of_removal(mask)[may_go] for c in costs.values()])
+    left = [
+        own.sum() - SURPLUS * max(c.of_network(mask) - budgets[name], 0)
+        for own, (name, c) in zip(saved, costs.items())
+    ]
+    left = np.maximum(left, 1e-3 * saved.sum(axis=1))
+    worth = joint_importances(
+        gradients[:, may_go], saved, left, DEFAULT.own_importance
+    )
+    shares = (saved / left[:, None]).sum(axis=0).clip(1e-6)
+    for group in may_go[np.argsort(worth / shares, kind="stable")]:
+        if all(c.of_network(mask) <= budgets[n] for n, c in costs.items()):
+            break
+        mask[group] = 0
+        families = [f for f in placement.families if group in f]
+        if not all(mask[family].any() for family in families):
+            mask[group] = 1
+    return mask
+
+
+def _check(gated, mask, smaller, images):
+    """Compares a cut network with the same one, gates shut."""
+    gated.gates.mask.assign(mask[None])
+    expected, answers = (_logits(each, images) for each in (gated, smaller))
+    gap = output_gap(answers, expected)
+    if not gap <= TOLERANCE:
+        raise UnsupportedModelError(
+            "A cut network must answer as it did with the removed kernels at "
+            f"zero, within {TOLERANCE:g} of the largest answer. Received: "
+            f"{smaller.name!r} with a gap of {gap:.3g}. Please report it with "
+            "the model."
+        )

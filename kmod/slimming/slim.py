@@ -1,0 +1,307 @@
+"""Makes any classifier physically smaller."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kmod.composition.composition_manifest import Composition
+from kmod.composition.composition_manifest import CompositionManifest
+from kmod.composition.composition_manifest import manifest_of_model
+from kmod.composition.composition_manifest import total_sizes
+from kmod.composition.distillation import composition_of
+from kmod.composition.plan import ALL_CLASSES
+from kmod.composition.scoring import LOG_ODDS_LAYER
+from kmod.composition.teaching import Training
+from kmod.composition.teaching import agreement
+from kmod.composition.teaching import finished
+from kmod.composition.teaching import learn
+from kmod.composition.teaching import log_probabilities
+from kmod.composition.teaching import prepare_lesson
+from kmod.data.batches import common_class_names
+from kmod.data.image_data import ImageData
+from kmod.data.load import select_classes
+from kmod.data.load import unlabelled_of
+from kmod.data.streaming import predict
+from kmod.errors import UsageError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
+from kmod.graph.content import content_digest
+from kmod.graph.sources import functional_of
+from kmod.modular.modular_model import checked_names
+from kmod.modules.manifest import InputContract
+from kmod.slimming.removal import least_costs
+from kmod.slimming.removal import remove_kernels
+
+USUAL_TARGET = 0.5  # Of the multiply-accumulates, where none is given.
+CUT_BY = 0.8  # What one removal leaves, about.
+CLOSER = 0.99
+CUTTING = 0.5  # Share of the epochs in which kernels go, at most.
+
+
+def slim(
+    model: keras.Model,
+    images: Any,
+    *,
+    macs_target: float | None = None,
+    parameters_target: float | None = None,
+    only: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    output: str | None = None,
+    validation: Any = None,
+    epochs: int = 20,
+    batch_size: int = 64,
+    learning_rate: float = 0.002,
+    temperature: float = 2.0,
+    augment: bool = False,
+    seed: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+) -> keras.Model:
+    """Removes kernels of a whole classifier and trains the rest.
+
+    The kernels that are worth least for what they cost go in several steps,
+    with an epoch of training after each. All weights that are left learn what
+    the classifier answered before, so no label is read. The epoch is kept
+    whose answers are closest to those on images that are held out.
+
+    Args:
+        model: Trained Functional or Sequential classifier, or what
+            `kmod.compose`, `kmod.patch` or `kmod.load` returned. It is not
+            changed.
+        images: Images such as the model will see, many and of all its classes:
+            `UnlabelledImages`, an array, labelled images or an `ImageData`,
+            whose labels are left out, or a batched data set. A list of such
+            joins them.
+        macs_target: Multiply-accumulates to come down to, as a multiple of
+            the model's, between 0 and 1. Defaults to 0.5 if no other target is
+            given.
+        parameters_target: The same of its parameters.
+        only: Names of two or more classes to keep, in the order of the new
+            outputs. Give images of these; of an `ImageData` those of other
+            classes are left out. Defaults to all classes.
+        class_names: Names of the model's classes. Defaults to its attribute
+            `class_names`, to those that `images` have, and else to `"0"`,
+            `"1"`, ...
+        output: Name of the model's output to take, of several.
+        validation: Images to choose the epoch on. Defaults to a tenth of
+            `images`, at most 5,000.
+        epochs: Integer, number of epochs, those of the removal included.
+        batch_size: Integer, images to a step.
+        learning_rate: Highest learning rate of Adam; it falls along a cosine
+            once all kernels are gone.
+        temperature: What the scores of both are divided by before they are
+            compared.
+        augment: Whether to mirror and move images at random. Do not mirror
+            digits or letters.
+        seed: Integer, seed of what is held out and drawn.
+        callbacks: Further Keras callbacks.
+        verbose: Keras' progress bar: `"auto"`, 0, 1 or 2.
+
+    Returns:
+        The smaller classifier, a flat Functional model of built-in layers
+        that answers in `class_names`, with probabilities where `model` does.
+        `kmod.save` writes it as a composed model, whose manifest says what it
+        was made from.
+
+    Raises:
+        ArtifactError: If images do not fit, or answers are not numbers.
+        UnsupportedModelError: If the model's graph can not be read, or nothing
+            can be removed from it.
+        UsageError: If a number is out of range, a target can not be reached,
+            there are too few images, or classes are not the model's.
+
+    Example:
+
+    >>> model = keras.models.load_model("source.keras")
+    >>> small = kmod.slim(model, x_train, macs_target=0.5)
+    >>> small.save("small.keras")
+
+    Reference:
+
+    - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531), for the
+      training.
+    """
+    targets = _checked_targets(macs_target, parameters_target)
+    training = Training(
+        epochs,
+        batch_size,
+        learning_rate,
+        temperature,
+        augment,
+        seed,
+        callbacks,
+        verbose,
+    )
+    keras.utils.set_random_seed(seed)
+    made_from = _known(model, images, class_names, output)
+    manifest = made_from.manifest
+    graph = channel_graph(model, output, manifest.input.shape)
+    network = rebuild(graph, name=manifest.name)
+    last = network.layers[-1]
+    if last.name == LOG_ODDS_LAYER:  # The smaller model gets its own.
+        network = keras.Model(network.input, last.input, name=network.name)
+    network.trainable = True  # What was frozen in it learns as well.
+    if only is not None:
+        network = _restricted(network, manifest, only)
+        manifest = _of_classes(manifest, only)
+        if isinstance(images, ImageData) and set(only) <= {*images.class_names}:
+            images = select_classes(images, only)
+    before = total_sizes([network])
+    budgets = {name: ratio * before[name] for name, ratio in targets.items()}
+    _check_reach(network, budgets, before)
+    lesson = prepare_lesson(
+        manifest,
+        images,
+        validation,
+        lambda shown: log_probabilities(
+            predict(network, shown), "logits", "the model"
+        ),
+        seed,
+    )
+    network, cuts = _slimmed(network, budgets, before, lesson, training)
+    learn(network, lesson, training, first_epoch=cuts - 1)
+    made = finished(network, manifest)
+    record = {
+        "before": before,
+        "data": lesson.name,
+        "num_images": len(lesson.images),
+        "epochs": epochs,
+        "agreement": agreement(made, lesson),
+        "num_held_out": len(lesson.held_out),
+    }
+    made.class_names = manifest.class_names
+    made.composition = dataclasses.replace(
+        made_from, manifest=_manifest_of_slimmed(manifest, record)
+    )
+    return made
+
+
+def _checked_targets(macs_target, parameters_target):
+    targets = {"macs": macs_target, "parameters": parameters_target}
+    targets = {name: x for name, x in targets.items() if x is not None}
+    for name, ratio in targets.items():
+        if not 0 < ratio < 1:
+            raise UsageError(
+                f"`{name}_target` must be above 0 and below 1, a multiple of "
+                f"what the model has. Received: {name}_target={ratio}. Give "
+                "0.5 for half of it."
+            )
+    return targets or {"macs": USUAL_TARGET}
+
+
+def _known(model, images, class_names, output):
+    """Returns what is known of a classifier, composed or not."""
+    composed = getattr(model, "composition", getattr(model, "manifest", None))
+    if isinstance(composed, (Composition, CompositionManifest)):
+        return composition_of(model)
+    first = images[0] if isinstance(images, list) and images else images
+    names = class_names or getattr(model, "class_names", None)
+    names = common_class_names(names, first)
+    found = unlabelled_of(first)
+    wanted = functional_of(model, output).inputs[0].shape[1:]
+    shape = tuple(
+        own or given for own, given in zip(wanted, found.images.shape[1:])
+    )
+    graph = channel_graph(model, output, shape)
+    flat = rebuild(graph)
+    contract = InputContract(shape, "float32", found.value_range)
+    return Composition(
+        manifest_of_model(
+            model.name,
+            checked_names(names, graph.num_classes),
+            contract,
+            content_digest(flat),
+            total_sizes([flat]),
+        )
+    )
+
+
+def _restricted(network, manifest, classes):
+    """Returns the model of some classes: the others' logits are left out."""
+    names = manifest.class_names
+    is_right = len(set(classes)) == len(classes) >= 2
+    if not is_right or not set(classes) <= set(names):
+        raise UsageError(
+            "`only` must name two or more different classes of the model, "
+            f"whose classes are {list(names)}. Received: {list(classes)}. Look "
+            "at their spelling, or give `class_names`."
+        )
+    select = np.zeros((len(names), len(classes)), "float32")
+    select[[names.index(name) for name in classes], range(len(classes))] = 1
+    chosen = keras.layers.Dense(
+        len(classes), use_bias=False, name="chosen_classes", dtype="float32"
+    )
+    logits = chosen(network.output)
+    chosen.set_weights([select])
+    chosen.trainable = False
+    return keras.Model(network.input, logits, name=network.name)
+
+
+def _of_classes(manifest, classes):
+    sources = tuple(
+        source
+        for source in manifest.sources
+        if source["class"] in (*classes, ALL_CLASSES)
+    )
+    return dataclasses.replace(
+        manifest, class_names=tuple(classes), sources=sources, other=None
+    )
+
+
+def _check_reach(network, budgets, before):
+    for name, least in least_costs(network, budgets).items():
+        if least > budgets[name]:
+            raise UsageError(
+                f"`{name}_target` must be what removal can reach, for this "
+                f"model above {least / before[name]:.2g}. Received: "
+                f"{name}_target={budgets[name] / before[name]:.2g}. Give a "
+                "higher one; `kmod inspect` says what can not be removed."
+            )
+
+
+def _slimmed(network, budgets, before, lesson, training):
+    """Removes kernels until the network fits in its budgets.
+
+    Returns:
+        The network, not trained since the last removal, and how many there
+        were.
+    """
+    ratio = min(budgets[name] / before[name] for name in budgets)
+    cuts = min(
+        math.ceil(math.log(ratio) / math.log(CUT_BY)),
+        max(math.floor(CUTTING * training.epochs), 1),
+    )
+    for cut in range(1, cuts + 1):
+        if cut > 1:
+            learn(network, lesson, training, "logits", cut - 2, cut - 1)
+        rooms = {
+            name: before[name] * (budget / before[name]) ** (cut / cuts)
+            for name, budget in budgets.items()
+        }
+        network = _cut(network, rooms, lesson, training.seed + cut)
+    return network, cuts
+
+
+def _cut(network, rooms, lesson, seed):
+    """Removes kernels until a network costs no more than there is room for."""
+    budgets = dict(rooms)
+    while True:
+        smaller = remove_kernels(network, budgets, lesson.images, seed)
+        sizes = total_sizes([smaller])
+        if all(sizes[name] <= room for name, room in rooms.items()):
+            return smaller
+        # What some layers cost does not go with what they read and make.
+        for name, room in rooms.items():
+            budgets[name] *= min(room / sizes[name], 1) * CLOSER
+
+
+def _manifest_of_slimmed(manifest, record):
+    metrics = dict(manifest.metrics)
+    metrics.pop("checks", None)  # The model passed them as it was before.
+    return dataclasses.replace(
+        manifest, slimmed=record, metrics=metrics, unshared=None, files={}
+    )

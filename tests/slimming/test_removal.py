@@ -1,0 +1,173 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kmod.errors import UnsupportedModelError
+from kmod.graph.sizes import layer_macs
+from kmod.graph.sizes import model_sizes
+from kmod.modular.macs import Macs
+from kmod.slimming import removal
+from kmod.slimming.removal import GatedNetwork
+from kmod.slimming.removal import least_costs
+from kmod.slimming.removal import remove_kernels
+
+DEAD = [1, 4, 5]
+
+
+@pytest.fixture
+def network():
+    """A residual network; nobody reads three kernels of its layer `second`."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, name="first")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU(name="relu")(x)
+    y = layers.Conv2D(8, 3, padding="same", name="second")(x)
+    y = layers.ReLU(name="relu_2")(y)
+    x = layers.Add(name="add")(
+        [x, layers.Conv2D(6, 3, padding="same", name="third")(y)]
+    )
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(image, layers.Dense(3, name="logits")(x))
+    kernel, bias = model.get_layer("third").get_weights()
+    kernel[:, :, DEAD] = 0
+    model.get_layer("third").set_weights([kernel, bias])
+    model.get_layer("norm").set_weights(
+        [np.linspace(a, b, 6) for a, b in [(0.5, 1), (0, 1), (-1, 1), (1, 2)]]
+    )
+    return model
+
+
+@pytest.fixture
+def images():
+    random = np.random.default_rng(0)
+    return random.normal(size=(256, 8, 8, 1)).astype("float32")
+
+
+def test_kernels_that_nobody_needs_go_first(network, images):
+    before = network.get_weights()
+    budgets = {"macs": 0.65 * model_sizes(network).macs}
+    smaller = remove_kernels(network, budgets, images, 0)
+    assert model_sizes(smaller).macs <= budgets["macs"]
+    kept = smaller.get_layer("second").get_weights()[0].shape[-1]
+    assert kept == 8 - len(DEAD)
+    alive = np.delete(network.get_layer("second").get_weights()[0], DEAD, 3)
+    np.testing.assert_array_equal(
+        smaller.get_layer("second").get_weights()[0], alive
+    )
+    np.testing.assert_allclose(
+        smaller.predict(images, verbose=0),
+        network.predict(images, verbose=0),
+        atol=1e-5,
+    )
+    for old, new in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_smaller_network_is_the_gated_one(network, images, monkeypatch):
+    """A network that is cut elsewhere than its gates are shut is refused."""
+    budgets = {"macs": 0.3 * model_sizes(network).macs}
+    remove_kernels(network, budgets, images, 0)
+    genuine = removal.rebuild
+
+    def other(graph, mask):
+        ids = graph.kernels.ids_of("second")
+        mask = np.array(mask)
+        mask[ids] = mask[ids][::-1]
+        return genuine(graph, mask)
+
+    monkeypatch.setattr(removal, "rebuild", other)
+    with pytest.raises(UnsupportedModelError, match="gap of .* report it"):
+        remove_kernels(network, budgets, images, 0)
+
+
+@pytest.mark.parametrize("name", ["macs", "parameters"])
+def test_every_layer_keeps_a_kernel(network, images, name):
+    sizes = model_sizes(network)
+    least = least_costs(network, {name: 0})[name]
+    smallest = remove_kernels(network, {name: 0}, images, 0)
+    assert getattr(model_sizes(smallest), name) == pytest.approx(
+        least, rel=0.15
+    )
+    assert least < 0.2 * getattr(sizes, name)
+    counts = [layer.filters for layer in smallest.layers if _is_conv(layer)]
+    assert counts == [1, 1, 1]
+
+
+def _is_conv(layer):
+    return isinstance(layer, layers.Conv2D)
+
+
+def test_parameters_are_kept_to_as_well_as_macs(network, images):
+    sizes = model_sizes(network)
+    budgets = {"macs": 0.9 * sizes.macs, "parameters": 0.5 * sizes.parameters}
+    smaller = model_sizes(remove_kernels(network, budgets, images, 0))
+    assert smaller.macs <= budgets["macs"]
+    assert smaller.parameters <= 1.02 * budgets["parameters"]
+
+
+def test_gradients_are_those_of_the_gates(network, images):
+    """Compared with finite differences of the loss."""
+    gated = GatedNetwork(network)
+    images, labels = images[:32], np.arange(32) % 3
+    (gradients,) = gated.gradients(images, labels)
+
+    def loss(gates):
+        gated.gates.mask.assign(gates[None])
+        logits = np.asarray(gated(images), "float64")
+        logits -= logits.max(axis=1, keepdims=True)
+        shares = np.exp(logits)
+        shares /= shares.sum(axis=1, keepdims=True)
+        return -np.log(shares[np.arange(32), labels]).mean()
+
+    ones = np.ones(len(gradients), "float32")
+    for group in (0, 3, 6, 10):
+        step = np.zeros_like(ones)
+        step[group] = 0.01
+        slope = (loss(ones + step) - loss(ones - step)) / 0.02
+        assert gradients[group] == pytest.approx(slope, rel=0.02, abs=1e-4)
+
+
+def test_what_removal_saves_is_counted_where_kernels_are_made_and_read():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, name="a"),
+            layers.Conv2D(6, 3, name="b"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+    gated = GatedNetwork(model)
+    macs = Macs(gated.graph, gated.placement, layer_macs(model))
+    mask = np.ones(10, "float32")
+    mask[[1, 7]] = 0
+    saved = macs.of_removal(mask)
+    for group in (0, 5):
+        less = np.array(mask)
+        less[group] = 0
+        difference = macs.of_network(mask) - macs.of_network(less)
+        assert saved[group] == pytest.approx(difference)
+
+
+def test_same_seed_removes_the_same(network, images):
+    budgets = {"macs": 0.4 * model_sizes(network).macs}
+    first, again = (
+        remove_kernels(network, budgets, images, 3) for _ in range(2)
+    )
+    for one, other in zip(first.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_network_of_pinned_kernels_is_refused(images):
+    pinned = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="softmax", name="conv"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+    with pytest.raises(UnsupportedModelError, match="'conv' pins 4"):
+        remove_kernels(pinned, {"macs": 1}, images, 0)

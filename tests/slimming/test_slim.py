@@ -1,0 +1,210 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from kmod.composition import teaching
+from kmod.composition.checks import run_tests
+from kmod.composition.composer import compose
+from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.saving import load
+from kmod.composition.saving import save
+from kmod.errors import UsageError
+from kmod.graph.sizes import model_sizes
+from kmod.metrics.evaluate import evaluate
+from kmod.slimming import slim as slimming
+from kmod.slimming.slim import slim
+from kmod.spec.spec_file import write_spec
+
+SHORT = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "verbose": 0}
+ONCE = {"epochs": 1, "verbose": 0}
+
+
+@pytest.fixture(scope="module")
+def small(strong, digits):
+    """Of several removals."""
+    return slim(strong, digits, macs_target=0.4, **{**SHORT, "epochs": 6})
+
+
+@pytest.fixture(scope="module")
+def composed(donor, tmp_path_factory):
+    classes = [
+        {"name": name, "module": {"store": "digits", "class": name}}
+        for name in donor.class_names
+    ]
+    data = {
+        "version": 1,
+        "name": "digits",
+        "stores": {"digits": {"path": donor.path}},
+        "classes": classes,
+    }
+    path = tmp_path_factory.mktemp("specs") / "spec.yaml"
+    return compose(write_spec(data, path))
+
+
+def share(model, other, images):
+    """How often two models answer alike."""
+    first, second = (
+        each.predict(images, verbose=0).argmax(axis=1)
+        for each in (model, other)
+    )
+    return np.mean(first == second)
+
+
+def test_slim_model_answers_as_before(small, strong, digits):
+    assert model_sizes(small).macs <= 0.4 * model_sizes(strong).macs
+    assert small.class_names == digits.class_names
+    assert share(small, strong, digits.test.images) > 0.9
+    assert evaluate(small, digits.test).accuracy > 0.85
+    scores = small.predict(digits.test.images, verbose=0)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+
+
+def test_slim_model_that_learned_shuffled_answers_knows_nothing(
+    strong, digits, monkeypatch
+):
+    genuine = teaching.log_probabilities
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(
+        slimming,
+        "log_probabilities",
+        lambda *given: random.permutation(genuine(*given)),
+    )
+    made = slim(strong, digits, macs_target=0.4, **SHORT)
+    assert share(made, strong, digits.test.images) < 0.7
+
+
+def test_model_stays_as_it_is(strong, digits):
+    before = strong.get_weights()
+    slim(strong, digits.train.images, **ONCE)
+    for old, new in zip(before, strong.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_saved_model_says_what_it_was(small, strong, tmp_path):
+    save(small, tmp_path / "out", formats=["keras"], metrics={"x": 1})
+    manifest = read_composition_manifest(tmp_path / "out")
+    before = model_sizes(strong)
+    assert manifest.slimmed["before"] == {
+        "parameters": before.parameters,
+        "macs": before.macs,
+    }
+    assert manifest.slimmed["data"] == "digits"
+    assert manifest.slimmed["num_images"] == 308
+    assert manifest.slimmed["num_held_out"] == 35
+    assert manifest.slimmed["agreement"] > 0.8
+    assert [each["store"] for each in manifest.sources] == [None] * 3
+    assert manifest.sources[0]["model"] == strong.name
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "made from a model of the user's. It was slimmed" in card
+    assert {each.outcome for each in run_tests(tmp_path / "out")} == {"passed"}
+    assert load(tmp_path / "out").class_names == small.class_names
+
+
+def test_few_classes_of_a_model(strong, digits):
+    made = slim(strong, digits, only=["9", "3"], macs_target=0.2, **SHORT)
+    assert made.class_names == ("9", "3")
+    assert model_sizes(made).macs <= 0.2 * model_sizes(strong).macs
+    is_kept = digits.test.labels != 1
+    answered = made.predict(digits.test.images[is_kept], verbose=0).argmax(1)
+    wanted = np.where(digits.test.labels[is_kept] == 2, 0, 1)
+    assert np.mean(answered == wanted) > 0.9
+    sources = made.composition.manifest.sources
+    assert [each["class"] for each in sources] == ["3", "9"]
+    # Only images of these classes were learned from.
+    own = np.isin(digits.train.labels, [0, 2]).sum()
+    slimmed = made.composition.manifest.slimmed
+    assert slimmed["num_images"] + slimmed["num_held_out"] == own
+
+
+def test_parameters_are_a_target_of_their_own(strong, digits):
+    made = slim(strong, digits, parameters_target=0.4, **ONCE)
+    assert model_sizes(made).parameters <= 0.4 * model_sizes(strong).parameters
+
+
+def test_frozen_layers_of_a_fine_tuned_model_learn(strong, digits):
+    frozen = keras.models.clone_model(strong)
+    frozen.set_weights(strong.get_weights())
+    frozen.trainable = False
+    made = slim(frozen, digits, macs_target=0.4, **SHORT)
+    assert share(made, strong, digits.test.images) > 0.9
+
+
+def test_composed_model_keeps_its_sources_and_spec(composed, digits, tmp_path):
+    composed.composition = dataclasses.replace(
+        composed.composition,
+        manifest=dataclasses.replace(
+            composed.composition.manifest, metrics={"checks": [], "x": 2}
+        ),
+    )
+    made = slim(composed, digits.train.images, macs_target=0.5, **SHORT)
+    assert model_sizes(made).macs <= 0.5 * model_sizes(composed).macs
+    assert share(made, composed, digits.test.images) > 0.85
+    save(made, tmp_path / "out", formats=["keras"])
+    manifest = read_composition_manifest(tmp_path / "out")
+    assert manifest.sources == composed.composition.manifest.sources
+    assert manifest.metrics == {"x": 2}
+    assert (tmp_path / "out" / "spec.yaml").is_file()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "composed from modules of other models. It was slimmed" in card
+    again = slim(
+        load(tmp_path / "out"),
+        digits.train.images,
+        only=["3", "8"],
+        macs_target=0.9,
+        **ONCE,
+    )
+    assert again.class_names == ("3", "8")
+    assert [s["class"] for s in again.composition.manifest.sources] == [
+        "3",
+        "8",
+    ]
+
+
+def test_images_of_another_size_are_brought_to_the_models(strong, digits):
+    large = digits.train.images[:60].repeat(2, axis=1).repeat(2, axis=2)
+    made = slim(strong, large, macs_target=0.8, **ONCE)
+    assert made.input_shape == (None, 8, 8, 1)
+
+
+def test_model_of_one_score_becomes_one_of_two(train, digits):
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile("adam", "binary_crossentropy")
+    images, labels = digits.train.images, digits.train.labels > 0
+    model.fit(images, labels, epochs=15, verbose=0)
+    made = slim(model, images, class_names=["three", "other"], **SHORT)
+    first = model.predict(images, verbose=0)[:, 0] > 0.5
+    assert made.class_names == ("three", "other")
+    assert np.mean(made.predict(images, verbose=0).argmax(1) == first) > 0.95
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"macs_target": 1}, UsageError, "below 1, .* macs_target=1. Give"),
+        ({"parameters_target": 0}, UsageError, "parameters_target=0"),
+        ({"macs_target": 0.001}, UsageError, "above 0.0.*macs_target=0.001"),
+        ({"only": ["3"]}, UsageError, r"two or more .* Received: \['3'\]"),
+        ({"only": ["3", "x"]}, UsageError, r"Received: \['3', 'x'\]"),
+        ({"class_names": ["a", "b"]}, UsageError, "must be 3 different names"),
+        ({"epochs": 0}, UsageError, "must be whole numbers"),
+        ({"images": 19}, UsageError, "learns from 20 images or more"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_calls_are_refused(strong, digits, options, error, message):
+    options = dict(options)
+    images = digits.train.images[: options.pop("images", 40)]
+    with pytest.raises(error, match=message):
+        slim(strong, images, **options)
