@@ -109,15 +109,11 @@ def student_of(source, slim, data, classes, architecture: str, seed: int):
     network = build(architecture, shape, len(classes), width=width)
     network = keras.Model(network.input, network.get_layer("logits").output)
     manifest = slim.composition.manifest
-    lesson = teaching.prepare_lesson(
-        manifest,
-        data,
-        None,
-        lambda shown: teaching.log_probabilities(
-            predict(source, shown)[:, classes], "logits", "the source"
-        ),
-        seed,
+    chosen = keras.ops.take(source.output, classes, axis=1)
+    teacher = teaching.Teacher(
+        keras.Model(source.input, chosen), "probabilities", "the source"
     )
+    lesson = teaching.prepare_lesson(manifest, data, None, teacher, seed)
     training = teaching.Training(
         batch_size=64,
         learning_rate=0.002,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kmod.data.load import load_data
+from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
 from kmod.spec.spec_file import load_spec
 from kmod.zoo.build import build
@@ -16,11 +17,11 @@ from kmod.zoo.train import train_source
 README = Path(__file__).parents[1] / "README.md"
 
 
-def block(language):
-    found = re.search(
+def block(language, number=0):
+    found = re.findall(
         rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.S
     )
-    return found.group(1)
+    return found[number]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,19 @@ def test_python_example_saves_what_it_composes(example):
     assert (folder / "built/even-digits/saved_model.pb").exists() or list(
         (folder / "built/even-digits").rglob("saved_model.pb")
     )
+
+
+def test_python_example_makes_a_model_smaller(example):
+    folder, names = example
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(block("python", 1), names)
+    small = keras.models.load_model(folder / "small.keras")
+    source = names["source"]
+    assert model_sizes(small).macs <= model_sizes(source).macs / 2
+    test = names["data"].test
+    before, after = (evaluate(m, test).accuracy for m in (source, small))
+    assert after > before - 0.03
 
 
 def test_spec_example_is_valid(tmp_path):

@@ -181,8 +181,8 @@ def _of_classes(data, names):
     """Leaves out what shows none of some classes, if data name them."""
     from kmod.data.load import select_classes
 
-    if not set(names) <= set(data.class_names):
-        return data
+    if len(set(names)) < 2 or not set(names) <= set(data.class_names):
+        return data  # What can not be kept is refused later.
     return select_classes(data, names)
 
 

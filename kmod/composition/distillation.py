@@ -14,13 +14,12 @@ import keras
 
 from kmod.composition.composition_manifest import Composition
 from kmod.composition.composition_manifest import CompositionManifest
+from kmod.composition.teaching import Teacher
 from kmod.composition.teaching import Training
 from kmod.composition.teaching import agreement
 from kmod.composition.teaching import finished
 from kmod.composition.teaching import learn
-from kmod.composition.teaching import log_probabilities
 from kmod.composition.teaching import prepare_lesson
-from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
@@ -57,7 +56,7 @@ def distil(
 ) -> keras.Model:
     """Trains one network, the student, to answer as a composed model does.
 
-    The composition answers every image once, and the student learns these
+    The composition answers every image, and the student learns these
     answers: what it takes each image for, and how sure it is. No label is
     read. The epoch is kept whose answers are closest to the composition's on
     images that are held out. A student is seldom better than its composition:
@@ -82,8 +81,9 @@ def distil(
         learning_rate: Highest learning rate of Adam; it falls along a cosine.
         temperature: What the scores of both are divided by before they are
             compared. The higher, the more unlikely classes count.
-        augment: Whether to mirror and move images at random. Do not mirror
-            digits or letters.
+        augment: Whether to mirror and move images at random; the composition
+            then answers each anew, in every epoch. Do not mirror digits or
+            letters.
         seed: Integer, seed of the student's first weights, of the images that
             are held out, and of shuffling.
         callbacks: Further Keras callbacks.
@@ -126,15 +126,8 @@ def distil(
     )
     keras.utils.set_random_seed(seed)
     architecture, network, output = _network_of(student, model, manifest)
-    lesson = prepare_lesson(
-        manifest,
-        images,
-        validation,
-        lambda shown: log_probabilities(
-            predict(model, shown), manifest.output, "the composition"
-        ),
-        seed,
-    )
+    teacher = Teacher(model, manifest.output, "the composition")
+    lesson = prepare_lesson(manifest, images, validation, teacher, seed)
     learn(network, lesson, training, output)
     made = finished(network, manifest)
     record = {

@@ -8,6 +8,7 @@ compared as those of one source.
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -72,6 +73,12 @@ def _is_same(first, second):
     common = (first.covariance + second.covariance).astype("float64") / 2
     squared = np.sum(apart * np.linalg.solve(common, apart.T).T, axis=1)
     return bool(np.sqrt(np.median(squared)) < SAME_WORLD)
+
+
+FIXED = re.compile(
+    r"(.+_)?image_+statistics_.*|familiar_classes|"
+    r"(.+_)?(whitened|to_means|rows)|log_odds|class_scores"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -345,6 +352,18 @@ def _excess(statistics, familiarity, known, rejected, number):
     return layers.Rescaling(
         1 / spread, -threshold / spread, name=f"{name}_excess", dtype="float32"
     )(distance)
+
+
+def is_fixed(name: str) -> bool:
+    """Tells by its name whether a composition's layer must stay as it is.
+
+    Those are what measures images and what tells sources apart by it; a store
+    keeps no other mark of them.
+
+    Args:
+        name: Name of the layer, as `rebuild` gives it.
+    """
+    return FIXED.fullmatch(name) is not None
 
 
 def _fixed_dense(x, weights, bias, name):

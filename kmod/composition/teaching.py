@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import Literal
@@ -38,6 +37,43 @@ LEAST_PROBABILITY = 1e-7
 LAST_RATE = 0.01  # What the learning rate comes down to, as a factor.
 
 
+Output = Literal["probabilities", "logits"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """A classifier whose answers are learned.
+
+    Attributes:
+        model: Keras model, images to `(batch, num_classes)`.
+        output: What it answers.
+        who: What it is called in messages.
+    """
+
+    model: keras.Model
+    output: Output
+    who: str
+
+    def answers(self, images: np.ndarray) -> np.ndarray:
+        """Returns log-probabilities of many images.
+
+        Raises:
+            ArtifactError: If answers are not numbers.
+        """
+        return self._logarithms(predict(self.model, images))
+
+    def answers_on_batch(self, images: np.ndarray) -> np.ndarray:
+        """Does what `answers` does, sooner for a batch."""
+        return self._logarithms(self.model.predict_on_batch(images))
+
+    def _logarithms(self, scores):
+        scores = np.asarray(scores, "float32")
+        answered_classes(scores, self.who)
+        if self.output == "logits":
+            return np.asarray(ops.log_softmax(scores, axis=-1))
+        return np.log(np.maximum(scores, LEAST_PROBABILITY))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lesson:
     """Images and what the teacher answers to them.
@@ -47,6 +83,7 @@ class Lesson:
         answers: Array `(n, num_classes)`, its log-probabilities of each.
         held_out: Array of the images to choose the epoch on.
         held_out_answers: Its log-probabilities of these.
+        teacher: Whose answers they are.
         name: Name of the data.
         black: Value of a black pixel.
     """
@@ -55,6 +92,7 @@ class Lesson:
     answers: np.ndarray
     held_out: np.ndarray
     held_out_answers: np.ndarray
+    teacher: Teacher
     name: str
     black: float
 
@@ -69,7 +107,8 @@ class Training:
         learning_rate: Highest learning rate of Adam.
         temperature: What the scores of both are divided by before they are
             compared.
-        augment: Whether images are mirrored and moved at random.
+        augment: Whether images are mirrored and moved at random, and the
+            teacher asked anew for each.
         seed: Seed of the images that are held out, and of shuffling.
         callbacks: Further Keras callbacks.
         verbose: Keras' progress bar.
@@ -109,17 +148,17 @@ def prepare_lesson(
     manifest: CompositionManifest,
     images: Any,
     validation: Any,
-    answer: Callable[[np.ndarray], np.ndarray],
+    teacher: Teacher,
     seed: int,
 ) -> Lesson:
-    """Asks the teacher once for its answers to all images.
+    """Asks the teacher for its answers to all images.
 
     Args:
-        manifest: What is known of the teacher.
+        manifest: What images the teacher takes, and its classes.
         images: Images to learn from, as `unlabelled_for` takes them.
         validation: Images to choose the epoch on, or `None` for a tenth of
             the others, at most `MAX_HELD_OUT`.
-        answer: Function of an array of images: the log-probabilities of each.
+        teacher: The teacher.
         seed: Integer, seed of which are held out.
 
     Raises:
@@ -144,9 +183,10 @@ def prepare_lesson(
         train = take(train, np.sort(order[count:]))
     return Lesson(
         train,
-        answer(train),
+        teacher.answers(train),
         held_out,
-        answer(held_out),
+        teacher.answers(held_out),
+        teacher,
         found.name,
         manifest.input.range[0],
     )
@@ -175,31 +215,11 @@ def unlabelled_for(
     )
 
 
-def log_probabilities(
-    scores: np.ndarray, output: Literal["probabilities", "logits"], who: str
-) -> np.ndarray:
-    """Returns the log-probabilities of a classifier's answers.
-
-    Args:
-        scores: Array `(n, num_classes)`, its answers.
-        output: What they are.
-        who: Who gave them, for messages.
-
-    Raises:
-        ArtifactError: If answers are not numbers.
-    """
-    scores = np.asarray(scores, "float32")
-    answered_classes(scores, who)
-    if output == "logits":
-        return np.asarray(ops.log_softmax(scores, axis=-1))
-    return np.log(np.maximum(scores, LEAST_PROBABILITY))
-
-
 def learn(
     network: keras.Model,
     lesson: Lesson,
     training: Training,
-    output: Literal["probabilities", "logits"] = "logits",
+    output: Output = "logits",
     first_epoch: int = 0,
     last_epoch: int | None = None,
 ) -> None:
@@ -274,6 +294,12 @@ def finished(
     """
     graph = channel_graph(network, input_shape=manifest.input.shape)
     flat = fuse(rebuild(graph, name=manifest.name))
+    if flat.layers[-1].name == LOG_ODDS_LAYER:
+        scores = flat.input, flat.output
+        return build_classifier(*scores, manifest.name, manifest.output)
+    for layer in flat.layers:
+        if layer.name == LOG_ODDS_LAYER:
+            layer.name = f"{LOG_ODDS_LAYER}_of_all"
     log_odds = keras.layers.Activation(
         "linear", name=LOG_ODDS_LAYER, dtype="float32"
     )
@@ -293,10 +319,18 @@ def _loss(output, temperature):
 
 
 class _AnsweredImages(AugmentedImages):
-    """Batches of moved and mirrored images with what was answered to them."""
+    """Batches of moved and mirrored images with what is answered to them.
+
+    Of a moved image the answers are others, and to learn those of the image
+    as it was is worse than not to move it.
+
+    Reference:
+
+    - [Beyer et al., 2022](https://arxiv.org/abs/2106.05237), section 3.
+    """
 
     def __init__(self, lesson, training, first_epoch):
-        self.answers = lesson.answers
+        self.teacher = lesson.teacher
         rows = np.arange(len(lesson.images))
         super().__init__(
             LabelledImages(lesson.images, rows),
@@ -306,5 +340,5 @@ class _AnsweredImages(AugmentedImages):
         )
 
     def __getitem__(self, index):
-        images, rows = super().__getitem__(index)
-        return images, self.answers[rows]
+        images, _ = super().__getitem__(index)
+        return images, self.teacher.answers_on_batch(images)

@@ -1,5 +1,6 @@
 """Removes the kernels of a network that are worth least for what they cost."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import keras
@@ -19,6 +20,7 @@ from kmod.modular.importance import joint_importances
 from kmod.modular.macs import Macs
 from kmod.modular.masked_network import MaskedNetwork
 from kmod.modular.optimizer import ModularAdam
+from kmod.modular.placement import families_of
 from kmod.modular.placement import place
 from kmod.modular.recipe import DEFAULT
 
@@ -34,7 +36,8 @@ class GatedNetwork(keras.Model):
 
     Args:
         network: Flat model from images to logits. Its layers are used; none
-            of them trains while the gates do.
+            of them trains while the gates do. Kernels of those that do not
+            train at all must stay.
 
     Attributes:
         graph: Channel graph of the network.
@@ -45,7 +48,8 @@ class GatedNetwork(keras.Model):
     def __init__(self, network: keras.Model):
         super().__init__(name="gated_network", dtype="float32")
         self.graph = channel_graph(network)
-        self.placement = place(self.graph, None, scale_and_shift=False)
+        self.placement = _placement(self.graph, network)
+        self.trained = [layer for layer in network.layers if layer.trainable]
         self.gates = KernelMasks(1, self.graph.kernels.num_groups, name="gates")
         self.masked = MaskedNetwork(
             self.graph, self.gates, self.placement.may_go
@@ -66,8 +70,8 @@ class GatedNetwork(keras.Model):
         Returns:
             Float array `(steps, num_groups)`.
         """
-        for part in self.parts:
-            part.trainable = False
+        for layer in self.trained:
+            layer.trainable = False
         optimizer = ModularAdam(0.0, importance_steps=STEPS)
         self.compile(
             optimizer,
@@ -76,8 +80,8 @@ class GatedNetwork(keras.Model):
         self.fit(
             *(images, labels), batch_size=BATCH_SIZE, shuffle=False, verbose=0
         )
-        for part in self.parts:
-            part.trainable = True
+        for layer in self.trained:
+            layer.trainable = True
         return optimizer.mask_gradients[:, 0]
 
 
@@ -145,6 +149,24 @@ def least_costs(
         mask[family[0]] = 1
     costs = _costs_of(network, gated, budgets)
     return {name: each.of_network(mask) for name, each in costs.items()}
+
+
+def _placement(graph, network):
+    """Returns what may go: no kernel of a layer that does not train."""
+    placement = place(graph, None, scale_and_shift=False)
+    may_go = placement.may_go.copy()
+    table = graph.kernels
+    for name in table.layers:
+        if not network.get_layer(name).trainable:
+            may_go[table.groups[table.ids_of(name)]] = False
+    if not may_go.any():
+        raise UnsupportedModelError(
+            "A network must have kernels that can be removed. Received: "
+            f"{network.name!r}, whose layers with kernels do not train. Set "
+            "`trainable` of some of them."
+        )
+    families = families_of(graph, may_go)
+    return dataclasses.replace(placement, may_go=may_go, families=families)
 
 
 def _costs_of(network, gated, budgets):

@@ -14,18 +14,17 @@ from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import total_sizes
 from kmod.composition.distillation import composition_of
 from kmod.composition.plan import ALL_CLASSES
-from kmod.composition.scoring import LOG_ODDS_LAYER
+from kmod.composition.routing import is_fixed
+from kmod.composition.teaching import Teacher
 from kmod.composition.teaching import Training
 from kmod.composition.teaching import agreement
 from kmod.composition.teaching import finished
 from kmod.composition.teaching import learn
-from kmod.composition.teaching import log_probabilities
 from kmod.composition.teaching import prepare_lesson
 from kmod.data.batches import common_class_names
 from kmod.data.image_data import ImageData
 from kmod.data.load import select_classes
 from kmod.data.load import unlabelled_of
-from kmod.data.streaming import predict
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
@@ -95,8 +94,8 @@ def slim(
             once all kernels are gone.
         temperature: What the scores of both are divided by before they are
             compared.
-        augment: Whether to mirror and move images at random. Do not mirror
-            digits or letters.
+        augment: Whether to mirror and move images at random; the model then
+            answers each anew, in every epoch. Do not mirror digits or letters.
         seed: Integer, seed of what is held out and drawn.
         callbacks: Further Keras callbacks.
         verbose: Keras' progress bar: `"auto"`, 0, 1 or 2.
@@ -141,10 +140,8 @@ def slim(
     manifest = made_from.manifest
     graph = channel_graph(model, output, manifest.input.shape)
     network = rebuild(graph, name=manifest.name)
-    last = network.layers[-1]
-    if last.name == LOG_ODDS_LAYER:  # The smaller model gets its own.
-        network = keras.Model(network.input, last.input, name=network.name)
-    network.trainable = True  # What was frozen in it learns as well.
+    for layer in network.layers:  # What was frozen in it learns as well.
+        layer.trainable = not is_fixed(layer.name)
     if only is not None:
         network = _restricted(network, manifest, only)
         manifest = _of_classes(manifest, only)
@@ -153,15 +150,8 @@ def slim(
     before = total_sizes([network])
     budgets = {name: ratio * before[name] for name, ratio in targets.items()}
     _check_reach(network, budgets, before)
-    lesson = prepare_lesson(
-        manifest,
-        images,
-        validation,
-        lambda shown: log_probabilities(
-            predict(network, shown), "logits", "the model"
-        ),
-        seed,
-    )
+    teacher = Teacher(network, "logits", "the model")
+    lesson = prepare_lesson(manifest, images, validation, teacher, seed)
     network, cuts = _slimmed(network, budgets, before, lesson, training)
     learn(network, lesson, training, first_epoch=cuts - 1)
     made = finished(network, manifest)

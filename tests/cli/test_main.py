@@ -193,6 +193,16 @@ REFUSED = {
         2,
         "argument --epochs: must be a whole number of at least 1.",
     ),
+    "slim-missing": (
+        ["slim", "modle.keras", "--data", "digits", "--out", "new"],
+        3,
+        "Did you mean 'model.keras'?",
+    ),
+    "slim-test": (
+        ["slim", MODEL, "--data", "digits", "--test", "no", "--out", "new"],
+        2,
+        "Data are named NAME:SPLIT",
+    ),
     "refine-missing": (
         ["refine", "no", MODEL, "--data", "digits", "--out", "new"],
         3,

@@ -113,12 +113,14 @@ def commands(strong, weak, donor, binary_path, tmp_path_factory):
         "compose": ["compose", str(spec), "--format", "keras"],
         "distil": ["distil", str(folder / "two"), *distil],
         "patch": ["patch", str(folder / "weak.keras"), *patch, *held_out],
+        "slim": ["slim", source, *data, "--epochs", "1"],
         "export": ["export", str(folder / "two"), "--format", "savedmodel"],
     }
 
 
 NAMES = (
-    "demo modularize refine import choose compose distil patch export".split()
+    "demo modularize refine import choose compose distil patch slim "
+    "export".split()
 )
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kmod.composition import distillation
+from kmod.composition import teaching
 from kmod.composition.checks import run_tests
 from kmod.composition.composer import compose
 from kmod.composition.composition_manifest import read_composition_manifest
@@ -91,11 +92,11 @@ def test_student_answers_as_its_composition(student, composed, digits):
 def test_student_of_shuffled_answers_knows_nothing(
     composed, digits, monkeypatch
 ):
-    genuine = distillation.log_probabilities
+    genuine = teaching.Teacher.answers
     random = np.random.default_rng(0)
     monkeypatch.setattr(
-        distillation,
-        "log_probabilities",
+        teaching.Teacher,
+        "answers",
         lambda *given: random.permutation(genuine(*given)),
     )
     made = distil(composed, digits.train.images, network(), **SHORT)

@@ -14,9 +14,12 @@ from kmod.composition.routing import Evidence
 from kmod.composition.routing import add_evidence
 from kmod.composition.routing import add_unfamiliarity
 from kmod.composition.routing import group_worlds
+from kmod.composition.routing import is_fixed
 from kmod.composition.routing import routed_scores
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
 from kmod.modules.familiarity import Familiarity
@@ -25,6 +28,7 @@ from kmod.modules.image_statistics import is_known
 from kmod.modules.manifest import FAMILIARITY_FILE
 from kmod.modules.manifest import write_store_manifest
 from kmod.modules.module_store import load_store
+from kmod.slimming.slim import slim
 from kmod.spec.spec_file import load_spec
 
 SHAPES = {"rgb": (32, 32, 3), "grey": (8, 8, 1)}
@@ -237,6 +241,37 @@ def test_familiarity_tells_worlds_apart(write, both):
     manifest = model.composition.manifest
     assert manifest.calibration["routed"] is True
     assert "routed" not in blind.composition.manifest.calibration
+
+
+def test_what_tells_worlds_apart_outlives_slimming(write, both):
+    """It is known by the names of its layers, and no training changes it."""
+    model = compose(write(other={"name": "none", "reject": 0.05}))
+    made = slim(
+        *(model, both.images),
+        macs_target=0.95,
+        learning_rate=0.02,
+        epochs=2,
+        verbose=0,
+    )
+    before, after = (
+        {
+            layer.name: layer.get_weights()
+            for layer in rebuild(channel_graph(each)).layers
+            if layer.get_weights()
+        }
+        for each in (model, made)
+    )
+    fixed = [name for name in before if is_fixed(name)]
+    rest = [name for name in before if not is_fixed(name)]
+    of_sources = "conv", "logits", "calibration", "raw"
+    assert all(any(w in name for w in of_sources) for name in rest), set(rest)
+    assert any("to_means" in name for name in fixed), set(fixed)
+    for name in fixed:
+        for old, new in zip(before[name], after[name], strict=True):
+            np.testing.assert_array_equal(old, new)
+    answers = made.predict(both.images, verbose=0)
+    is_white = answers[:, :3].sum(axis=1) > answers[:, 3:6].sum(axis=1)
+    assert np.mean(is_white == (both.labels < 3)) > 0.97
 
 
 def test_within_a_source_modules_decide(write, both):

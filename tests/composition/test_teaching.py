@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -33,45 +35,86 @@ def test_images_of_other_kinds_are_adapted_and_joined(digits):
     )
 
 
-def test_teacher_is_asked_once_for_each_image(digits):
-    asked = []
+class Asked(teaching.Teacher):
+    """Holds all classes equally likely, and keeps what it was asked."""
 
-    def answer(images):
-        asked.append(images)
-        return np.zeros((len(images), 3), "float32")
+    def __init__(self):
+        super().__init__(None, "logits", "it")
+        object.__setattr__(self, "asked", [])
 
-    images = digits.train.images[:60]
-    lesson = teaching.prepare_lesson(manifest(), images, None, answer, seed=1)
-    assert [len(each) for each in asked] == [54, 6]
-    joined = np.concatenate(asked).reshape(60, -1)
+    def answers(self, images):
+        self.asked.append(images)
+        return np.full((len(images), 3), np.log(1 / 3), "float32")
+
+    answers_on_batch = answers
+
+
+@pytest.fixture
+def training():
+    return teaching.Training(4, 8, 0.01, 2.0, False, 0, (), 0)
+
+
+@pytest.fixture
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def test_teacher_is_asked_for_each_image(digits):
+    teacher, images = Asked(), digits.train.images[:60]
+    lesson = teaching.prepare_lesson(manifest(), images, None, teacher, 1)
+    assert [len(each) for each in teacher.asked] == [54, 6]
+    joined = np.concatenate(teacher.asked).reshape(60, -1)
     np.testing.assert_array_equal(
         np.sort(joined, axis=0), np.sort(images.reshape(60, -1), axis=0)
     )
     assert len(lesson.answers) == 54 and len(lesson.held_out_answers) == 6
-    given = teaching.prepare_lesson(manifest(), images, images[:9], answer, 1)
+    given = teaching.prepare_lesson(manifest(), images, images[:9], teacher, 1)
     assert len(given.images) == 60 and len(given.held_out) == 9
 
 
-def test_logits_and_probabilities_say_the_same():
-    logits = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        teaching.log_probabilities(logits, "logits", "it"),
-        teaching.log_probabilities(shares, "probabilities", "it"),
-        atol=1e-5,
+def test_moved_images_are_answered_anew(digits, network, training):
+    teacher, images = Asked(), digits.train.images[:40]
+    lesson = teaching.prepare_lesson(manifest(), images, None, teacher, 1)
+    teacher.asked.clear()
+    moved = dataclasses.replace(training, augment=True)
+    teaching.learn(network, lesson, moved, last_epoch=1)
+    shown = np.concatenate(teacher.asked)
+    assert len(shown) >= 36
+    same = (shown[:, None] == images[None]).all(axis=(2, 3, 4)).any(axis=1)
+    assert same.mean() < 0.5
+    teacher.asked.clear()
+    teaching.learn(network, lesson, training, last_epoch=1)
+    assert teacher.asked == []
+
+
+def test_logits_and_probabilities_say_the_same(network, digits):
+    images = digits.train.images[:30] / np.float32(255)
+    softmax = keras.layers.Softmax()
+    other = keras.Model(network.inputs, softmax(network.outputs[0]))
+    first, second = (
+        teaching.Teacher(model, output, "it")
+        for model, output in ((network, "logits"), (other, "probabilities"))
     )
-    logits[2, 1] = np.nan
+    for answers in ("answers", "answers_on_batch"):
+        np.testing.assert_allclose(
+            getattr(first, answers)(images),
+            getattr(second, answers)(images),
+            atol=1e-5,
+        )
+    images[3] = np.nan
     with pytest.raises(ArtifactError):
-        teaching.log_probabilities(logits, "logits", "it")
+        first.answers(images)
 
 
-def test_rate_falls_and_the_best_epoch_is_kept_in_the_last_epochs_only(digits):
+def test_rate_falls_in_the_last_epochs_only(digits, network, training):
     images = digits.train.images[:40]
-    lesson = teaching.prepare_lesson(
-        *(manifest(), images, None),
-        lambda shown: np.log(np.full((len(shown), 3), 1 / 3, "float32")),
-        seed=0,
-    )
+    lesson = teaching.prepare_lesson(manifest(), images, None, Asked(), 0)
     rates, shown = [], []
 
     class Watch(keras.callbacks.Callback):
@@ -79,14 +122,7 @@ def test_rate_falls_and_the_best_epoch_is_kept_in_the_last_epochs_only(digits):
             rates.append(float(self.model.optimizer.learning_rate))
             shown.append((epoch, "val_loss" in logs))
 
-    training = teaching.Training(4, 8, 0.01, 2.0, False, 0, [Watch()], 0)
-    network = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
+    training = dataclasses.replace(training, callbacks=[Watch()])
     teaching.learn(network, lesson, training, last_epoch=1)
     teaching.learn(network, lesson, training, first_epoch=1)
     assert shown == [(0, False), (1, True), (2, True), (3, True)]

@@ -151,6 +151,18 @@ def test_what_removal_saves_is_counted_where_kernels_are_made_and_read():
         assert saved[group] == pytest.approx(difference)
 
 
+def test_kernels_of_frozen_layers_stay(network, images):
+    network.get_layer("second").trainable = False
+    smaller = remove_kernels(network, {"macs": 0}, images, 0)
+    assert smaller.get_layer("second").filters == 8
+    assert smaller.get_layer("first").filters == 1
+    assert not network.get_layer("second").trainable
+    assert network.get_layer("first").trainable
+    network.trainable = False
+    with pytest.raises(UnsupportedModelError, match="do not train"):
+        remove_kernels(network, {"macs": 0}, images, 0)
+
+
 def test_same_seed_removes_the_same(network, images):
     budgets = {"macs": 0.4 * model_sizes(network).macs}
     first, again = (

@@ -13,7 +13,6 @@ from kmod.composition.saving import save
 from kmod.errors import UsageError
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
-from kmod.slimming import slim as slimming
 from kmod.slimming.slim import slim
 from kmod.spec.spec_file import write_spec
 
@@ -64,11 +63,11 @@ def test_slim_model_answers_as_before(small, strong, digits):
 def test_slim_model_that_learned_shuffled_answers_knows_nothing(
     strong, digits, monkeypatch
 ):
-    genuine = teaching.log_probabilities
+    genuine = teaching.Teacher.answers
     random = np.random.default_rng(0)
     monkeypatch.setattr(
-        slimming,
-        "log_probabilities",
+        teaching.Teacher,
+        "answers",
         lambda *given: random.permutation(genuine(*given)),
     )
     made = slim(strong, digits, macs_target=0.4, **SHORT)

@@ -1,0 +1,87 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from kmod.cli.main import main
+from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.saving import load
+from kmod.metrics.evaluate import evaluate
+
+CLASSES = ["--classes", "3,8,9"]
+QUICK = ["--epochs", "2", "--batch-size", "16"]
+
+
+def test_both_models_are_measured(three_path, digits, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["slim", str(three_path), "--data", "digits", *CLASSES]
+    argv += ["--test", "digits:test", "--macs-target", "0.6", "--out", str(out)]
+    assert main([*argv, "--epochs", "4", "--batch-size", "16", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    before, slimmed = found["before"], found["slimmed"]
+    assert slimmed["macs"] <= 0.6 * before["macs"]
+    assert slimmed["milliseconds"] > 0 < before["milliseconds"]
+    model = load(out)
+    accuracy = evaluate(model, digits.test, model.class_names).accuracy
+    assert slimmed["accuracy"] == pytest.approx(accuracy)
+    assert before["accuracy"] - 0.1 < slimmed["accuracy"] > 0.8
+    assert set(found["kernels"]) == {"conv_1", "conv_2"}
+    assert found["kernels"]["conv_2"]["before"] == 12
+    manifest = read_composition_manifest(out)
+    assert manifest.name == "source"
+    assert manifest.class_names == ("3", "8", "9")
+    assert manifest.slimmed == found["learned"]
+    assert manifest.metrics["test accuracy"] == {
+        "before": before["accuracy"],
+        "slimmed": slimmed["accuracy"],
+    }
+    assert main(["test", str(out)]) == 0
+    assert main(["inspect", str(out)]) == 0
+    assert "slimmed from" in capsys.readouterr().out
+    form = ["--format", "savedmodel", "--out", str(tmp_path / "served")]
+    assert main(["export", str(out), *form]) == 0
+
+
+def test_few_classes_of_a_composed_model(composed_path, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["slim", str(composed_path), "--data", "digits", *QUICK]
+    argv += ["--only", "8", "--only", "7", "--out", str(out)]
+    assert main([*argv, "--parameters-target", "0.7"]) == 0
+    said = capsys.readouterr()
+    assert "kernels of layer" in said.out and "accuracy" not in said.out
+    assert "others it answers" in said.err
+    assert load(out).class_names == ("8", "7")
+
+
+def test_images_need_no_labels(three_path, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), "uint8")
+    np.savez(tmp_path / "noise.npz", images)
+    out = tmp_path / "out"
+    argv = ["slim", str(three_path), "--data", str(tmp_path / "noise.npz")]
+    assert (
+        main([*argv, "--unlabelled", *CLASSES, *QUICK, "--out", str(out)]) == 0
+    )
+    manifest = read_composition_manifest(out)
+    assert manifest.class_names == ("3", "8", "9")
+    assert manifest.slimmed["num_images"] == 36
+
+
+@pytest.mark.parametrize(
+    "changes, exit_code, message",
+    [
+        (["--macs-target", "1.5"], 2, "`--macs-target` must be above 0 and"),
+        (["--macs-target", "1e-4"], 2, "`--macs-target` must be what removal"),
+        (["--only", "3"], 2, r"`--only` must name two or more .*\['3'\]"),
+        (["--data", "nothing/"], 3, "Received: 'nothing/'"),
+    ],
+    ids=["target", "reach", "only", "data"],
+)
+def test_what_can_not_be_slimmed(
+    three_path, tmp_path, capsys, changes, exit_code, message
+):
+    out = tmp_path / "out"
+    argv = ["slim", str(three_path), "--data", "digits", *CLASSES, *changes]
+    assert main([*argv, "--out", str(out)]) == exit_code
+    assert re.search(message, capsys.readouterr().err)
+    assert not out.exists()
