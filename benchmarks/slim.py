@@ -120,6 +120,7 @@ def student_of(source, slim, data, classes, architecture: str, seed: int):
         temperature=2.0,
         seed=seed,
         callbacks=(),
+        asks_anew=True,
         **LEARNING,
     )
     teaching.learn(network, lesson, training)

@@ -757,6 +757,43 @@ def pays_new():
     return table(head, rows)
 
 
+def slim():
+    """Slim models beside students of the same multiply-accumulates."""
+    found = read_result(SUMMARY)["slim"]
+    kinds = {
+        "all": "ten classes, half of the multiply-accumulates",
+        "three": "three of ten classes, a quarter",
+    }
+    rows = []
+    for kind, title in kinds.items():
+        if kind not in found:
+            continue
+        own = found[kind]
+        mean = {key: own[key]["mean"] for key in own if key != "cells"}
+        rows.append(
+            [
+                f"{title} ({own['cells']})",
+                *(
+                    f"{-100 * mean[key]:+.2f}"
+                    for key in ("slim_loss", "student_loss")
+                ),
+                *(
+                    f"{mean[key]:.2f}x"
+                    for key in (
+                        "macs_ratio",
+                        "parameters_ratio",
+                        "latency_ratio_1",
+                        "latency_ratio_64",
+                        "time_ratio",
+                    )
+                ),
+            ]
+        )
+    head = ["task (cells)", "accuracy, points", "student", "MACs"]
+    head += ["parameters", "ms, 1 image", "ms, 64 images", "time"]
+    return table(head, rows)
+
+
 def _with_interval(found):
     mean, (low, high) = 100 * found["mean"], found["interval"]
     if low == high:
@@ -793,6 +830,7 @@ FIGURES = {
         pairs,
         pays_patched,
         pays_new,
+        slim,
         unseen,
         memory,
         own_photos,

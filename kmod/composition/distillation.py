@@ -56,7 +56,7 @@ def distil(
 ) -> keras.Model:
     """Trains one network, the student, to answer as a composed model does.
 
-    The composition answers every image, and the student learns these
+    The composition answers every image once, and the student learns these
     answers: what it takes each image for, and how sure it is. No label is
     read. The epoch is kept whose answers are closest to the composition's on
     images that are held out. A student is seldom better than its composition:
@@ -81,9 +81,8 @@ def distil(
         learning_rate: Highest learning rate of Adam; it falls along a cosine.
         temperature: What the scores of both are divided by before they are
             compared. The higher, the more unlikely classes count.
-        augment: Whether to mirror and move images at random; the composition
-            then answers each anew, in every epoch. Do not mirror digits or
-            letters.
+        augment: Whether to mirror and move images at random. Do not mirror
+            digits or letters.
         seed: Integer, seed of the student's first weights, of the images that
             are held out, and of shuffling.
         callbacks: Further Keras callbacks.

@@ -107,11 +107,13 @@ class Training:
         learning_rate: Highest learning rate of Adam.
         temperature: What the scores of both are divided by before they are
             compared.
-        augment: Whether images are mirrored and moved at random, and the
-            teacher asked anew for each.
+        augment: Whether images are mirrored and moved at random.
         seed: Seed of the images that are held out, and of shuffling.
         callbacks: Further Keras callbacks.
         verbose: Keras' progress bar.
+        asks_anew: Whether the teacher answers each moved image. A network
+            that has the teacher's layers learns more from that; one that
+            begins anew learns more from what it answered to the original.
 
     Raises:
         UsageError: If a number is out of range.
@@ -125,6 +127,7 @@ class Training:
     seed: int
     callbacks: Sequence[keras.callbacks.Callback]
     verbose: str | int
+    asks_anew: bool = False
 
     def __post_init__(self):
         sizes = self.epochs, self.batch_size
@@ -319,18 +322,11 @@ def _loss(output, temperature):
 
 
 class _AnsweredImages(AugmentedImages):
-    """Batches of moved and mirrored images with what is answered to them.
-
-    Of a moved image the answers are others, and to learn those of the image
-    as it was is worse than not to move it.
-
-    Reference:
-
-    - [Beyer et al., 2022](https://arxiv.org/abs/2106.05237), section 3.
-    """
+    """Batches of moved and mirrored images with what is answered to them."""
 
     def __init__(self, lesson, training, first_epoch):
-        self.teacher = lesson.teacher
+        self.lesson = lesson
+        self.asks_anew = training.asks_anew
         rows = np.arange(len(lesson.images))
         super().__init__(
             LabelledImages(lesson.images, rows),
@@ -340,5 +336,7 @@ class _AnsweredImages(AugmentedImages):
         )
 
     def __getitem__(self, index):
-        images, _ = super().__getitem__(index)
-        return images, self.teacher.answers_on_batch(images)
+        images, rows = super().__getitem__(index)
+        if self.asks_anew:
+            return images, self.lesson.teacher.answers_on_batch(images)
+        return images, self.lesson.answers[rows]

@@ -294,7 +294,8 @@ def _ranked(
             f"Received: {target!r} alone. Give another donor, such as a model "
             "as it is (`kmod import`), or leave `combine` out."
         )
-    return sorted(candidates, key=_quality, reverse=True)
+    quality = functools.partial(_quality, judge=acceptance.judge)
+    return sorted(candidates, key=quality, reverse=True)
 
 
 def _most_confused_first(scores, names, class_names):
@@ -331,9 +332,13 @@ def _affordable(store, name, others):
     return kept
 
 
-def _quality(candidate):
-    after = candidate.fit.after
-    return candidate.fit.helps, after.f1 + after.other_classes_accuracy
+def _quality(candidate, judge):
+    """Sorts by what is judged over all classes, which few images tell.
+
+    The F1 of one class is of fewer images still, so it decides among equals.
+    """
+    fit = candidate.fit
+    return fit.helps, fit.comparisons[judge].after, fit.after.f1
 
 
 def _patched(best, scores_of, logits):

@@ -134,6 +134,7 @@ def slim(
         seed,
         callbacks,
         verbose,
+        asks_anew=True,
     )
     keras.utils.set_random_seed(seed)
     made_from = _known(model, images, class_names, output)

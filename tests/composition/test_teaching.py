@@ -78,19 +78,20 @@ def test_teacher_is_asked_for_each_image(digits):
     assert len(given.images) == 60 and len(given.held_out) == 9
 
 
-def test_moved_images_are_answered_anew(digits, network, training):
+@pytest.mark.parametrize("asks_anew", [True, False])
+def test_moved_images_are_answered(digits, network, training, asks_anew):
     teacher, images = Asked(), digits.train.images[:40]
     lesson = teaching.prepare_lesson(manifest(), images, None, teacher, 1)
     teacher.asked.clear()
-    moved = dataclasses.replace(training, augment=True)
+    moved = dataclasses.replace(training, augment=True, asks_anew=asks_anew)
     teaching.learn(network, lesson, moved, last_epoch=1)
+    if not asks_anew:
+        assert teacher.asked == []
+        return
     shown = np.concatenate(teacher.asked)
     assert len(shown) >= 36
     same = (shown[:, None] == images[None]).all(axis=(2, 3, 4)).any(axis=1)
     assert same.mean() < 0.5
-    teacher.asked.clear()
-    teaching.learn(network, lesson, training, last_epoch=1)
-    assert teacher.asked == []
 
 
 def test_logits_and_probabilities_say_the_same(network, digits):
