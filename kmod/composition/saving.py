@@ -47,7 +47,7 @@ def save(
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Saves what `kmod.compose` or `kmod.patch` returned, whole or not at all.
+    """Saves a composed, patched, distilled or slim model, whole or not at all.
 
     Beside the model lie its manifest `composition.yaml`, its model card
     `README.md` and, if a spec made it, that spec (`spec.yaml`, its paths valid
@@ -78,7 +78,8 @@ def save(
     made_from = getattr(model, "composition", None)
     if not isinstance(made_from, Composition):
         raise UsageError(
-            "`model` must be what `kmod.compose` or `kmod.patch` returned. "
+            "`model` must be what `kmod.compose`, `kmod.patch`, `kmod.distil` "
+            "or `kmod.slim` returned. "
             f"Received: {getattr(model, 'name', model)!r} of type "
             f"{type(model).__name__}, which does not know what it was made "
             "from. Save another model by its own `save`, and copy the "
