@@ -5,6 +5,7 @@ import argparse
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 from kmod.cli.models import positive_integer
+from kmod.errors import UsageError
 
 
 def add_parser(subparsers) -> None:
@@ -96,7 +97,14 @@ def run(args: argparse.Namespace) -> int:
     check_path(args.model, takes_calls=True)
     own_path(args.data, args.data_dir)
     if args.test is not None:
-        own_path(parse_split(args.test)[0], args.data_dir)
+        name, split = parse_split(args.test)
+        own_path(name, args.data_dir)
+        if name == args.data and (args.unlabelled or split != "test"):
+            raise UsageError(
+                "A slim model is measured on images that it did not learn "
+                f"from. Received: --data {args.data} --test {args.test}. Give "
+                "the test images of a data set with splits."
+            )
 
     from kmod.cli.models import load_classifier
     from kmod.cli.models import model_name

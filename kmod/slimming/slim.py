@@ -238,20 +238,34 @@ def _of_classes(manifest, classes):
         for source in manifest.sources
         if source["class"] in (*classes, ALL_CLASSES)
     )
+    # How frequent classes count as was said of all of them.
+    calibration = {
+        key: value
+        for key, value in manifest.calibration.items()
+        if key in ("kind", "routed")
+    }
     return dataclasses.replace(
-        manifest, class_names=tuple(classes), sources=sources, other=None
+        manifest,
+        class_names=tuple(classes),
+        sources=sources,
+        other=None,
+        calibration=calibration,
     )
 
 
 def _check_reach(network, budgets, before):
     for name, least in least_costs(network, budgets).items():
         if least > budgets[name]:
-            raise UsageError(
-                f"`{name}_target` must be what removal can reach, for this "
-                f"model above {least / before[name]:.2g}. Received: "
-                f"{name}_target={budgets[name] / before[name]:.2g}. Give a "
-                "higher one; `kmod inspect` says what can not be removed."
-            )
+            raise _out_of_reach(name, least, budgets[name], before[name])
+
+
+def _out_of_reach(name, least, budget, before):
+    return UsageError(
+        f"`{name}_target` must be what removal can reach, for this model "
+        f"above {least / before:.2g}. Received: "
+        f"{name}_target={budget / before:.2g}. Give a higher one; `kmod "
+        "inspect` says what can not be removed."
+    )
 
 
 def _slimmed(network, budgets, before, lesson, training):
@@ -273,18 +287,23 @@ def _slimmed(network, budgets, before, lesson, training):
             name: before[name] * (budget / before[name]) ** (cut / cuts)
             for name, budget in budgets.items()
         }
-        network = _cut(network, rooms, lesson, training.seed + cut)
+        network = _cut(network, rooms, before, lesson, training.seed + cut)
     return network, cuts
 
 
-def _cut(network, rooms, lesson, seed):
+def _cut(network, rooms, before, lesson, seed):
     """Removes kernels until a network costs no more than there is room for."""
-    budgets = dict(rooms)
+    budgets, last = dict(rooms), None
     while True:
         smaller = remove_kernels(network, budgets, lesson.images, seed)
         sizes = total_sizes([smaller])
-        if all(sizes[name] <= room for name, room in rooms.items()):
+        exceeded = [name for name, room in rooms.items() if sizes[name] > room]
+        if not exceeded:
             return smaller
+        if sizes == last:
+            name = exceeded[0]
+            raise _out_of_reach(name, sizes[name], rooms[name], before[name])
+        last = sizes
         # What some layers cost does not go with what they read and make.
         for name, room in rooms.items():
             budgets[name] *= min(room / sizes[name], 1) * CLOSER

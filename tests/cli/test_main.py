@@ -203,6 +203,12 @@ REFUSED = {
         2,
         "Data are named NAME:SPLIT",
     ),
+    "slim-own-images": (
+        ["slim", MODEL, "--data", "digits", "--test", "digits:validation"]
+        + ["--out", "new"],
+        2,
+        "did not learn from. Received: --data digits --test digits:validation.",
+    ),
     "refine-missing": (
         ["refine", "no", MODEL, "--data", "digits", "--out", "new"],
         3,

@@ -194,6 +194,11 @@ def test_model_of_one_score_becomes_one_of_two(train, digits):
         ({"macs_target": 1}, UsageError, "below 1, .* macs_target=1. Give"),
         ({"parameters_target": 0}, UsageError, "parameters_target=0"),
         ({"macs_target": 0.001}, UsageError, "above 0.0.*macs_target=0.001"),
+        (
+            {"parameters_target": 0.0205, "epochs": 2, "verbose": 0},
+            UsageError,
+            "above 0.022.*parameters_target=0.02",
+        ),
         ({"only": ["3"]}, UsageError, r"two or more .* Received: \['3'\]"),
         ({"only": ["3", "x"]}, UsageError, r"Received: \['3', 'x'\]"),
         ({"class_names": ["a", "b"]}, UsageError, "must be 3 different names"),
