@@ -3,8 +3,10 @@
 import argparse
 
 from kmod.cli import console
+from kmod.errors import UsageError
 
 _FORMATS = ("savedmodel", "litert", "onnx")
+MOST_IMAGES = 2000  # To quantize by; more tell nothing new.
 
 
 def add_parser(subparsers) -> None:
@@ -41,6 +43,21 @@ def add_parser(subparsers) -> None:
         "photos:test (default: a few handwritten digits)",
     )
     parser.add_argument(
+        "--quantize",
+        choices=("int8", "float16", "dynamic"),
+        help="keep the numbers of a LiteRT file in fewer bits: weights and "
+        "activations as bytes (int8), weights as half floats (float16) or as "
+        "bytes (dynamic); needs --data",
+    )
+    parser.add_argument(
+        "--least-agreement",
+        type=float,
+        default=0.98,
+        metavar="SHARE",
+        help="how many of the images a quantized model must give the same "
+        "class, 0 to 1 (default: 0.98)",
+    )
+    parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )
     parser.add_argument(
@@ -54,14 +71,22 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
+    from kmod.composition.composition_manifest import EXPORT_FILE
     from kmod.composition.composition_manifest import list_export
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
     from kmod.files import check_output
+    from kmod.files.plain_yaml import read_yaml
 
     if not args.serving:
         check_output(args.out, args.overwrite, list_export)
     check_path(args.model)
+    if args.quantize is not None and args.data is None:
+        raise UsageError(
+            "A model is quantized by images such as it will see. Received: "
+            f"--quantize {args.quantize} without --data. Give some, such as "
+            "`--data photos:validation`."
+        )
     if args.data is not None:
         own_path(parse_split(args.data)[0], args.data_dir)
 
@@ -77,17 +102,35 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             images=images,
             serving=args.serving,
+            quantize=args.quantize,
+            least_agreement=args.least_agreement,
             overwrite=args.overwrite,
         )
+    found = {"format": args.form, "path": str(path)}
+    if args.quantize is not None:
+        found["quantized"] = read_yaml(path / EXPORT_FILE)["quantized"]
+        _print(found["quantized"])
     if args.json:
-        console.print_json({"format": args.form, "path": str(path)})
+        console.print_json(found)
     console.print_message(f"Saved to '{path}'.")
     return 0
 
 
+def _print(quantized):
+    sizes = quantized["bytes"]
+    console.print_message(
+        f"Of {quantized['num_images']:,} images {quantized['agreement']:.1%} "
+        f"get the class of the model in full; {sizes['quantized']:,} bytes, "
+        f"{sizes['quantized'] / sizes['float32']:.2f}x those of float32."
+    )
+
+
 def _images(exportable, args):
-    """Loads a batch of the images that `--data` names."""
+    """Loads the images that `--data` names, many only to quantize by."""
+    import numpy as np
+
     from kmod.composition.labelled_images import ImageReader
+    from kmod.data.image_data import UnlabelledImages
     from kmod.data.load import load_data
     from kmod.data.load import parse_split
     from kmod.data.own_images import file_options
@@ -96,4 +139,10 @@ def _images(exportable, args):
     options = file_options(name, exportable.input.shape, args.data_dir)
     data = load_data(name, args.data_dir, splits=[split], **options)
     reader = ImageReader(exportable.input, "resize", exportable.class_names)
-    return reader.first_images(data, split)
+    if args.quantize is None:
+        return reader.first_images(data, split)
+    found = data.images_of(split)
+    step = max(len(found) // MOST_IMAGES, 1)
+    images = found.take(np.arange(0, len(found), step)).images
+    images = UnlabelledImages(images, tuple(data.value_range), data.name)
+    return reader.adapt_unlabelled(images)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kmod.errors import ArtifactError
 from kmod.export.operations import ANSWERING
@@ -17,13 +18,31 @@ from kmod.export.savedmodel import answer_function
 from kmod.export.savedmodel import image_spec
 
 SIGNATURE = "serve"
+# How numbers are kept in fewer bits: activations and weights as bytes, weights
+# as half floats, weights as bytes.
+QUANTIZATIONS = ("int8", "float16", "dynamic")
 
 
-def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
+def write(
+    model: keras.Model,
+    class_names: Sequence[str],
+    path: Path,
+    quantize: str | None = None,
+    images: np.ndarray | None = None,
+) -> None:
     """Converts a model to LiteRT, without the names of its classes.
 
     Its signature `serve` takes `image` and answers as the SavedModel's does,
     in numbers only.
+
+    Args:
+        model: The model.
+        class_names: Its classes.
+        path: File to write.
+        quantize: One of `QUANTIZATIONS`, or `None` for float32. Images and
+            answers remain what they were.
+        images: For `"int8"`, images of the model's data type, by which the
+            ranges of activations are found.
     """
     import tensorflow as tf
 
@@ -42,6 +61,14 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
             tf.lite.OpsSet.TFLITE_BUILTINS,
             tf.lite.OpsSet.SELECT_TF_OPS,
         ]
+        if quantize is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantize == "int8":
+            converter.representative_dataset = lambda: (
+                [image[None]] for image in images
+            )
         path.write_bytes(converter.convert())
 
 

@@ -1,6 +1,8 @@
 """Writes models in the forms there are, and keeps only what answers alike."""
 
 import dataclasses
+import functools
+import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,9 @@ from kmod.graph.sources import custom_layers_of
 LABELS_FILE = "labels.txt"
 # Relative to the largest answer, or to 1 if that is larger.
 TOLERANCE = 1e-4
+LEAST_IMAGES = 20  # To quantize by.
+LEAST_AGREEMENT = 0.98
+BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +82,7 @@ def write_form(
         _check_backend()
     FORMS[form].write(model, class_names, path)
     if not FORMS[form].has_labels:
-        lines = [" ".join(name.split()) for name in class_names]
-        text = "".join(f"{line}\n" for line in lines)
-        path.with_name(LABELS_FILE).write_text(text, encoding="utf-8")
+        _write_labels(path, class_names)
     gap = largest_gap(model, form, path, images)
     if not gap <= TOLERANCE:
         raise CheckError(
@@ -88,6 +91,90 @@ def write_form(
             f"by up to {gap:.3g}. Check the model for weights that are not "
             "finite and for layers that are random at inference."
         )
+
+
+def write_quantized(
+    model: keras.Model,
+    class_names: Sequence[str],
+    path: Path,
+    quantize: str,
+    images: np.ndarray,
+    least_agreement: float,
+) -> dict[str, Any]:
+    """Writes a LiteRT file in fewer bits, if it gives the model's classes.
+
+    Args:
+        model: Classifier of two classes or more.
+        class_names: Its classes, in the order of its outputs.
+        path: File to write; `labels.txt` goes beside it.
+        quantize: One of `litert.QUANTIZATIONS`.
+        images: Array of real images. The first half tells the ranges of
+            activations, of `"int8"`; the others are compared on.
+        least_agreement: Share of those that must get the same class, 0 to 1.
+
+    Returns:
+        What was found: `quantize`, `agreement` and on how many images
+        (`num_images`), and the `bytes` of the file and of one in full.
+
+    Raises:
+        CheckError: If fewer agree.
+        UsageError: If the file can not be written here, or there are too few
+            images or classes.
+    """
+    _check_backend()
+    if quantize not in litert.QUANTIZATIONS:
+        raise UsageError(
+            f"`quantize` must be one of {list(litert.QUANTIZATIONS)}. "
+            f"Received: quantize={quantize!r}."
+        )
+    if len(images) < LEAST_IMAGES or len(class_names) < 2:
+        raise UsageError(
+            f"A classifier is quantized on {LEAST_IMAGES} real images or more "
+            f"of two or more classes. Received: {len(images)} images, "
+            f"{len(class_names)} classes. Give `data` with more images; a "
+            "module of one class is quantized as part of a composed model."
+        )
+    images = images.astype(model.inputs[0].dtype)
+    shown, held_out = np.array_split(images, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / path.name
+        litert.write(model, class_names, whole)
+        litert.write(model, class_names, path, quantize, shown)
+        sizes = path.stat().st_size, whole.stat().st_size
+    _write_labels(path, class_names)
+    try:
+        answered = _classes(functools.partial(litert.predict, path), held_out)
+    except RuntimeError as error:  # What LiteRT's own faults are.
+        raise CheckError(
+            f"LiteRT must run a quantized model. Received: {quantize}, of "
+            f"which it says: {str(error).partition(chr(10))[0]} Quantize as "
+            "`dynamic` or `float16`."
+        ) from error
+    expected = _classes(
+        functools.partial(savedmodel.predict_by_name, model), held_out
+    )
+    agreement = float(np.mean(answered == expected))
+    if agreement < least_agreement:
+        raise CheckError(
+            "A quantized model must give the class of the one in full for "
+            f"{least_agreement:.1%} of the images. Received: {quantize} with "
+            f"{agreement:.1%} of {len(held_out)}. Quantize as `dynamic` or "
+            "`float16`, or lower `least_agreement`."
+        )
+    return {
+        "quantize": quantize,
+        "agreement": agreement,
+        "num_images": len(held_out),
+        "bytes": {"quantized": sizes[0], "float32": sizes[1]},
+    }
+
+
+def _classes(answer, images):
+    parts = [
+        answer(images[i : i + BATCH_SIZE])["probabilities"]
+        for i in range(0, len(images), BATCH_SIZE)
+    ]
+    return np.concatenate(parts).argmax(axis=1)
 
 
 def largest_gap(
@@ -114,6 +201,12 @@ def largest_gap(
             scale = max(1.0, np.abs(expected).max())
             gaps.append(np.abs(answered[name] - expected).max() / scale)
     return float(np.max(gaps))
+
+
+def _write_labels(path, class_names):
+    lines = [" ".join(name.split()) for name in class_names]
+    text = "".join(f"{line}\n" for line in lines)
+    path.with_name(LABELS_FILE).write_text(text, encoding="utf-8")
 
 
 def _check_backend():

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import yaml
 
 from kmod.cli.main import main
 from kmod.composition.exporting import load_exportable
+from kmod.export import litert
+from kmod.files.plain_yaml import read_yaml
 
 
 @pytest.fixture
@@ -59,6 +62,25 @@ def test_keras_file_on_given_images(source_path, export):
     assert labels == list("0123456789")
 
 
+@pytest.mark.parametrize(
+    ("quantize", "most"), [("int8", 0.6), ("float16", 0.8), ("dynamic", 0.8)]
+)
+def test_fewer_bits(composed_path, ten_digits, export, quantize, most):
+    options = ["--data", "digits:train", "--quantize", quantize]
+    path = export(composed_path, "litert", *options)
+    found = read_yaml(Path(path) / "export.yaml")["quantized"]
+    assert found["agreement"] > 0.98
+    assert found["bytes"]["quantized"] < most * found["bytes"]["float32"]
+    file = Path(path) / "model.tflite"
+    assert file.stat().st_size == found["bytes"]["quantized"]
+    images = ten_digits.test.images[:50].astype("float32")
+    answered = litert.predict(file, images)["probabilities"]
+    model = load_exportable(composed_path).model
+    expected = model.predict(images, verbose=0)
+    assert np.mean(answered.argmax(1) == expected.argmax(1)) > 0.95
+    np.testing.assert_allclose(answered, expected, atol=0.15)
+
+
 def test_serving_versions_count_on(composed_path, export, tmp_path):
     (tmp_path / "out" / "7").mkdir(parents=True)
     (tmp_path / "out" / "notes").mkdir()
@@ -85,6 +107,13 @@ def test_existing_export(composed_path, export, tmp_path, capsys):
         (".", "onnx", [], 3, "A module is a directory with the file"),
         (None, "litert", ["--serving"], 2, "Serving takes SavedModels"),
         (None, "litert", ["--data", "digits"], 2, "named NAME:SPLIT"),
+        (None, "litert", ["--quantize", "int8"], 2, "without --data"),
+        (
+            *(None, "onnx"),
+            ["--quantize", "int8", "--data", "digits:train"],
+            2,
+            "LiteRT files are quantized. Received: --quantize 'int8'",
+        ),
     ],
 )
 def test_exit_codes(

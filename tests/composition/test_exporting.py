@@ -10,6 +10,8 @@ from kmod.composition.exporting import export_model
 from kmod.composition.exporting import load_exportable
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
+from kmod.errors import UsageError
+from kmod.export import litert
 from kmod.export.write import FORMS
 from kmod.files.plain_yaml import read_yaml
 from kmod.modules.manifest import InputContract
@@ -55,6 +57,40 @@ def test_nothing_is_left_of_an_export_that_answers_otherwise(
             exportable, "savedmodel", tmp_path / "out", serving=serving
         )
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("count, error", [(40, CheckError), (19, UsageError)])
+def test_what_fewer_bits_change_too_much_is_refused(
+    exportable, tmp_path, monkeypatch, count, error
+):
+    def other(path, images):
+        answers = np.zeros((len(images), 3))
+        answers[:, 2] = 1
+        return {"probabilities": answers}
+
+    monkeypatch.setattr(litert, "predict", other)
+    images = np.random.default_rng(0).uniform(0, 255, (count, 8, 8, 1))
+    with pytest.raises(error, match="Received"):
+        export_model(
+            *(exportable, "litert", tmp_path / "out"),
+            images=images.astype("float32"),
+            quantize="dynamic",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_litert_does_not_run_is_refused(exportable, tmp_path, monkeypatch):
+    def fail(path, images):
+        raise RuntimeError("failed to prepare\nmore")
+
+    monkeypatch.setattr(litert, "predict", fail)
+    images = np.random.default_rng(0).uniform(0, 255, (20, 8, 8, 1))
+    with pytest.raises(CheckError, match="says: failed to prepare Quantize as"):
+        export_model(
+            *(exportable, "litert", tmp_path / "out"),
+            images=images.astype("float32"),
+            quantize="int8",
+        )
 
 
 def test_manifest_of_an_export(exportable, tmp_path):
