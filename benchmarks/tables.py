@@ -98,7 +98,6 @@ def rendered(text: str) -> str:
 def headline():
     """The rows of the README."""
     summary = read_result(SUMMARY)
-    half, quarter = (summary["slim"][kind] for kind in ("all", "three"))
     cells = [summary["efficiency"][name] for name in NETWORKS]
     composed = [cell["composed"] for cell in cells]
     smallest = [cell["smallest"] for cell in cells]
@@ -145,15 +144,6 @@ def headline():
             f"accuracy {better['gain']:+.1f} points over the best source, "
             f"{better['gain_over_soft_vote']:+.1f} over their soft vote; less "
             "with stronger sources",
-        ],
-        [
-            "a model slimmed without labels",
-            f"accuracy {_points(half, 'slim_loss')} points at half of its "
-            "multiply-accumulates, a narrow student of it "
-            f"{_points(half, 'student_loss')}; "
-            f"{_points(quarter, 'slim_loss')} and "
-            f"{_points(quarter, 'student_loss')} for three of its ten classes "
-            f"at a quarter. {half['cells'] + quarter['cells']} cases so far",
         ],
     ]
     return table(["measured", "result"], rows)
