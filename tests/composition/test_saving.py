@@ -138,7 +138,7 @@ def test_other_models_are_refused(saved, weak, tmp_path, made):
         "copied": lambda: keras.models.clone_model(saved[0]),
         "plain": lambda: weak,
     }[made]()
-    with pytest.raises(UsageError, match="must be what `kmod.compose`, `kmod.patch`"):
+    with pytest.raises(UsageError, match="what `kmod.compose`, `kmod.patch`"):
         save(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
