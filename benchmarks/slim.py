@@ -113,7 +113,9 @@ def student_of(source, slim, data, classes, architecture: str, seed: int):
     teacher = teaching.Teacher(
         keras.Model(source.input, chosen), "probabilities", "the source"
     )
-    lesson = teaching.prepare_lesson(manifest, data, None, teacher, seed)
+    transfer_set = teaching.prepare_transfer_set(
+        manifest, data, None, teacher, seed
+    )
     training = teaching.Training(
         batch_size=64,
         learning_rate=0.002,
@@ -123,8 +125,8 @@ def student_of(source, slim, data, classes, architecture: str, seed: int):
         asks_anew=True,
         **LEARNING,
     )
-    teaching.learn(network, lesson, training)
-    return teaching.finished(network, manifest)
+    teaching.learn(network, transfer_set, training)
+    return teaching.to_classifier(network, manifest)
 
 
 def epoch_seconds(args, architecture: str, seed: int) -> float:

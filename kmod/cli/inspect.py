@@ -444,6 +444,7 @@ def _show_module(figures):
 
 def _read_composition(path):
     from kmod.composition.composition_manifest import COMPOSITION_FILE
+    from kmod.composition.composition_manifest import is_own
     from kmod.composition.composition_manifest import read_composition_manifest
     from kmod.files import check_files
 
@@ -460,6 +461,7 @@ def _read_composition(path):
         "sources": list(manifest.sources),
         "student": dict(manifest.student),
         "slimmed": dict(manifest.slimmed),
+        "made_from_modules": not is_own(manifest),
         "metrics": manifest.metrics,
     }
 
@@ -526,4 +528,5 @@ def _show_composition(figures):
             f"sharing saves {saved['parameters']:,} parameters and "
             f"{saved['macs']:,} MACs"
         )
-    print_modules(figures["sources"])
+    if figures.get("made_from_modules", True):
+        print_modules(figures["sources"])

@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json(figures)
     else:
-        _print(figures, args.out)
+        _print(figures, args)
     return 0
 
 
@@ -304,7 +304,7 @@ def _way(name, key, model, f1, accuracy, num_labelled, is_better):
     }
 
 
-def _print(figures, out):
+def _print(figures, args):
     for way in figures["ways"]:
         if way["is_better"]:
             console.print_message(
@@ -364,7 +364,8 @@ def _print(figures, out):
         ],
         "the patch and what needs none, on test images",
     )
-    console.print_message(f"Saved to '{out}'.")
+    what = "the patched model" if args.take is None else f"'{args.take}'"
+    console.print_message(f"Saved {what} to '{args.out}'.")
 
 
 def _donor(name, tried):

@@ -415,7 +415,7 @@ def model_card(manifest: CompositionManifest, formats: Sequence[str]) -> str:
         f"# {_escaped(manifest.name)}\n",
         _introduction(manifest),
         "## Classes and their sources\n",
-        _sources(manifest),
+        _classes(manifest) if is_own(manifest) else _sources(manifest),
         "## Figures\n",
         _figures(manifest),
         "## How to load it\n",
@@ -486,7 +486,7 @@ def _made(manifest):
     """Says how a model came to be."""
     student, slimmed = manifest.student, manifest.slimmed
     text = "composed from modules of other models."
-    if all(source["store"] is None for source in manifest.sources) and slimmed:
+    if is_own(manifest):
         text = "made from a model of the user's."
     if student:
         text = (
@@ -504,6 +504,14 @@ def _made(manifest):
     return text
 
 
+def is_own(manifest: CompositionManifest) -> bool:
+    """Tells whether a model was made from one of the user's, of no module."""
+    return all(
+        source["store"] is None and "model" in source
+        for source in manifest.sources
+    )
+
+
 def _learned(record):
     return (
         f"from the answers to {record['num_images']:,} unlabelled images of "
@@ -519,6 +527,12 @@ def _prior(calibration):
         return ""
     words = _escaped(prior_in_words(prior))
     return f"\nIts scores take classes to be {words}.\n"
+
+
+def _classes(manifest):
+    names = ", ".join(map(_escaped, manifest.class_names))
+    source = manifest.sources[0]
+    return f"{names}; all of the model {_escaped(source['model'])}.\n"
 
 
 def _sources(manifest):

@@ -17,9 +17,9 @@ from kmod.composition.composition_manifest import CompositionManifest
 from kmod.composition.teaching import Teacher
 from kmod.composition.teaching import Training
 from kmod.composition.teaching import agreement
-from kmod.composition.teaching import finished
 from kmod.composition.teaching import learn
-from kmod.composition.teaching import prepare_lesson
+from kmod.composition.teaching import prepare_transfer_set
+from kmod.composition.teaching import to_classifier
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
@@ -126,16 +126,18 @@ def distil(
     keras.utils.set_random_seed(seed)
     architecture, network, output = _network_of(student, model, manifest)
     teacher = Teacher(model, manifest.output, "the composition")
-    lesson = prepare_lesson(manifest, images, validation, teacher, seed)
-    learn(network, lesson, training, output)
-    made = finished(network, manifest)
+    transfer_set = prepare_transfer_set(
+        manifest, images, validation, teacher, seed
+    )
+    learn(network, transfer_set, training, output)
+    made = to_classifier(network, manifest)
     record = {
         "architecture": architecture,
-        "data": lesson.name,
-        "num_images": len(lesson.images),
+        "data": transfer_set.name,
+        "num_images": len(transfer_set.images),
         "epochs": epochs,
-        "agreement": agreement(made, lesson),
-        "num_held_out": len(lesson.held_out),
+        "agreement": agreement(made, transfer_set),
+        "num_held_out": len(transfer_set.held_out),
     }
     made.class_names = manifest.class_names
     made.composition = dataclasses.replace(

@@ -75,8 +75,8 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Lesson:
-    """Images and what the teacher answers to them.
+class TransferSet:
+    """Images to learn on, and what the teacher answers to them.
 
     Attributes:
         images: Array of the images to learn from.
@@ -86,6 +86,11 @@ class Lesson:
         teacher: Whose answers they are.
         name: Name of the data.
         black: Value of a black pixel.
+
+    Reference:
+
+    - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531), section 2, for
+      the name.
     """
 
     images: np.ndarray
@@ -147,13 +152,13 @@ class Training:
             )
 
 
-def prepare_lesson(
+def prepare_transfer_set(
     manifest: CompositionManifest,
     images: Any,
     validation: Any,
     teacher: Teacher,
     seed: int,
-) -> Lesson:
+) -> TransferSet:
     """Asks the teacher for its answers to all images.
 
     Args:
@@ -184,7 +189,7 @@ def prepare_lesson(
         count = min(math.ceil(HELD_OUT * len(found)), MAX_HELD_OUT)
         held_out = take(train, np.sort(order[:count]))
         train = take(train, np.sort(order[count:]))
-    return Lesson(
+    return TransferSet(
         train,
         teacher.answers(train),
         held_out,
@@ -220,7 +225,7 @@ def unlabelled_for(
 
 def learn(
     network: keras.Model,
-    lesson: Lesson,
+    transfer_set: TransferSet,
     training: Training,
     output: Output = "logits",
     first_epoch: int = 0,
@@ -234,7 +239,7 @@ def learn(
 
     Args:
         network: Model from images to `(batch, num_classes)`; it is trained.
-        lesson: What to learn.
+        transfer_set: What to learn.
         training: How.
         output: What the network answers.
         first_epoch: Integer, epochs of the training that were run before.
@@ -245,7 +250,7 @@ def learn(
     rate, callbacks = training.learning_rate, [*training.callbacks]
     is_last = last == training.epochs
     if is_last:
-        steps = math.ceil(len(lesson.images) / training.batch_size)
+        steps = math.ceil(len(transfer_set.images) / training.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(
             rate, (last - first_epoch) * steps, LAST_RATE
         )
@@ -259,12 +264,15 @@ def learn(
         loss=_loss(output, training.temperature),
         metrics=[keras.metrics.CategoricalAccuracy("agreement")],
     )
-    given = lesson.images, lesson.answers
+    given = transfer_set.images, transfer_set.answers
     if training.augment:
-        given = _AnsweredImages(lesson, training, first_epoch)
+        given = _AnsweredImages(transfer_set, training, first_epoch)
     arguments = fit_arguments(given, training.batch_size)
     if is_last:
-        arguments["validation_data"] = lesson.held_out, lesson.held_out_answers
+        arguments["validation_data"] = (
+            transfer_set.held_out,
+            transfer_set.held_out_answers,
+        )
     network.fit(
         **streamed(arguments),
         initial_epoch=first_epoch,
@@ -274,16 +282,20 @@ def learn(
     )
 
 
-def agreement(model: keras.Model, lesson: Lesson) -> float:
+def agreement(model: keras.Model, transfer_set: TransferSet) -> float:
     """Returns how often a model gives its teacher's class, 0 to 1.
 
     It is measured on the images that were held out.
     """
-    answered = answered_classes(predict(model, lesson.held_out), "the model")
-    return float(np.mean(answered == lesson.held_out_answers.argmax(axis=1)))
+    answered = answered_classes(
+        predict(model, transfer_set.held_out), "the model"
+    )
+    return float(
+        np.mean(answered == transfer_set.held_out_answers.argmax(axis=1))
+    )
 
 
-def finished(
+def to_classifier(
     network: keras.Model, manifest: CompositionManifest
 ) -> keras.Model:
     """Builds a trained network anew, flat and laid out to run fast.
@@ -324,19 +336,19 @@ def _loss(output, temperature):
 class _AnsweredImages(AugmentedImages):
     """Batches of moved and mirrored images with what is answered to them."""
 
-    def __init__(self, lesson, training, first_epoch):
-        self.lesson = lesson
+    def __init__(self, transfer_set, training, first_epoch):
+        self.transfer_set = transfer_set
         self.asks_anew = training.asks_anew
-        rows = np.arange(len(lesson.images))
+        rows = np.arange(len(transfer_set.images))
         super().__init__(
-            LabelledImages(lesson.images, rows),
+            LabelledImages(transfer_set.images, rows),
             training.batch_size,
             training.seed + first_epoch,
-            black=lesson.black,
+            black=transfer_set.black,
         )
 
     def __getitem__(self, index):
         images, rows = super().__getitem__(index)
         if self.asks_anew:
-            return images, self.lesson.teacher.answers_on_batch(images)
-        return images, self.lesson.answers[rows]
+            return images, self.transfer_set.teacher.answers_on_batch(images)
+        return images, self.transfer_set.answers[rows]

@@ -127,6 +127,11 @@ def write_quantized(
             f"`quantize` must be one of {list(litert.QUANTIZATIONS)}. "
             f"Received: quantize={quantize!r}."
         )
+    if not 0 <= least_agreement <= 1:
+        raise UsageError(
+            "`least_agreement` must be a share, 0 to 1. Received: "
+            f"least_agreement={least_agreement}. Give 0.98 for 98 in 100."
+        )
     if len(images) < LEAST_IMAGES or len(class_names) < 2:
         raise UsageError(
             f"A classifier is quantized on {LEAST_IMAGES} real images or more "

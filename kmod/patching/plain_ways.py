@@ -163,10 +163,11 @@ def take_way(
     manifest = manifest_of_model(
         name, class_names, contract, content_digest(weak), total_sizes([weak])
     )
+    takes_place = bool(way.stores) and way.name != BOTH
     modules = tuple(
         {
-            "auxiliary": True,
-            "class": ALL_CLASSES,
+            **({} if takes_place else {"auxiliary": True}),
+            "class": each if takes_place else ALL_CLASSES,
             "module": each,
             "store": store.digest,
             "source": store.manifest.source.digest,
@@ -178,7 +179,7 @@ def take_way(
             "macs": store[each].info.macs,
         }
         for store in way.stores
-        for each in store
+        for each in (class_names if takes_place else store)
     )
     model = way.model
     model.class_names = tuple(class_names)
@@ -186,7 +187,7 @@ def take_way(
         dataclasses.replace(
             manifest,
             name=f"{name}-{way.key}",
-            sources=manifest.sources + modules,
+            sources=modules if takes_place else manifest.sources + modules,
         )
     )
     return model

@@ -18,9 +18,9 @@ from kmod.composition.routing import is_fixed
 from kmod.composition.teaching import Teacher
 from kmod.composition.teaching import Training
 from kmod.composition.teaching import agreement
-from kmod.composition.teaching import finished
 from kmod.composition.teaching import learn
-from kmod.composition.teaching import prepare_lesson
+from kmod.composition.teaching import prepare_transfer_set
+from kmod.composition.teaching import to_classifier
 from kmod.data.batches import common_class_names
 from kmod.data.image_data import ImageData
 from kmod.data.load import select_classes
@@ -152,17 +152,19 @@ def slim(
     budgets = {name: ratio * before[name] for name, ratio in targets.items()}
     _check_reach(network, budgets, before)
     teacher = Teacher(network, "logits", "the model")
-    lesson = prepare_lesson(manifest, images, validation, teacher, seed)
-    network, cuts = _slimmed(network, budgets, before, lesson, training)
-    learn(network, lesson, training, first_epoch=cuts - 1)
-    made = finished(network, manifest)
+    transfer_set = prepare_transfer_set(
+        manifest, images, validation, teacher, seed
+    )
+    network, cuts = _slimmed(network, budgets, before, transfer_set, training)
+    learn(network, transfer_set, training, first_epoch=cuts - 1)
+    made = to_classifier(network, manifest)
     record = {
         "before": before,
-        "data": lesson.name,
-        "num_images": len(lesson.images),
+        "data": transfer_set.name,
+        "num_images": len(transfer_set.images),
         "epochs": epochs,
-        "agreement": agreement(made, lesson),
-        "num_held_out": len(lesson.held_out),
+        "agreement": agreement(made, transfer_set),
+        "num_held_out": len(transfer_set.held_out),
     }
     made.class_names = manifest.class_names
     made.composition = dataclasses.replace(
@@ -268,7 +270,7 @@ def _out_of_reach(name, least, budget, before):
     )
 
 
-def _slimmed(network, budgets, before, lesson, training):
+def _slimmed(network, budgets, before, transfer_set, training):
     """Removes kernels until the network fits in its budgets.
 
     Returns:
@@ -282,20 +284,22 @@ def _slimmed(network, budgets, before, lesson, training):
     )
     for cut in range(1, cuts + 1):
         if cut > 1:
-            learn(network, lesson, training, "logits", cut - 2, cut - 1)
+            learn(network, transfer_set, training, "logits", cut - 2, cut - 1)
         rooms = {
             name: before[name] * (budget / before[name]) ** (cut / cuts)
             for name, budget in budgets.items()
         }
-        network = _cut(network, rooms, before, lesson, training.seed + cut)
+        network = _cut(
+            network, rooms, before, transfer_set, training.seed + cut
+        )
     return network, cuts
 
 
-def _cut(network, rooms, before, lesson, seed):
+def _cut(network, rooms, before, transfer_set, seed):
     """Removes kernels until a network costs no more than there is room for."""
     budgets, last = dict(rooms), None
     while True:
-        smaller = remove_kernels(network, budgets, lesson.images, seed)
+        smaller = remove_kernels(network, budgets, transfer_set.images, seed)
         sizes = total_sizes([smaller])
         exceeded = [name for name, room in rooms.items() if sizes[name] > room]
         if not exceeded:

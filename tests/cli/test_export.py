@@ -109,6 +109,13 @@ def test_existing_export(composed_path, export, tmp_path, capsys):
         (None, "litert", ["--data", "digits"], 2, "named NAME:SPLIT"),
         (None, "litert", ["--quantize", "int8"], 2, "without --data"),
         (
+            *(None, "litert"),
+            ["--quantize", "int8", "--data", "digits:train"]
+            + ["--least-agreement", "98"],
+            2,
+            "`--least-agreement` must be a share, 0 to 1.",
+        ),
+        (
             *(None, "onnx"),
             ["--quantize", "int8", "--data", "digits:train"],
             2,

@@ -72,7 +72,10 @@ def test_what_needs_no_patch_can_be_taken(
     assert manifest.sizes["macs"] == row["macs"]
     stores = {each["store"] for each in manifest.sources}
     uses_donor = way == "donor-instead"
-    assert stores == ({None, store.digest} if uses_donor else {None})
+    assert stores == ({store.digest} if uses_donor else {None})
+    assert [each["class"] for each in manifest.sources] == ["3", "8", "9"]
+    card = (out / "README.md").read_text()
+    assert ("made from a model of the user's" in card) is not uses_donor
     assert main(["test", str(out)]) == 0
 
 

@@ -67,24 +67,33 @@ def network():
 
 def test_teacher_is_asked_for_each_image(digits):
     teacher, images = Asked(), digits.train.images[:60]
-    lesson = teaching.prepare_lesson(manifest(), images, None, teacher, 1)
+    transfer_set = teaching.prepare_transfer_set(
+        manifest(), images, None, teacher, 1
+    )
     assert [len(each) for each in teacher.asked] == [54, 6]
     joined = np.concatenate(teacher.asked).reshape(60, -1)
     np.testing.assert_array_equal(
         np.sort(joined, axis=0), np.sort(images.reshape(60, -1), axis=0)
     )
-    assert len(lesson.answers) == 54 and len(lesson.held_out_answers) == 6
-    given = teaching.prepare_lesson(manifest(), images, images[:9], teacher, 1)
+    assert (
+        len(transfer_set.answers) == 54
+        and len(transfer_set.held_out_answers) == 6
+    )
+    given = teaching.prepare_transfer_set(
+        manifest(), images, images[:9], teacher, 1
+    )
     assert len(given.images) == 60 and len(given.held_out) == 9
 
 
 @pytest.mark.parametrize("asks_anew", [True, False])
 def test_moved_images_are_answered(digits, network, training, asks_anew):
     teacher, images = Asked(), digits.train.images[:40]
-    lesson = teaching.prepare_lesson(manifest(), images, None, teacher, 1)
+    transfer_set = teaching.prepare_transfer_set(
+        manifest(), images, None, teacher, 1
+    )
     teacher.asked.clear()
     moved = dataclasses.replace(training, augment=True, asks_anew=asks_anew)
-    teaching.learn(network, lesson, moved, last_epoch=1)
+    teaching.learn(network, transfer_set, moved, last_epoch=1)
     if not asks_anew:
         assert teacher.asked == []
         return
@@ -115,7 +124,9 @@ def test_logits_and_probabilities_say_the_same(network, digits):
 
 def test_rate_falls_in_the_last_epochs_only(digits, network, training):
     images = digits.train.images[:40]
-    lesson = teaching.prepare_lesson(manifest(), images, None, Asked(), 0)
+    transfer_set = teaching.prepare_transfer_set(
+        manifest(), images, None, Asked(), 0
+    )
     rates, shown = [], []
 
     class Watch(keras.callbacks.Callback):
@@ -124,8 +135,8 @@ def test_rate_falls_in_the_last_epochs_only(digits, network, training):
             shown.append((epoch, "val_loss" in logs))
 
     training = dataclasses.replace(training, callbacks=[Watch()])
-    teaching.learn(network, lesson, training, last_epoch=1)
-    teaching.learn(network, lesson, training, first_epoch=1)
+    teaching.learn(network, transfer_set, training, last_epoch=1)
+    teaching.learn(network, transfer_set, training, first_epoch=1)
     assert shown == [(0, False), (1, True), (2, True), (3, True)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[1] > rates[2] > rates[3] == pytest.approx(1e-4, rel=0.01)
