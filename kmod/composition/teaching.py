@@ -276,8 +276,8 @@ def learn(
     network.fit(
         **streamed(arguments),
         initial_epoch=first_epoch,
-        epochs=last,
-        callbacks=callbacks,
+        epochs=training.epochs,
+        callbacks=[*callbacks, _StopAfter(last)],
         verbose=training.verbose,
     )
 
@@ -321,6 +321,18 @@ def to_classifier(
     return build_classifier(
         flat.input, log_odds(flat.output), manifest.name, manifest.output
     )
+
+
+class _StopAfter(keras.callbacks.Callback):
+    """Ends a part of a training, whose progress bar counts all epochs."""
+
+    def __init__(self, num_epochs):
+        super().__init__()
+        self.num_epochs = num_epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 >= self.num_epochs:
+            self.model.stop_training = True
 
 
 def _loss(output, temperature):

@@ -217,6 +217,7 @@ def _restricted(network, manifest, classes):
     """Returns the model of some classes: the others' logits are left out."""
     names = manifest.class_names
     is_right = len(set(classes)) == len(classes) >= 2
+    is_right &= not isinstance(classes, str)
     if not is_right or not set(classes) <= set(names):
         raise UsageError(
             "`only` must name two or more different classes of the model, "

@@ -200,6 +200,7 @@ def test_model_of_one_score_becomes_one_of_two(train, digits):
             "above 0.022.*parameters_target=0.02",
         ),
         ({"only": ["3"]}, UsageError, r"two or more .* Received: \['3'\]"),
+        ({"only": "38"}, UsageError, r"two or more .* Received: \['3', '8'\]"),
         ({"only": ["3", "x"]}, UsageError, r"Received: \['3', 'x'\]"),
         ({"class_names": ["a", "b"]}, UsageError, "must be 3 different names"),
         ({"epochs": 0}, UsageError, "must be whole numbers"),
