@@ -16,6 +16,7 @@ from kmod.data.disk_arrays import collect
 from kmod.data.disk_arrays import rows
 
 USUAL_BATCH_SIZE = 32  # Of Keras, where none is given.
+FEW_BATCHES = 4  # To trace a graph takes longer.
 
 
 class DiskBatches(keras.utils.PyDataset):
@@ -130,6 +131,8 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
         What the model makes of all images: an array, or a structure of them.
     """
     if not _is_on_disk(images) and not _makes_much(model, images):
+        if _are_few(model, images, batch_size):
+            return _answers(model, images, batch_size)
         return model.predict(images, batch_size=batch_size, verbose=0)
     batches, made = DiskBatches((images,), batch_size), None
 
@@ -141,6 +144,24 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
 
     found = collect(results())
     return tree.pack_sequence_as(made, list(found))
+
+
+def _are_few(model, images, batch_size):
+    if keras.backend.backend() != "tensorflow" or model.predict_function:
+        return False
+    count = len(tree.flatten(images)[0])
+    return 0 < count <= FEW_BATCHES * batch_size
+
+
+def _answers(model, images, batch_size):
+    batches = DiskBatches((images,), batch_size)
+    parts = [
+        tree.map_structure(
+            keras.ops.convert_to_numpy, model(*batches[index], training=False)
+        )
+        for index in range(batches.num_batches)
+    ]
+    return tree.map_structure(lambda *part: np.concatenate(part), *parts)
 
 
 def _makes_much(model, images):
