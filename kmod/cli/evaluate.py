@@ -52,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import images_for
     from kmod.cli.models import load_classifier
     from kmod.cli.models import load_images
-    from kmod.composition.composition_manifest import read_composition_manifest
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
 
@@ -70,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from kmod.modules.manifest import InputContract
 
     model, other = load_classifier(args.model, args.output), None
-    if Path(args.model).is_dir():
-        manifest = read_composition_manifest(args.model)
+    manifest = getattr(model, "manifest", None)  # Of a composed model.
+    if manifest is not None:
         data = load_images(name, args, manifest.input.shape, [split])
         reader = reader_of_manifest(manifest)
         images, other = reader.read(data, split), reader.other

@@ -200,6 +200,7 @@ def _test_composition(path, data_dir):
         yield TestResult("answers", "skipped", f"there is no '{KERAS_FILE}'")
         return
     model = load(path)
+    manifest = model.manifest
     images = comparison_images(manifest.input)
     for name, form in FORMS.items():
         if (path / form.path).exists():

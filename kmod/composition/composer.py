@@ -132,6 +132,7 @@ def compose_plan(
         manifest = with_fit(manifest, images.labels)
     elif spec.scores.calibration == "unlabelled":
         images = _unlabelled_images(planned, data_dir, given)
+    base = spec.base and file_digest(spec.base.path)
     parts = build_parts(planned)
     if spec.base is not None:
         model = merge_patched(parts, _patches(planned), spec.name)
@@ -152,7 +153,7 @@ def compose_plan(
     model.composition = Composition(
         manifest,
         _without_modules(planned),
-        spec.base and file_digest(spec.base.path),
+        base,
     )
     return model
 

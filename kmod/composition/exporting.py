@@ -9,7 +9,6 @@ import keras
 from kmod.composition.composition_manifest import COMPOSITION_FILE
 from kmod.composition.composition_manifest import EXPORT_FILE
 from kmod.composition.composition_manifest import list_export
-from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import load
 from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
@@ -63,8 +62,8 @@ def load_exportable(path: str | Path) -> Exportable:
     """
     path = Path(path)
     if (path / COMPOSITION_FILE).is_file():
-        manifest = read_composition_manifest(path)
-        return Exportable(load(path), manifest.class_names, manifest.input)
+        model = load(path)
+        return Exportable(model, model.class_names, model.manifest.input)
     if path.is_dir():
         return _load_module(path)
     model = load_keras_file(path, allow_custom=True)

@@ -137,7 +137,9 @@ def load(
             "TensorFlow."
         )
     with custom_layers_scope(custom_layers):
-        model = load_keras_file(directory / KERAS_FILE)
+        model = load_keras_file(
+            directory / KERAS_FILE, recorded=manifest.files[KERAS_FILE]
+        )
     model.class_names = manifest.class_names
     model.manifest = manifest
     return model

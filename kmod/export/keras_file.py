@@ -5,9 +5,14 @@ held against a closed list first, and only classes on it are ever looked up:
 Keras' own, and registered layers that the user has named.
 """
 
+import contextlib
 import json
+import shutil
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,10 @@ from kmod.errors import UsageError
 from kmod.export.presets import is_preset
 from kmod.export.presets import load_preset
 from kmod.export.savedmodel import predict_by_name
+from kmod.files import unlisted
 from kmod.files.custom_layers import given_custom_layers
 from kmod.files.custom_layers import import_here
+from kmod.files.plain_yaml import broken
 from kmod.graph.sources import registered_name
 
 LEGACY = (".h5", ".hdf5")
@@ -60,12 +67,17 @@ def predict(path: Path, images: Any) -> dict[str, Any]:
 
 
 def load_keras_file(
-    path: str | Path, *, allow_custom: bool = False
+    path: str | Path,
+    *,
+    recorded: Mapping[str, Any] | None = None,
+    allow_custom: bool = False,
 ) -> keras.Model:
     """Loads a model in safe mode, so that no code in the file runs.
 
     Args:
         path: A `.keras` file.
+        recorded: `size` and `digest` that the bytes must have that are
+            loaded, whatever becomes of the file meanwhile.
         allow_custom: Whether the file is one that the user brought. It may
             then hold more than built-in layers, such as registered ones, and
             may be a model in legacy HDF5, `.h5` or `.hdf5`, or a directory
@@ -77,6 +89,7 @@ def load_keras_file(
     Raises:
         ArtifactError: If there is no such file, if it is of another format or
             damaged, or if it holds what it must not.
+        IntegrityError: If its bytes are not those recorded.
     """
     path = Path(path)
     if allow_custom and is_preset(path):
@@ -89,17 +102,36 @@ def load_keras_file(
             f"'{path}'{_what_it_is(path)}. Save the model with "
             "`model.save('name.keras')`."
         )
+    if recorded is None:
+        return _load(path, path, allow_custom)
+    with _recorded_copy(path, recorded) as copy:
+        return _load(copy, path, allow_custom)
+
+
+@contextlib.contextmanager
+def _recorded_copy(path, recorded) -> Iterator[Path]:
+    """Gives a copy that nobody changes between its check and its use."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        if unlisted({path.name: copy}, {path.name: recorded}):
+            raise broken(path, "its digest is not the one in the manifest")
+        yield copy
+
+
+def _load(file, path, allow_custom):
+    """Loads `file`, which errors call `path`."""
     named = named_layers()
     if not allow_custom:
-        _check_classes(path, named)
+        _check_classes(file, path, named)
     try:
         return keras.saving.load_model(
-            path, custom_objects=named, compile=False, safe_mode=True
+            file, custom_objects=named, compile=False, safe_mode=True
         )
     except Exception as error:  # Keras has no common class for its errors.
         raise ArtifactError(
             f"'{path}' can not be loaded by Keras {keras.__version__} in safe "
-            f"mode: {_first_line(error)}{_others_in(path)} Use the version of "
+            f"mode: {_first_line(error)}{_others_in(file)} Use the version of "
             "Keras that wrote "
             "it, or save it again without Lambda layers. If it has layers of "
             "your own, register them and import their module first "
@@ -178,10 +210,10 @@ def _first_line(error):
     return str(error).strip().partition("\n")[0].rstrip(".") + "."
 
 
-def _check_classes(path, named):
+def _check_classes(file, path, named):
     """Refuses an archive with other than built-in layers and named ones."""
     try:
-        config = _read_config(path)
+        config = _read_config(file)
     except (OSError, RecursionError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(
             f"'{path}' is not a Keras archive: {error}. Make it again with "

@@ -5,6 +5,7 @@ from kmod.files.atomic import atomic_write
 from kmod.files.atomic import check_output
 from kmod.files.atomic import check_output_file
 from kmod.files.atomic import seal
+from kmod.files.digests import bytes_digest
 from kmod.files.digests import check_files
 from kmod.files.digests import data_digest
 from kmod.files.digests import file_digest
@@ -19,6 +20,7 @@ from kmod.files.names import slugs
 __all__ = [
     "atomic_directory",
     "atomic_write",
+    "bytes_digest",
     "check_files",
     "check_output",
     "check_output_file",

@@ -22,6 +22,11 @@ def file_digest(path: str | Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def bytes_digest(content: bytes) -> str:
+    """Returns the digest that a file of these bytes has."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 def data_digest(data: Any) -> str:
     """Returns the digest of plain data, whatever the order of its keys.
 
@@ -29,7 +34,7 @@ def data_digest(data: Any) -> str:
         data: Dicts with string keys, lists, strings, numbers, booleans, `None`.
     """
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return bytes_digest(text.encode())
 
 
 def list_files(directory: str | Path) -> dict[str, Path]:

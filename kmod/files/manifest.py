@@ -84,21 +84,25 @@ def write_manifest(path: Path, schema: str, data: dict[str, Any]) -> None:
     path.write_text(to_yaml(data), encoding="utf-8")
 
 
-def read_manifest(path: Path, schema: str) -> dict[str, Any]:
+def read_manifest(
+    path: Path, schema: str, digest: str | None = None
+) -> dict[str, Any]:
     """Reads a manifest that keeps to a schema.
 
     Args:
         path: File to read.
         schema: Path of its schema in the package.
+        digest: Digest of the bytes that are read. Defaults to any.
 
     Returns:
         Plain data, without the version.
 
     Raises:
         ArtifactError: If there is no such file, or of another version.
-        IntegrityError: If it is no YAML, or breaks the schema.
+        IntegrityError: If it is no YAML, has another digest, or breaks the
+            schema.
     """
-    data = read_yaml(path)
+    data = read_yaml(path, digest)
     version = data.get("version") if isinstance(data, dict) else None
     if isinstance(version, int) and version != VERSION:
         raise ArtifactError(

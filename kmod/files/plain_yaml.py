@@ -15,6 +15,7 @@ import yaml
 
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
+from kmod.files.digests import bytes_digest
 
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 32
@@ -137,19 +138,25 @@ def parse_yaml(
     return reader.document
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, digest: str | None = None) -> Any:
     """Reads the plain data in a YAML file that kmod wrote.
 
     Args:
         path: File of at most 8 MiB.
+        digest: Digest of the bytes that are read. Defaults to any.
 
     Raises:
         ArtifactError: If there is no such file.
-        IntegrityError: If it is too large, not UTF-8, or not what
-            `parse_yaml` reads without a fault.
+        IntegrityError: If it is too large, has another digest, is not UTF-8,
+            or not what `parse_yaml` reads without a fault.
     """
     try:
-        document = parse_yaml(_read_bytes(path).decode("utf-8"))
+        content = _read_bytes(path)
+        if digest not in (None, bytes_digest(content)):
+            raise ValueError(
+                "its digest is not the one in the store's manifest"
+            )
+        document = parse_yaml(content.decode("utf-8"))
         if document.faults:
             raise RefusedYamlError(document.faults)
     except (ValueError, yaml.YAMLError) as error:

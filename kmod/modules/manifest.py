@@ -307,9 +307,7 @@ def read_module_manifest(
         )
     if not path.exists():
         raise broken(path, "it is missing")
-    data = read_manifest(path, MODULE_SCHEMA)
-    if record is not None and file_digest(path) != record.manifest:
-        raise broken(path, "its digest is not the one in the store's manifest")
+    data = read_manifest(path, MODULE_SCHEMA, record and record.manifest)
     content = data.pop("content")
     files = data.pop("files")
     data["kept_kernels"] = {

@@ -21,11 +21,11 @@ from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.files import atomic_directory
+from kmod.files import bytes_digest
 from kmod.files import check_files
 from kmod.files import file_record
 from kmod.files import list_files
 from kmod.files import slugs
-from kmod.files import unlisted
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.files.custom_layers import given_custom_layers
 from kmod.files.plain_yaml import broken
@@ -116,18 +116,20 @@ class ModuleStore:
 
         if self.manifest.familiarity is None:
             return None
-        self._check_familiarity()
         path = self.path / FAMILIARITY_FILE
-        return read_familiarity(path.read_bytes(), path)
+        return read_familiarity(self._familiarity_bytes(), path)
 
-    def _check_familiarity(self):
+    def _familiarity_bytes(self):
         path, record = self.path / FAMILIARITY_FILE, self.manifest.familiarity
         if not path.is_file():
             raise broken(path, "it is missing")
-        if unlisted({path.name: path}, {path.name: record}):
+        is_same = path.stat().st_size == record["size"]
+        content = path.read_bytes() if is_same else b""
+        if bytes_digest(content) != record["digest"]:
             raise broken(
                 path, "its digest is not the one in the store's manifest"
             )
+        return content
 
     def verify(self) -> None:
         """Checks every file of the store against the manifests.
@@ -139,7 +141,7 @@ class ModuleStore:
         known = {STORE_FILE, *(r.directory for r in self._records.values())}
         if self.manifest.familiarity is not None:
             known.add(FAMILIARITY_FILE)
-            self._check_familiarity()
+            self._familiarity_bytes()
         found = {name.split("/")[0] for name in list_files(self.path)}
         added = sorted(found - known)
         if added:
@@ -365,7 +367,9 @@ def read_module(
 
     manifest = read_module_manifest(directory, record)
     check_files(directory, manifest.files, MODULE_FILE)
-    model = load_keras_file(directory / ARCHIVE_FILE)
+    model = load_keras_file(
+        directory / ARCHIVE_FILE, recorded=manifest.files.get(ARCHIVE_FILE)
+    )
     recorded, content = (record or manifest).content, content_digest(model)
     if content != recorded:
         raise IntegrityError(

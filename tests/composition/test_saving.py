@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kmod.composition import composer
+from kmod.composition import saving
 from kmod.composition.checks import run_tests
 from kmod.composition.composer import compose
 from kmod.composition.composition_manifest import read_composition_manifest
@@ -24,6 +25,7 @@ from kmod.errors import CheckError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.export.write import FORMS
+from kmod.files import check_files
 from kmod.metrics.evaluate import evaluate
 from kmod.modules.adaptation import adapt_model
 from kmod.patching.patcher import patch
@@ -92,6 +94,21 @@ def test_round_trip(saved, directory, images):
     np.testing.assert_array_equal(
         answers(loaded, images), answers(saved[0], images)
     )
+
+
+def test_model_replaced_behind_its_check_is_refused(
+    saved, patched, tmp_path, monkeypatch
+):
+    directory = shutil.copytree(saved[1], tmp_path / "out")
+
+    def check_then_replace(*given):
+        check_files(*given)
+        shutil.rmtree(directory)
+        save(patched, directory, formats=["keras"])
+
+    monkeypatch.setattr(saving, "check_files", check_then_replace)
+    with pytest.raises(IntegrityError, match="model.keras' is not as kmod"):
+        load(directory)
 
 
 @pytest.fixture(scope="module")

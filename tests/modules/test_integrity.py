@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ def test_file_changed_after_opening_is_found(store_copy):
     change_size(store_copy / "cat" / "assets.extra" / "module.keras")
     with pytest.raises(IntegrityError, match="module.keras' has other bytes"):
         store["cat"]
+
+
+def test_bytes_are_checked_that_are_read(store_copy, monkeypatch):
+    store, read = load_store(store_copy), Path.read_bytes
+    changed = store_copy / "cat" / "assets.extra" / "module.yaml"
+
+    def read_another(path):
+        content = read(path)
+        return content.replace(b"0", b"1") if path == changed else content
+
+    monkeypatch.setattr(Path, "read_bytes", read_another)
+    with pytest.raises(IntegrityError, match="its digest is not the one"):
+        store.info("cat")
 
 
 def test_module_by_itself_is_held_against_its_own_manifest(store_copy):
