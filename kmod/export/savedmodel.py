@@ -4,6 +4,7 @@ Modules and composed models are written here, and here is the one place that
 loads a SavedModel.
 """
 
+import errno
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
         model: Classifier, or module of one score.
         class_names: Its classes, in the order of its outputs.
         path: Directory to write into.
+
+    Raises:
+        OSError: If the disk is full or does not let it be written.
     """
     import tensorflow as tf
 
@@ -61,7 +65,16 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
         "serve": served.serve,
         "class_names": served.class_names,
     }
-    tf.saved_model.save(served, str(path), signatures=signatures)
+    try:
+        tf.saved_model.save(served, str(path), signatures=signatures)
+    except (
+        tf.errors.OutOfRangeError,
+        tf.errors.PermissionDeniedError,
+        tf.errors.ResourceExhaustedError,
+        tf.errors.UnknownError,
+    ) as error:  # What TensorFlow makes of the system's errors.
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise OSError(errno.EIO, reason, str(path)) from error
 
 
 def load_saved_model(directory: str | Path) -> Any:

@@ -76,3 +76,15 @@ def test_logits_get_probabilities(images, build):
 
 def test_one_score(images, build):
     assert list(predict_by_name(build(num_classes=1), images)) == ["score"]
+
+
+def test_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        message = "{{node x}} /a/part-0; No space left on device [Op:SaveV2]"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    with pytest.raises(OSError, match="No space left on device: '") as caught:
+        savedmodel.write(model, ("a", "b"), tmp_path / "out")
+    assert caught.value.filename == str(tmp_path / "out")
