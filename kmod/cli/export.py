@@ -1,6 +1,7 @@
 """`kmod export`: writes a model in a form that can be deployed."""
 
 import argparse
+from pathlib import Path
 
 from kmod.cli import console
 from kmod.errors import UsageError
@@ -76,9 +77,12 @@ def run(args: argparse.Namespace) -> int:
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
     from kmod.files import check_output
+    from kmod.files import check_outside
     from kmod.files.plain_yaml import read_yaml
 
-    if not args.serving:
+    if args.serving:  # Beside the versions that are there.
+        check_outside(Path(args.out, "1"))
+    else:
         check_output(args.out, args.overwrite, list_export)
     check_path(args.model)
     if args.quantize is not None and args.data is None:

@@ -4,6 +4,7 @@ from kmod.files.atomic import atomic_directory
 from kmod.files.atomic import atomic_write
 from kmod.files.atomic import check_output
 from kmod.files.atomic import check_output_file
+from kmod.files.atomic import check_outside
 from kmod.files.atomic import seal
 from kmod.files.digests import bytes_digest
 from kmod.files.digests import check_files
@@ -24,6 +25,7 @@ __all__ = [
     "check_files",
     "check_output",
     "check_output_file",
+    "check_outside",
     "data_digest",
     "file_digest",
     "file_record",

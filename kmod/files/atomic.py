@@ -36,6 +36,11 @@ from kmod.files.digests import unlisted
 Listing = Callable[[Path], Mapping[str, Mapping[str, Any]]]
 
 MAX_NAMES = 5
+# The files that make a directory an artifact. A spec may be called so as well,
+# but does not end in its own digest.
+MANIFESTS = ("store.yaml", "composition.yaml", "export.yaml")
+MODULE_MANIFEST = "assets.extra/module.yaml"
+_SEALED = re.compile(rb"\ndigest: sha256:[0-9a-f]{64}\n\Z")
 _SEAL = re.compile(r"# Written by kmod, unchanged while this is (\w+)\n\Z")
 _SEAL_LENGTH = 16  # It guards against accidents, not forgery.
 
@@ -65,12 +70,13 @@ def atomic_directory(
     check_output(path, overwrite, listing)
     temporary = _sibling(path, "tmp")
     try:
-        temporary.mkdir()
-        yield temporary
-        _sync_tree(temporary)
-        # Another process may have finished first.
-        check_output(path, overwrite, listing)
-        _move_into_place(temporary, path)
+        with _named_errors(path):
+            temporary.mkdir()
+            yield temporary
+            _sync_tree(temporary)
+            # Another process may have finished first.
+            check_output(path, overwrite, listing)
+            _move_into_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -89,11 +95,12 @@ def check_output(
             none, so that nothing can be replaced.
 
     Raises:
-        UsageError: If `path` is a file, if it holds files and `overwrite` is
-            not set, or if it holds any that the manifest does not list as
-            they are.
+        UsageError: If `path` is a file or lies inside an artifact, if it holds
+            files and `overwrite` is not set, or if it holds any that the
+            manifest does not list as they are.
     """
     path = Path(os.path.realpath(path))
+    check_outside(path)
     if not path.exists():
         return
     if not path.is_dir():
@@ -130,20 +137,44 @@ def check_output(
         )
 
 
+def check_outside(path: str | Path) -> None:
+    """Refuses an output inside an artifact, which it would break.
+
+    Args:
+        path: File or directory to make.
+
+    Raises:
+        UsageError: If it would lie in a store, module, composed model or
+            export.
+    """
+    path = Path(os.path.realpath(path))
+    for parent in path.parents:
+        if _is_artifact(parent):
+            raise UsageError(
+                "An output must not lie inside what kmod wrote, whose manifest "
+                f"does not list it. Received: '{path}', inside '{parent}'. "
+                "Choose a place beside it."
+            )
+
+
 def atomic_write(path: str | Path, content: str | bytes) -> None:
     """Writes a file so that readers see the old or the new content, never half.
 
     Args:
         path: File to write; its parent directories are made.
         content: Bytes, or text to encode as UTF-8.
+
+    Raises:
+        UsageError: If it lies inside an artifact.
     """
     path = _prepare(path)
     temporary = _sibling(path, "tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
-        temporary.write_bytes(data)
-        _sync(temporary)
-        os.replace(temporary, path)
+        with _named_errors(path):
+            temporary.write_bytes(data)
+            _sync(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
@@ -171,9 +202,11 @@ def check_output_file(path: str | Path, overwrite: bool = False) -> None:
             edited.
 
     Raises:
-        UsageError: If something is at `path` that may not be replaced.
+        UsageError: If something is at `path` that may not be replaced, or it
+            lies inside an artifact.
     """
     path = Path(path)
+    check_outside(path)
     if not path.exists():
         return
     if not overwrite:
@@ -190,12 +223,38 @@ def check_output_file(path: str | Path, overwrite: bool = False) -> None:
         )
 
 
+@contextlib.contextmanager
+def _named_errors(path):
+    """Adds the path to errors that do not name one, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        reason = os.strerror(error.errno)
+        raise OSError(error.errno, reason, str(path)) from error
+
+
 def _prepare(path):
     """Returns the real path, its parent made and swept."""
     path = Path(os.path.realpath(path))
+    check_outside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     return path
+
+
+def _is_artifact(directory):
+    if (directory / MODULE_MANIFEST).is_file():
+        return True
+    paths = (directory / name for name in MANIFESTS)
+    return any(path.is_file() and _is_sealed_manifest(path) for path in paths)
+
+
+def _is_sealed_manifest(path):
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 100))
+        return _SEALED.search(file.read()) is not None
 
 
 def _move_into_place(new, path):

@@ -16,6 +16,7 @@ from kmod.cli.main import main
 from kmod.composition.composer import compose
 from kmod.composition.saving import save
 from kmod.demo import pipeline
+from kmod.files import check_output
 from kmod.spec.spec_file import write_spec
 
 # Imports once and runs every command in a fork, which is killed when all is
@@ -204,6 +205,22 @@ def test_chosen_model_does_not_replace_a_users_folder(
     run(commands, "choose", spec, 2, *more)
     assert content(users_folder.parent) == before
     assert f"Received: '{users_folder}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_written_into_an_artifact(commands, name, donor, capsys):
+    before = content(donor.path)
+    run(commands, name, donor.path / "new", 2)
+    module = donor.path / "3" / "new"
+    more = ("--serving",) if name == "export" else ()
+    run(commands, name, module, 2, *more)
+    assert content(donor.path) == before
+    assert f"inside '{donor.path}'" in capsys.readouterr().err
+
+
+def test_spec_with_the_name_of_a_manifest_is_no_artifact(tmp_path):
+    (tmp_path / "store.yaml").write_text("version: 1\nname: store\n")
+    check_output(tmp_path / "built")
 
 
 def touch(path):

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -314,3 +315,18 @@ def test_edited_file_is_never_replaced(tmp_path, change):
 def test_directory_is_never_replaced_by_a_file(tmp_path):
     with pytest.raises(UsageError, match="which is another"):
         check_output_file(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_errors_of_the_disk_name_the_path(tmp_path, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=f"'{tmp_path}/a'") as caught:
+        atomic_write(tmp_path / "a", "text")
+    assert caught.value.errno == code
+    with pytest.raises(OSError, match=f"'{tmp_path}/b'"):
+        with atomic_directory(tmp_path / "b") as temporary:
+            (temporary / "file").touch()
+    assert list(tmp_path.iterdir()) == []
