@@ -23,9 +23,8 @@ from kmod.files.manifest import to_plain
 from kmod.files.manifest import write_sealed
 from kmod.graph.content import content_digest
 from kmod.modules.adaptation import comparison_images
-from kmod.modules.manifest import STORE_FILE
 from kmod.modules.manifest import InputContract
-from kmod.modules.manifest import read_store_manifest
+from kmod.modules.manifest import store_around
 from kmod.modules.module_store import read_module
 
 VERSION = 1
@@ -145,9 +144,8 @@ def export_model(
 
 def _load_module(path):
     module = read_module(path)
-    contract = _contract(module.model)
-    if (path.parent / STORE_FILE).is_file():
-        contract = read_store_manifest(path.parent).input
+    store = store_around(path)
+    contract = _contract(module.model) if store is None else store.input
     return Exportable(module.model, (module.info.class_name,), contract)
 
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,25 @@ def read_store_manifest(directory: Path) -> StoreManifest:
     return manifest
 
 
+def store_around(directory: str | Path) -> StoreManifest | None:
+    """Reads the manifest of the store that a module lies in.
+
+    Args:
+        directory: Directory of the module.
+
+    Returns:
+        The manifest; `None` if the module lies by itself.
+
+    Raises:
+        ArtifactError: If the store is of another version.
+        IntegrityError: If the manifest is not as it was written.
+    """
+    store = Path(os.path.realpath(directory)).parent
+    if not os.path.lexists(store / STORE_FILE):
+        return None
+    return read_store_manifest(store)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModuleManifest:
     """What is known of a module, and the files it consists of.
@@ -290,8 +310,8 @@ def read_module_manifest(
 
     Args:
         directory: Directory of the module.
-        record: What the store says of the module. Defaults to nothing, for a
-            module by itself.
+        record: What the store says of the module. Defaults to what the one
+            that it lies in says, if it lies in one.
 
     Raises:
         ArtifactError: If it has a version that is not read here, or if there
@@ -307,6 +327,7 @@ def read_module_manifest(
         )
     if not path.exists():
         raise broken(path, "it is missing")
+    record = record or _record_around(directory)
     data = read_manifest(path, MODULE_SCHEMA, record and record.manifest)
     content = data.pop("content")
     files = data.pop("files")
@@ -314,6 +335,18 @@ def read_module_manifest(
         layer: tuple(kept) for layer, kept in data["kept_kernels"].items()
     }
     return ModuleManifest(ModuleInfo(**data), content, files)
+
+
+def _record_around(directory):
+    """Returns what the store around a module says of it, if there is one."""
+    store = store_around(directory)
+    if store is None:
+        return None
+    name = Path(os.path.realpath(directory)).name
+    for record in store.modules:
+        if record.directory == name:
+            return record
+    raise broken(directory / MODULE_FILE, "the store does not name it")
 
 
 def _contradictions(manifest):

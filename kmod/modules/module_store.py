@@ -356,7 +356,7 @@ def read_module(
     Args:
         directory: Directory of the module.
         record: What the store's manifest says of the module. Defaults to
-            nothing, for a module by itself.
+            what the store around it says, if there is one.
 
     Raises:
         ArtifactError: If the archive can not be loaded safely.

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,28 @@ def test_module_by_itself_is_held_against_its_own_manifest(store_copy):
     assert read_module(store_copy / "cat").info.class_name == "cat"
     change_size(store_copy / "cat" / "assets.extra" / "module.keras")
     with pytest.raises(IntegrityError, match="module.keras' has other bytes"):
+        read_module(store_copy / "cat")
+
+
+def test_module_in_a_store_is_held_against_it(store_copy, tmp_path, capsys):
+    manifest = store_copy / "cat" / "assets.extra" / "module.yaml"
+    changed = manifest.read_text().replace("class_name: cat", "class_name: cow")
+    manifest.write_text(changed)
+    with pytest.raises(IntegrityError, match="its digest is not the one"):
+        read_module(store_copy / "cat")
+    assert main(["inspect", str(store_copy / "cat")]) == 4
+    export = ["export", str(store_copy / "cat"), "--format", "savedmodel"]
+    assert main([*export, "--out", str(tmp_path / "out")]) == 4
+    assert "'cow'" not in capsys.readouterr().out
+    (store_copy / "cat").rename(store_copy / "cow")
+    with pytest.raises(IntegrityError, match="the store does not name it"):
+        read_module(store_copy / "cow")
+
+
+def test_pipe_in_the_place_of_the_store_is_refused(store_copy):
+    (store_copy / "store.yaml").unlink()
+    os.mkfifo(store_copy / "store.yaml")
+    with pytest.raises(IntegrityError, match="a link or special file"):
         read_module(store_copy / "cat")
 
 
