@@ -109,16 +109,17 @@ class BestModules(keras.callbacks.Callback):
         rank = epoch_modules.rank(least)
         if self.best is None or rank > self.best.rank(least):
             self.best = epoch_modules
-            self.weights = [ops.convert_to_numpy(v) for v in self._variables]
+            self.weights = [ops.convert_to_numpy(v) for v in self.variables]
 
     def on_train_end(self, logs=None):
         self.model.chosen_epoch = self.best
         if self.best is not None:
             for variable, value in zip(
-                self._variables, self.weights, strict=True
+                self.variables, self.weights, strict=True
             ):
                 variable.assign(value)
 
     @property
-    def _variables(self):
+    def variables(self):
+        """What it keeps of the best epoch, variables of the model."""
         return [*self.model.trainable_variables, self.model.masks.mask]

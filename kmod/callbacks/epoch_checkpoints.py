@@ -8,6 +8,7 @@ from keras import ops
 
 from kmod.callbacks.best_modules import BestModules
 from kmod.callbacks.best_modules import EpochModules
+from kmod.errors import ArtifactError
 from kmod.files.run_directory import RunDirectory
 
 STAGE = "epoch"
@@ -40,6 +41,9 @@ class EpochCheckpoints(keras.callbacks.Callback):
         """Returns the first epoch to train; `epochs` if none is left."""
         if self._last is None:
             return 0
+        number, data = self._last.number, self._last.data
+        if number > epochs or data.get("epoch") != list(range(number)):
+            raise self._misfit(f"epochs {data.get('epoch')} of {epochs}")
         return epochs if self._last.data["stopped"] else self._last.number
 
     def on_train_begin(self, logs=None):
@@ -47,7 +51,12 @@ class EpochCheckpoints(keras.callbacks.Callback):
             return
         data, arrays = self._last.data, self._last.arrays
         variables = _by_name(self._variables())
-        for name, variable in variables.items():
+        if data["best"] is not None:
+            variables |= _by_name({"best": self.best_modules.variables})
+        shapes = {name: tuple(each.shape) for name, each in variables.items()}
+        if shapes != {name: arrays[name].shape for name in arrays}:
+            raise self._misfit("other weights than the run's")
+        for name, variable in _by_name(self._variables()).items():
             variable.assign(arrays[name])
         history = self.model.history
         history.epoch, history.history = data["epoch"], data["history"]
@@ -75,6 +84,13 @@ class EpochCheckpoints(keras.callbacks.Callback):
                 "best": best and dataclasses.asdict(best),
             },
             arrays,
+        )
+
+    def _misfit(self, received):
+        return ArtifactError(
+            "A run goes on with checkpoints of its own epochs and weights. "
+            f"Received: {received}, in the last one in '{self.run.path}'. "
+            "Leave `resume` out to start anew."
         )
 
     def _variables(self):

@@ -15,6 +15,7 @@ import re
 import reprlib
 import secrets
 import zipfile
+import zlib
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,7 +120,10 @@ class RunDirectory:
                 arrays = {key: saved[key] for key in saved.files}
             header = json.loads(arrays.pop(_HEADER).tobytes())
             data = header.pop("data")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError),
+            *(EOFError, RecursionError, zipfile.BadZipFile, zlib.error),
+        ):  # NumPy has no common class for what it can not read.
             return None
         if header != self._header(stage, int(number)):
             return None
@@ -192,7 +196,10 @@ def _read_run(directory):
             raise ValueError("its content does not match its own digest")
         if "identity" not in begun:
             raise ValueError("an earlier version of kmod wrote it")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, OSError),
+        RecursionError,
+    ) as error:
         raise ArtifactError(
             "A run can go on only if its file is as it was written. Received: "
             f"'{path}', which is damaged: {error}. Leave `resume` out to "

@@ -275,9 +275,10 @@ def test_discarding_leaves_files_of_another_origin(run):
         lambda content: b"",
         lambda content: b"\xff",
         lambda content: b"[]",
+        lambda content: b"[" * 100_000,
         lambda content: content.replace(b'"epochs": 3', b'"epochs": 4'),
     ],
-    ids=["cut", "empty", "no-text", "list", "edited"],
+    ids=["cut", "empty", "no-text", "list", "deep", "edited"],
 )
 def test_damaged_run_file_is_named_and_a_new_run_can_begin(run, damage):
     path = run.path / "run.json"

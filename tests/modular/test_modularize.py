@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import json
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ from kmod.callbacks import MaskRecorder
 from kmod.callbacks.epoch_checkpoints import EpochSeed
 from kmod.data import disk_arrays
 from kmod.data.image_data import LabelledImages
+from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.files.run_directory import RunDirectory
 from kmod.metrics.calibration import fit_platt
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.modularize import modularize
@@ -514,6 +517,24 @@ def test_run_of_something_else_is_not_resumed(
     with pytest.raises(UsageError, match=message):
         run(begun_run, resume=True, **given)
     assert count.epochs == []
+
+
+@pytest.mark.parametrize("damage", ["epoch-99", "no-weights"])
+def test_checkpoint_that_does_not_fit_its_run_is_refused(run, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[Kill(2)])
+    begun = json.loads((tmp_path / "run.json").read_text())
+    written = RunDirectory(tmp_path, begun["digest"])
+    last = written.latest("epoch")
+    number = 99 if damage == "epoch-99" else last.number
+    arrays = last.arrays
+    for path in tmp_path.glob("epoch-*"):
+        path.unlink()
+    if damage == "no-weights":
+        arrays = {name: arrays[name] for name in arrays if "model" not in name}
+    written.save("epoch", number, last.data, arrays)
+    with pytest.raises(ArtifactError, match="checkpoints of its own epochs"):
+        run(tmp_path, resume=True)
 
 
 def test_resume_needs_a_run_directory(source, images):
