@@ -14,6 +14,7 @@ from kmod.data.batches import iter_batches
 from kmod.errors import UsageError
 from kmod.graph.channel_graph import score_threshold
 from kmod.graph.sources import functional_of
+from kmod.metrics.chance import answered_classes
 
 WEAK_GAP = 0.1
 RARE = 50  # So many times fewer images than another class are few.
@@ -172,6 +173,7 @@ def evaluate(
         ValueError: If labels or names do not fit the model's scores, or a
             data set has the model's class names in another order.
         UsageError: If `output` is none of its outputs, or is needed.
+        ArtifactError: If the model answers with what is not a number.
 
     Example:
 
@@ -202,6 +204,9 @@ def answers(
     Returns:
         Tuple `(labels, predictions, num_classes)`, the first two int64 arrays
         `(n,)` of class indices.
+
+    Raises:
+        ArtifactError: If scores are not a number.
     """
     labels, predictions, threshold = [], [], None
     for images, true in iter_batches(data, batch_size):
@@ -211,7 +216,7 @@ def answers(
                 threshold = score_threshold(model)
             scores = np.concatenate([2 * threshold - scores, scores], axis=-1)
         labels.append(true)
-        predictions.append(scores.argmax(axis=-1))
+        predictions.append(answered_classes(scores, repr(model.name)))
     return (
         np.concatenate(labels),
         np.concatenate(predictions),

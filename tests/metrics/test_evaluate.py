@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from kmod.errors import ArtifactError
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import auroc_of_unseen
 from kmod.metrics.evaluate import confusions
@@ -205,3 +206,10 @@ def test_a_score_far_from_the_threshold_is_sure(num_scores):
     data = own, np.array([0, 1, 0, 1])
     assert auroc_of_unseen(model, data, own / 20) == 1
     assert auroc_of_unseen(model, data, 2 * own) == 0
+
+
+def test_model_that_answers_no_numbers_is_refused():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.layers[0].kernel.assign(np.full((2, 2), np.nan))
+    with pytest.raises(ArtifactError, match="with NaN for 3 of 3 images"):
+        evaluate(model, (np.ones((3, 2)), np.array([0, 1, 0])))
