@@ -3,6 +3,7 @@
 import argparse
 
 from kmod.cli import console
+from kmod.cli.models import seed
 from kmod.demo.settings import SETTINGS
 from kmod.demo.settings import list_demo
 
@@ -27,7 +28,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--out", default="kmod-demo", metavar="DIR", help="(default: kmod-demo)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument(
         "--overwrite",
         action="store_true",

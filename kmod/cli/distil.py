@@ -6,6 +6,7 @@ from pathlib import Path
 from kmod.cli import console
 from kmod.cli.models import DATA_FORMS
 from kmod.cli.models import positive_integer
+from kmod.cli.models import seed
 from kmod.errors import UsageError
 
 
@@ -65,7 +66,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--batch-size", type=positive_integer, default=64, metavar="N"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )

@@ -3,6 +3,7 @@
 import argparse
 
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import license_expression
 from kmod.cli.module_table import print_store
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
@@ -41,7 +42,10 @@ def add_parser(subparsers) -> None:
         help="output of MODEL.keras to take, where it has several",
     )
     parser.add_argument(
-        "--license", metavar="SPDX", help="licence of the module"
+        "--license",
+        type=license_expression,
+        metavar="SPDX",
+        help="licence of the module",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a store at STORE"

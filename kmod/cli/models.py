@@ -15,6 +15,9 @@ from kmod.cli import console
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.files import check_output
+from kmod.files.plain_yaml import shorten
+from kmod.spec.licences import LicenseSyntaxError
+from kmod.spec.licences import parse_license
 
 if TYPE_CHECKING:
     import keras
@@ -57,12 +60,36 @@ def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
 
 def positive_integer(text: str) -> int:
     """Reads a number of an option, for `argparse`."""
-    number = int(text) if text.isdecimal() else 0
+    number = int(text) if text.isdecimal() and len(text) < 20 else 0
     if number < 1:
         raise argparse.ArgumentTypeError(
-            f"must be a whole number of at least 1. Received: {text!r}"
+            "must be a whole number of at least 1. Received: "
+            f"{shorten(text)}"
         )
     return number
+
+
+def seed(text: str) -> int:
+    """Reads the seed of an option, for `argparse`."""
+    number = int(text) if text.isdecimal() and len(text) < 20 else -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(
+            "must be a whole number from 0 to 4294967295. Received: "
+            f"{shorten(text)}"
+        )
+    return number
+
+
+def license_expression(text: str) -> str:
+    """Reads a licence of an option, for `argparse`."""
+    try:
+        parse_license(text)
+    except LicenseSyntaxError as error:
+        raise argparse.ArgumentTypeError(
+            "must be an SPDX expression, such as Apache-2.0. Received: "
+            f"{shorten(text)}, {error}"
+        ) from error
+    return text
 
 
 def check_path(path: str | Path, takes_calls: bool = False) -> None:

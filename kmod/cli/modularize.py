@@ -8,7 +8,9 @@ from pathlib import Path
 
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import license_expression
 from kmod.cli.models import positive_integer
+from kmod.cli.models import seed
 from kmod.cli.module_table import module_row
 from kmod.cli.negatives import add_negatives_argument
 from kmod.modular.cnnsplitter.options import HEAD_EPOCHS
@@ -82,9 +84,12 @@ def add_parser(subparsers) -> None:
         metavar="NAME",
         help="output of the model to take, where it has several",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument(
-        "--license", metavar="SPDX", help="licence of the modules"
+        "--license",
+        type=license_expression,
+        metavar="SPDX",
+        help="licence of the modules",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a store at STORE"

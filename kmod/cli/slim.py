@@ -5,6 +5,7 @@ import argparse
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
 from kmod.cli.models import positive_integer
+from kmod.cli.models import seed
 from kmod.errors import UsageError
 
 
@@ -74,7 +75,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--batch-size", type=positive_integer, default=64, metavar="N"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument(
         "--overwrite",
         action="store_true",

@@ -44,6 +44,7 @@ from kmod.files.custom_layers import import_here
 TEST_SPLIT = 0.2
 TEST_SEED = 0
 ORDER_SEED = 0
+MAX_CLASSES = 100_000
 CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
 TABLE_FORMS = (".csv", ".npz")
 # Names that the arrays of a split have in files of Keras and of others.
@@ -316,8 +317,10 @@ def load_function(name: str) -> ImageData:
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"Data of {name!r}: {error}") from error
     named = (class_names_of(each) for each in data)
-    count = max(int(part.labels.max()) for part in parts.values()) + 1
-    class_names = next(filter(None, named), None) or map(str, range(count))
+    class_names = next(filter(None, named), None)
+    if class_names is None:
+        labels = [part.labels for part in parts.values()]
+        class_names = map(str, range(_count_classes(labels, name)))
     return ImageData(
         name=name,
         version=_digest(parts),
@@ -587,8 +590,8 @@ def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
         parts = _npz_parts(file, path)
         class_names = file["class_names"] if "class_names" in file else None
     if class_names is None:
-        count = max(int(labels.max()) for _, labels in parts.values()) + 1
-        class_names = range(count)
+        labels = [labels for _, labels in parts.values()]
+        class_names = range(_count_classes(labels, path))
     class_names = tuple(map(str, class_names))
     return parts, _checked_labels(parts, class_names, path)
 
@@ -681,6 +684,19 @@ def _read_array(file, name):
             for n in counts
         )
     return array
+
+
+def _count_classes(labels, name):
+    """Counts the classes of data that do not name them."""
+    count = 1 + max(int(part.max()) for part in labels)
+    if count > MAX_CLASSES:
+        raise ArtifactError(
+            f"Labels are class indices below {MAX_CLASSES:,}, counted from 0. "
+            f"Received: {str(name)!r} with a label {count - 1}. Number the "
+            "classes anew, `names, labels = numpy.unique(labels, "
+            "return_inverse=True)`."
+        )
+    return count
 
 
 def _checked_labels(parts, class_names, path):

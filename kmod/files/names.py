@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MAX_LENGTH = 60
+MAX_NAME = 200  # That of a class in a spec.
 # Windows opens a device instead of a file of such a name.
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
 
@@ -59,6 +60,26 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
         taken.add(candidate)
         chosen[name] = candidate
     return chosen
+
+
+def unusable_names(names: Iterable[str]) -> list[str]:
+    """Lists the names, quoted and cut, that no spec can tell from others.
+
+    Args:
+        names: Different texts.
+
+    Returns:
+        Those of more than 200 characters, with a control character, or of the
+        same letters as one before, composed in another way.
+    """
+    found, spellings = [], set()
+    for name in names:
+        spelling = unicodedata.normalize("NFC", name)
+        has_control = any(unicodedata.category(c) == "Cc" for c in name)
+        if len(name) > MAX_NAME or has_control or spelling in spellings:
+            found.append(ascii(name[:MAX_LENGTH]))
+        spellings.add(spelling)
+    return found
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

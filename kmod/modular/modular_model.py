@@ -20,6 +20,8 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.errors import UsageError
+from kmod.files.names import MAX_NAME
+from kmod.files.names import unusable_names
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.calls import Trace
@@ -28,6 +30,7 @@ from kmod.graph.kernels import KernelTable
 from kmod.graph.sizes import layer_macs
 from kmod.graph.sources import functional_of
 from kmod.metrics.calibration import fit_platt
+from kmod.metrics.chance import NUM_SHOWN
 from kmod.metrics.evaluate import answers
 from kmod.modular.heads import Heads
 from kmod.modular.importance import ImportanceUpdates
@@ -685,7 +688,8 @@ def checked_names(
     """Returns class names, numbers as text where none are given.
 
     Raises:
-        UsageError: If they are not `num_classes` different names.
+        UsageError: If they are not `num_classes` different names, or a spec
+            could not name one.
     """
     if class_names is None:
         return tuple(str(index) for index in range(num_classes))
@@ -699,6 +703,12 @@ def checked_names(
             f"`class_names` must be {num_classes} different names, one for "
             f"each output of the model. Received: {list(names)}. Name each "
             "class once, in the order of the outputs."
+        )
+    if faults := unusable_names(names):
+        raise UsageError(
+            "`class_names` must be what a spec can name: one line of at most "
+            f"{MAX_NAME} characters, no two that look the same. Received: "
+            f"{', '.join(faults[:NUM_SHOWN])}. Rename them."
         )
     return names
 

@@ -289,3 +289,21 @@ def test_damaged_run_exits_with_3(three_path, tmp_path, capsys):
     (run / "run.json").write_text("{")
     assert main(arguments(three_path, tmp_path / "store", "--resume")) == 3
     assert "which is damaged" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "accepted"),
+    [
+        ("--seed", "-1", "from 0 to 4294967295"),
+        ("--seed", "4294967296", "from 0 to 4294967295"),
+        ("--license", "(((", "an SPDX expression"),
+        ("--batch-size", "9" * 5000, "of at least 1"),
+    ],
+    ids=["negative-seed", "large-seed", "licence", "digits"],
+)
+def test_values_are_refused_before_any_work(option, value, accepted, capsys):
+    given = ["modularize", "s.keras", "--data", "digits", "--out", "o"]
+    with pytest.raises(SystemExit) as caught:
+        main([*given, option, value])
+    assert caught.value.code == 2
+    assert accepted in capsys.readouterr().err

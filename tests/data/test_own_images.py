@@ -564,3 +564,10 @@ def test_folder_without_an_image_that_can_be_read(tmp_path, name, count):
     message = f"with {count} such files, none of which can be read"
     with pytest.raises(ArtifactError, match=message):
         load_unlabelled(tmp_path, **GREY)
+
+
+def test_labels_far_above_the_images_are_refused(tmp_path):
+    labels = np.array([0, 1, 2**40])
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((3, 4, 4, 1)), y_train=labels)
+    with pytest.raises(ArtifactError, match="with a label 1099511627776"):
+        load_data(str(tmp_path / "a.npz"))

@@ -11,6 +11,7 @@ from kmod.errors import UsageError
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.losses import SigmoidCrossEntropy
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.modular_model import checked_names
 from kmod.modular.optimizer import ModularAdam
 
 NAMES = ["top", "middle", "bottom"]
@@ -486,3 +487,19 @@ def test_scales_and_shifts_of_deep_networks_learn_more_slowly(
             assert factors[name] == pytest.approx(rate)
         rate = recipe.mask_rate / recipe.head_rate
         assert factors["mask_scores"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("names", "received"),
+    [
+        (("a\x1b[31m", "b"), r"'a\\x1b\[31m'"),
+        (("a" * 201, "b"), "'aaa"),
+        (("\u00e9", "e\u0301"), r"'e\\u0301'"),
+    ],
+    ids=["control-character", "long", "twins"],
+)
+def test_names_that_no_spec_can_name_are_refused(names, received):
+    with pytest.raises(
+        UsageError, match=f"look the same. Received: {received}"
+    ):
+        checked_names(names, 2)
