@@ -19,6 +19,7 @@ from kmod.files.digests import bytes_digest
 
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 32
+MAX_DIGITS = 100
 _MAX_SHOWN = 60
 
 KeyPath = tuple[str | int, ...]
@@ -336,7 +337,7 @@ class _Reader:
 
     def _scalar(self, event, path):
         text = self.document.texts[path] = event.value
-        if not event.implicit[0]:
+        if not event.implicit[0] or _is_no_number(text):
             return text
         tag = self._scalars.resolve(yaml.ScalarNode, text, event.implicit)
         construct = _CONSTRUCTORS.get(tag)
@@ -347,6 +348,14 @@ class _Reader:
         except ValueError:  # Too many digits for an integer.
             return text
         return text if self._is_text(path, value) else value
+
+
+def _is_no_number(text):
+    """Tells of texts that YAML 1.1 alone, or too many digits, make numbers.
+
+    To compute `1:1:1` to the base of 60, or huge numbers, can take minutes.
+    """
+    return ":" in text or len(text) > MAX_DIGITS
 
 
 def _place(mark) -> Place:

@@ -28,6 +28,9 @@ from kmod.files.plain_yaml import KeyPath
 from kmod.files.plain_yaml import shorten
 
 MAX_FAULTS = 50
+# Words that a slip is compared with, and their length: each takes time.
+MAX_COMPARED = 30
+MAX_COMPARED_LENGTH = 200
 MAX_NUMBER = 1_000_000
 _TYPES = {
     "array": "a list",
@@ -181,6 +184,15 @@ def accepted(words: Collection[str]) -> str:
 
 @functools.lru_cache  # A long spec may have one slip a thousand times.
 def _nearest(word, known):
+    if len(word) > MAX_COMPARED_LENGTH:
+        return None
+    if len(known) > MAX_COMPARED:  # Slips are rarely at both ends.
+        ends = word[:1], word[-1:]
+        known = [
+            each
+            for each in known
+            if ends[0] == each[:1] or ends[1] == each[-1:]
+        ][:MAX_COMPARED]
     return next(iter(difflib.get_close_matches(word, known, n=1)), None)
 
 

@@ -129,3 +129,12 @@ def test_only_files_are_read(tmp_path, make):
 def test_missing_file(tmp_path):
     with pytest.raises(ArtifactError, match="No such file or directory"):
         read_yaml(tmp_path / "file.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1" + ":1" * 200_000, "1" + ":1" * 200_000 + ".5", "0x" + "f" * 200_000],
+    ids=["base-60", "base-60-float", "hexadecimal"],
+)
+def test_numbers_that_take_long_are_text(text):
+    assert parse_yaml(f"a: {text}").data == {"a": text}
