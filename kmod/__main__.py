@@ -2,7 +2,9 @@
 
 import sys
 
-from kmod.cli.main import main
-
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # A file here may have the name of a package.
+    from kmod.cli.main import main
+
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ Item = TypeVar("Item")
 
 _PLAIN = {"markup": False, "highlight": False, "emoji": False}
 _PIPE_WIDTH = 200
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _AROUND = 60
 _OUT = Console(**_PLAIN)
 _ERR = Console(stderr=True, **_PLAIN)
@@ -34,17 +36,20 @@ def print_message(text: str, style: str | None = None) -> None:
         text: Message, printed as it is.
         style: Rich style, such as `"red"`; seen on terminals only.
     """
-    _ERR.print(text, style=style, soft_wrap=True)
+    _ERR.print(_shown(text), style=style, soft_wrap=True)
 
 
 def print_data(text: str) -> None:
     """Prints one line of a command's result, to stdout."""
-    _OUT.print(text, soft_wrap=True)
+    _OUT.print(_shown(text), soft_wrap=True)
 
 
 def print_json(data: Any) -> None:
     """Prints plain data as indented JSON, to stdout."""
-    print_data(json.dumps(data, indent=2, ensure_ascii=False))
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    # JSON escapes all other control characters itself.
+    escaped = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    print_data(escaped)
 
 
 def print_table(
@@ -63,8 +68,13 @@ def print_table(
         is_number = all(isinstance(row[index], (int, float)) for row in rows)
         table.add_column(heading, justify="right" if is_number else "left")
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(_shown(str(value)) for value in row))
     _OUT.print(table, width=None if _OUT.is_terminal else _PIPE_WIDTH)
+
+
+def _shown(text):
+    """Replaces control characters, which may steer a terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def point_at(line: str, column: int) -> str:

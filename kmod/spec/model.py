@@ -1,6 +1,7 @@
 """A composition spec as frozen data, made from plain data and turned back."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -326,7 +327,7 @@ def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
 
 
 def _resolve(relative, spec_path):
-    return (spec_path.parent / relative).resolve()
+    return Path(os.path.realpath(spec_path.parent / relative))
 
 
 def _data_ref(data, path):

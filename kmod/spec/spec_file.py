@@ -62,6 +62,11 @@ def load_spec(path: str | Path) -> Spec:
     >>> kmod.load_spec("specs/compose_digits.yaml").class_names
     ('0', '1', '7')
     """
+    if Path(path).exists() and not (
+        Path(path).is_file() or Path(path).is_dir()
+    ):
+        message = "a spec is a regular file. Received: a pipe or device."
+        raise InvalidSpecError(path, [Fault(1, 1, message)])
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     return parse_spec(content, path)
@@ -93,7 +98,7 @@ def parse_spec(content: bytes, path: str | Path) -> Spec:
         raise InvalidSpecError(path, faults)
     warnings = sorted(find_warnings(document))
     return dataclasses.replace(
-        build_spec(document.data, Path(path).resolve()),
+        build_spec(document.data, Path(os.path.realpath(path))),
         warnings=tuple(warning.located(path) for warning in warnings),
         places=document.values,
     )
@@ -210,7 +215,7 @@ def spec_text(spec_dict: Mapping[str, Any], path: str | Path) -> str:
         spec_dict: As `write_spec` takes it.
         path: File that the text is for.
     """
-    folder = Path(path).resolve().parent
+    folder = Path(os.path.realpath(path)).parent
     return yaml.dump(
         _plain(spec_dict, folder),
         Dumper=_Dumper,
@@ -232,6 +237,6 @@ def _plain(value: Any, folder: Path) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, folder) for item in value]
     if isinstance(value, PurePath):
-        relative = os.path.relpath(Path(value).resolve(), folder)
+        relative = os.path.relpath(os.path.realpath(value), folder)
         return Path(relative).as_posix()
     return value

@@ -51,3 +51,14 @@ def test_progress_is_silent_without_a_terminal(capsys):
 )
 def test_point_at(line, column, shown):
     assert console.point_at(line, column) == shown
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys):
+    for show in (console.print_message, console.print_data):
+        show("cat\x1b[31m\x9b0m")
+    console.print_table(["class"], [["cat\x1b[31m"]])
+    console.print_json({"class": "cat\x1b[31m\x9b"})
+    said = "".join(capsys.readouterr())
+    assert "\x1b" not in said and "\x9b" not in said
+    assert said.count("cat\ufffd[31m") == 3
+    assert '"cat\\u001b[31m\\u009b"' in said

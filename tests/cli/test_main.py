@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -386,3 +387,11 @@ def test_check_takes_under_a_second(tmp_path):
         seconds.append(time.monotonic() - start)
         assert done.returncode == 2
     assert min(seconds) < 1
+
+
+def test_no_package_is_imported_from_the_working_directory(tmp_path):
+    (tmp_path / "rich.py").write_text("raise SystemExit(99)")
+    command = [sys.executable, "-m", "kmod", "--version"]
+    path = {"PYTHONPATH": str(Path(kmod.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **path})
+    assert done.returncode == 0

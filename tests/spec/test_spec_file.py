@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import re
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from kmod.errors import SpecError
 from kmod.spec.faults import MAX_FAULTS
+from kmod.spec.faults import InvalidSpecError
 from kmod.spec.model import BaseModel
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import ModuleRef
@@ -952,3 +954,33 @@ def test_path_of_data_starts_at_the_spec(tmp_path):
     assert data == spec.scores.data[0]
     assert data.name == tmp_path / "photos"
     assert str(data) == "photos:test"
+
+
+def test_many_slips_are_explained_in_seconds():
+    stores = "".join(f"  store-{i}: {{path: s{i}}}\n" for i in range(1500))
+    classes = "".join(
+        f"  - {{name: c{i}, module: {{store: stor-{i}, class: a}}}}\n"
+        for i in range(1500)
+    )
+    text = f"version: 1\nname: n\nstores:\n{stores}classes:\n{classes}"
+    begun = time.process_time()
+    with pytest.raises(InvalidSpecError, match="unknown store 'stor-0'"):
+        parse_spec(text.encode(), "spec.yaml")
+    assert time.process_time() - begun < 10
+
+
+def test_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "spec.yaml")
+    with pytest.raises(InvalidSpecError, match="a spec is a regular file"):
+        load_spec(tmp_path / "spec.yaml")
+
+
+def test_loop_of_links_is_a_path_that_leads_nowhere(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "spec.yaml").write_text(
+        "version: 1\nname: n\nstores: {s: {path: a}}\nclasses:\n"
+        "  - {name: x, module: {store: s, class: x}}\n"
+        "  - {name: y, module: {store: s, class: y}}\n"
+    )
+    assert load_spec(tmp_path / "spec.yaml").stores["s"].path.name in "ab"
