@@ -240,11 +240,12 @@ def _paths(spec_path):
 
 def _test_store(store, data_dir):
     yield TestResult("digests", "passed", f"{len(store)} modules")
-    images = comparison_images(store.manifest.input)
+    models = {name: store[name].model for name in store}
+    images = comparison_images(store.manifest.input)  # As all of them take.
     for record in store.manifest.modules:
         name = record.class_name
         directory = store.path / record.directory
-        gap = largest_gap(store[name].model, "savedmodel", directory, images)
+        gap = largest_gap(models[name], "savedmodel", directory, images)
         yield _same_answers(f"answers of {name!r}", gap)
     yield from _same_metrics(store, data_dir)
 

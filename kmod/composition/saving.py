@@ -140,9 +140,29 @@ def load(
         model = load_keras_file(
             directory / KERAS_FILE, recorded=manifest.files[KERAS_FILE]
         )
+    _check_shapes(model, manifest, directory)
     model.class_names = manifest.class_names
     model.manifest = manifest
     return model
+
+
+def _check_shapes(model, manifest, directory):
+    """Refuses a model that its manifest does not describe."""
+    shapes = [x.shape for x in (*model.inputs, *model.outputs)]
+    num_classes = len(manifest.class_names)
+    scores = (None, num_classes), (None, 1 if num_classes == 2 else num_classes)
+    wanted = (None, *manifest.input.shape)
+    if (
+        len(shapes) != 2
+        or len(shapes[0]) != len(wanted)
+        or any(own not in (None, size) for own, size in zip(shapes[0], wanted))
+        or tuple(shapes[1]) not in scores
+    ):
+        raise ArtifactError(
+            "A composed model takes the images that its manifest names and "
+            f"answers for its classes: {wanted} -> {scores[0]}. Received: "
+            f"'{directory}' with {shapes}. Make it again."
+        )
 
 
 def _write_spec(made_from, directory):

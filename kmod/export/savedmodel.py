@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from kmod.errors import ArtifactError
 from kmod.export.operations import check_saved_model
 
 INPUT_NAME = "image"
@@ -94,12 +95,19 @@ def predict(path: Path, images: Any) -> dict[str, Any]:
     """Returns the answers of a written SavedModel, by name.
 
     Raises:
-        ArtifactError: If it holds operations that must not run.
+        ArtifactError: If it holds operations that must not run, or does not
+            answer to such images.
     """
     exported = load_saved_model(path)
-    return {
-        name: values.numpy() for name, values in exported.serve(images).items()
-    }
+    try:
+        answers = exported.serve(images)
+        return {name: values.numpy() for name, values in answers.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ArtifactError(
+            "A SavedModel answers by `serve` with arrays by name. Received: "
+            f"'{path}', of which TensorFlow says: {reason}. Make it again."
+        ) from error
 
 
 def predict_by_name(model: keras.Model, images: Any) -> dict[str, Any]:

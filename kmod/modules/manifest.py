@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -352,6 +353,9 @@ def _record_around(directory):
 def _contradictions(manifest):
     names = manifest.class_names
     faults = []
+    low, high = manifest.input.range
+    if not -math.inf < low < high < math.inf:
+        faults.append(f"values of images are from {low:g} to {high:g}")
     if len(set(names)) < len(names):
         faults.append(f"class names are given twice in {list(names)}")
     for field in ("class_name", "class_index", "directory"):

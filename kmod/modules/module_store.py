@@ -30,6 +30,8 @@ from kmod.files.custom_layers import custom_layers_scope
 from kmod.files.custom_layers import given_custom_layers
 from kmod.files.plain_yaml import broken
 from kmod.modules.adaptation import comparison_images
+from kmod.modules.class_module import CALIBRATION_LAYER
+from kmod.modules.class_module import SCORE_LAYER
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.manifest import FAMILIARITY_FILE
@@ -178,7 +180,9 @@ class ModuleStore:
         if class_name not in self._modules:
             directory = self.path / record.directory
             with custom_layers_scope(self._custom_layers):
-                self._modules[class_name] = read_module(directory, record)
+                module = read_module(directory, record)
+            _check_shapes(module, self.manifest.input)
+            self._modules[class_name] = module
         return self._modules[class_name]
 
     def __contains__(self, class_name: object) -> bool:
@@ -377,7 +381,28 @@ def read_module(
             f"'{directory}' must be the model {recorded}. Received: {content}. "
             "Copy the store again, or make it again."
         )
+    names = {layer.name for layer in model.layers}
+    if missing := sorted({CALIBRATION_LAYER, SCORE_LAYER} - names):
+        raise ArtifactError(
+            f"A module ends in the layers '{CALIBRATION_LAYER}' and "
+            f"'{SCORE_LAYER}'. Received: '{directory}' without {missing}. "
+            "Make it again."
+        )
     return ClassModule(model, manifest.info)
+
+
+def _check_shapes(module, contract):
+    """Refuses a module that its store's input contract does not describe."""
+    model = module.model
+    wanted = [(None, *contract.shape)], [(None, 1)]
+    shapes = [x.shape for x in model.inputs], [y.shape for y in model.outputs]
+    if shapes != wanted:
+        raise ArtifactError(
+            "A module takes the images of its store's input contract and "
+            f"answers with one score: {wanted[0]} -> {wanted[1]}. Received: "
+            f"the module of class {module.info.class_name!r} with {shapes[0]} "
+            f"-> {shapes[1]}. Make the store again."
+        )
 
 
 def _check_modules(modules, manifest):
@@ -388,7 +413,7 @@ def _check_modules(modules, manifest):
             f"modules of {names}."
         )
     for module in modules:
-        info, model = module.info, module.model
+        info = module.info
         if info.class_name not in manifest.class_names:
             raise UsageError(
                 "`modules` must be of the manifest's classes "
@@ -401,17 +426,10 @@ def _check_modules(modules, manifest):
                 f"{manifest.source.digest}. Received: the module of class "
                 f"{info.class_name!r} from {info.source_digest}."
             )
-        wanted = [(None, *manifest.input.shape)], [(None, 1)]
-        shapes = [x.shape for x in model.inputs], [
-            y.shape for y in model.outputs
-        ]
-        if shapes != wanted:
-            raise UsageError(
-                "A module takes the images of its store's input contract and "
-                f"answers with one score: {wanted[0]} -> {wanted[1]}. "
-                f"Received: the module of class {info.class_name!r} with "
-                f"{shapes[0]} -> {shapes[1]}."
-            )
+        try:
+            _check_shapes(module, manifest.input)
+        except ArtifactError as error:
+            raise UsageError(str(error)) from error
 
 
 def _write_module(directory, module, images):

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from kmod.cli.main import main
+from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
+from kmod.modules import manifest as manifests
 from kmod.modules.manifest import read_module_manifest
 from kmod.modules.manifest import read_store_manifest
 from kmod.modules.manifest import write_module_manifest
@@ -177,6 +179,45 @@ def reseal(store, name):
     new = dataclasses.replace(record, manifest=digest)
     modules = tuple(new if r is record else r for r in manifest.modules)
     write_store_manifest(store, dataclasses.replace(manifest, modules=modules))
+
+
+def changed_input(manifest, **changes):
+    images = dataclasses.replace(manifest.input, **changes)
+    return dataclasses.replace(manifest, input=images)
+
+
+@pytest.mark.parametrize(
+    "shape", [(8,), (100_000, 100_000, 3)], ids=["rank-1", "huge"]
+)
+def test_sealed_contract_must_be_that_of_the_modules(store_copy, shape):
+    manifest = read_store_manifest(store_copy)
+    write_store_manifest(store_copy, changed_input(manifest, shape=shape))
+    with pytest.raises(ArtifactError, match="takes the images of its store"):
+        load_store(store_copy)["cat"]
+    assert main(["test", str(store_copy)]) == 3
+
+
+@pytest.mark.parametrize("high", [float("nan"), float("inf"), -1.0])
+def test_sealed_range_must_rise(store_copy, monkeypatch, high):
+    manifest = read_store_manifest(store_copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "_contradictions", lambda _: [])
+        nonsense = changed_input(manifest, range=(0.0, high))
+        write_store_manifest(store_copy, nonsense)
+    with pytest.raises(IntegrityError, match="values of images are from 0"):
+        load_store(store_copy)
+
+
+def test_sealed_signature_must_serve(store_copy):
+    module = tf.Module()
+    image = tf.TensorSpec((None, 8, 8, 3), "float32", "image")
+    module.answer = tf.function(
+        lambda image: {"score": tf.reduce_mean(image, axis=(1, 2, 3))[:, None]},
+        input_signature=[image],
+    )
+    tf.saved_model.save(module, str(store_copy / "cat"))
+    reseal(store_copy, "cat")
+    assert main(["test", str(store_copy)]) == 3
 
 
 def test_strangers_graph_does_not_run(store_copy, tmp_path, capsys):
