@@ -124,6 +124,8 @@ def _load(file, path, allow_custom):
     named = named_layers()
     if not allow_custom:
         _check_classes(file, path, named)
+    if zipfile.is_zipfile(file):
+        _check_sizes(file, path)
     try:
         return keras.saving.load_model(
             file, custom_objects=named, compile=False, safe_mode=True
@@ -235,6 +237,47 @@ def _check_classes(file, path, named):
         "nor read files of their own, and of registered layers that you name. "
         f"Received: {', '.join(refused)} in '{path}'. {way_out}"
     )
+
+
+def _check_sizes(file, path):
+    """Refuses an archive that would make Keras allocate what it lacks.
+
+    Each unit and filter has a weight at least, of half a byte if quantized.
+    """
+    with zipfile.ZipFile(file) as archive:
+        sizes = {item.filename: item.file_size for item in archive.infolist()}
+        if sizes.get("config.json", 0) > MAX_CONFIG_BYTES:
+            largest = sizes["config.json"]
+            _refuse_size(path, f"a config of {largest:,} bytes")
+        if not MEMBERS <= sizes.keys():
+            return
+        try:
+            config = json.loads(archive.read("config.json"))
+        except (RecursionError, ValueError, zipfile.BadZipFile):
+            return  # Keras says what is wrong.
+    largest = max(_widths(config), default=0)
+    if largest > 2 * sizes["model.weights.h5"]:
+        _refuse_size(path, f"a layer of {largest:,} units or filters")
+
+
+def _refuse_size(path, received):
+    raise ArtifactError(
+        "A Keras archive holds the weights that its config declares. Received: "
+        f"{received} in '{path}', which holds fewer bytes of weights or is "
+        "no model. It was not loaded. Save the model again."
+    )
+
+
+def _widths(config):
+    """Yields the numbers of units and filters in a config."""
+    if isinstance(config, dict):
+        for key in ("filters", "units"):
+            if isinstance(config.get(key), int):
+                yield config[key]
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from _widths(value)
 
 
 def _read_config(path):

@@ -203,3 +203,21 @@ def test_preset_without_keras_hub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ArtifactError, match="pip install keras-hub"):
         load_keras_file(tmp_path, allow_custom=True)
+
+
+@pytest.mark.parametrize("allow_custom", [False, True])
+def test_layer_larger_than_the_file_is_not_allocated(tmp_path, allow_custom):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.save(tmp_path / "small.keras")
+    bomb = tmp_path / "bomb.keras"
+    with (
+        zipfile.ZipFile(tmp_path / "small.keras") as archive,
+        zipfile.ZipFile(bomb, "w") as changed,
+    ):
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "config.json":
+                content = content.replace(b'"units": 3', b'"units": 200000000')
+            changed.writestr(name, content)
+    with pytest.raises(ArtifactError, match="a layer of 200,000,000 units"):
+        load_keras_file(bomb, allow_custom=allow_custom)
