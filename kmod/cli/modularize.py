@@ -29,6 +29,7 @@ OPTIONS_OF = {
         "figures",
     ),
 }
+REFINE_EPOCHS = 4
 # A network that keeps more than this hardly became smaller.
 MUCH_KEPT = 0.85
 # Modules that miss what was asked for by more are of little use.
@@ -43,7 +44,8 @@ def add_parser(subparsers) -> None:
         "modularize",
         help="take a trained model apart into one module per class",
         description="Searches for each class's kernels, cuts the modules out, "
-        "saves them as a store and prints what they are beside their source. "
+        "trains them together with their source as teacher, saves them as a "
+        "store and prints what they are beside their source. "
         "What a run has reached is kept in the "
         "directory .STORE.run beside the store until that is saved; a run "
         "that was cut short goes on with --resume and ends as if it had not "
@@ -78,6 +80,20 @@ def add_parser(subparsers) -> None:
         "--mask-from",
         metavar="LAYER",
         help="first layer whose kernels may go; `kmod inspect` lists them",
+    )
+    refinement = parser.add_mutually_exclusive_group()
+    refinement.add_argument(
+        "--refine-epochs",
+        type=positive_integer,
+        default=REFINE_EPOCHS,
+        metavar="N",
+        help="epochs in which the cut modules learn together (default: "
+        f"{REFINE_EPOCHS})",
+    )
+    refinement.add_argument(
+        "--frozen",
+        action="store_true",
+        help="leave the kernels as they are in the source model",
     )
     parser.add_argument(
         "--output",
@@ -168,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.files.run_directory import discard_run
     from kmod.files.run_directory import run_digest
     from kmod.modules.module_store import list_store
+    from kmod.modules.module_store import save_store
 
     _check_options(args)
     out = Path(args.out)
@@ -186,43 +203,57 @@ def run(args: argparse.Namespace) -> int:
         )
 
     from kmod.modular.negatives import negatives_record
-    from kmod.modules.decompose import decompose
+    from kmod.modules.decompose import cut_modules
+    from kmod.modules.refine import refine_modules
 
     source = load_model(args.source, args.output)
     data = load_images(args.data, args, image_shape(source))
     images_for(source, data, "train")
     negatives = load_negatives(args, image_contract(data))
+    train = data.train.images, data.train.labels
+    validation = data.validation.images, data.validation.labels
+    training = {
+        "negatives": negatives,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "verbose": "auto" if console.is_interactive() else 0,
+    }
     by_method = _train_masks if args.method == "gradsplitter" else _search
     modular, arguments = by_method(
         args,
         source,
-        (data.train.images, data.train.labels),
-        (data.validation.images, data.validation.labels),
-        negatives=negatives,
+        train,
+        validation,
         class_names=data.class_names,
         mask_from=args.mask_from,
-        batch_size=args.batch_size,
         value_range=data.value_range,
-        seed=args.seed,
         run_directory=run_directory,
         resume=args.resume,
-        verbose="auto" if console.is_interactive() else 0,
+        **training,
     )
     if negatives is not None:
         arguments["negatives"] = negatives_record(negatives)
-    store = decompose(
+    content = cut_modules(
         modular,
-        out,
-        data=(data.validation.images, data.validation.labels),
-        train=(data.train.images, data.train.labels),
+        data=validation,
+        train=train,
         source_name=model_name(args.source),
         value_range=data.value_range,
         data_source=_data_source(data, out),
         method=args.method,
         arguments={**arguments, "run": run_digest(run_directory)},
         license=args.license,
-        overwrite=overwrite,
     )
+    if not args.frozen:
+        content = refine_modules(
+            content,
+            source,
+            train,
+            validation,
+            epochs=args.refine_epochs,
+            **training,
+        )
+    store = save_store(out, content, overwrite)
     discard_run(run_directory)
     with console.status("measuring"):
         figures = _figures(args, modular, store)

@@ -36,6 +36,12 @@ def add_parser(subparsers) -> None:
         help="the same of its parameters",
     )
     parser.add_argument(
+        "--latency-target",
+        type=float,
+        metavar="R",
+        help="the same of the time of one image, measured on this machine",
+    )
+    parser.add_argument(
         "--only",
         action="append",
         metavar="CLASS",
@@ -123,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
         images,
         macs_target=args.macs_target,
         parameters_target=args.parameters_target,
+        latency_target=args.latency_target,
         only=args.only,
         class_names=class_names,
         validation=validation,

@@ -38,6 +38,7 @@ from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import SourceRecord
 from kmod.modules.manifest import StoreManifest
 from kmod.modules.module_store import ModuleStore
+from kmod.modules.module_store import StoreContent
 from kmod.modules.module_store import list_store
 from kmod.modules.module_store import save_store
 
@@ -98,6 +99,38 @@ def decompose(
         ValueError: If labels are not of the model's classes.
     """
     check_output(path, overwrite, list_store)
+    content = cut_modules(
+        modular,
+        data=data,
+        train=train,
+        source_name=source_name,
+        value_range=value_range,
+        data_source=data_source,
+        method=method,
+        arguments=arguments,
+        license=license,
+        tolerance=tolerance,
+    )
+    return save_store(path, content, overwrite)
+
+
+def cut_modules(
+    modular: ModularModel,
+    *,
+    data: Any,
+    train: Any = None,
+    source_name: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    data_source: Mapping[str, Any] | None = None,
+    method: str = "gradsplitter",
+    arguments: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    tolerance: float = 1e-4,
+) -> StoreContent:
+    """Cuts a module out for every class, as `decompose` does, unsaved.
+
+    Takes the arguments of `decompose` and raises as it does.
+    """
     given, modular = modular, as_float32(modular)
     value_range = checked_range(value_range) or modular.value_range
     images, labels, value_range = _held_out(data, modular, value_range)
@@ -162,7 +195,7 @@ def decompose(
             "stem": stem_sizes([module.model for module in modules]),
         },
     )
-    return save_store(path, modules, manifest, overwrite, familiarity)
+    return StoreContent(modules, manifest, familiarity)
 
 
 def as_float32(modular: ModularModel) -> ModularModel:

@@ -36,6 +36,7 @@ from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import SourceRecord
 from kmod.modules.manifest import StoreManifest
 from kmod.modules.module_store import ModuleStore
+from kmod.modules.module_store import StoreContent
 from kmod.modules.module_store import list_store
 from kmod.modules.module_store import save_store
 
@@ -241,8 +242,8 @@ def module_from_model(
     familiarity = None
     if can_be_familiar(labels, manifest.input):
         familiarity = familiarity_of_store(manifest, [(images, labels)])
-    modules = [ClassModule(module, info)]
-    return save_store(path, modules, manifest, overwrite, familiarity)
+    content = StoreContent([ClassModule(module, info)], manifest, familiarity)
+    return save_store(path, content, overwrite)
 
 
 def _arrays(data, model):

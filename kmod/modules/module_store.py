@@ -52,6 +52,22 @@ if TYPE_CHECKING:
 ARCHIVE_FILE = "assets.extra/module.keras"
 
 
+@dataclasses.dataclass(frozen=True)
+class StoreContent:
+    """What a module store holds, before it is written.
+
+    Attributes:
+        modules: Modules of one source model, one for each class.
+        manifest: What is known of them; its `modules` are filled in when they
+            are written.
+        familiarity: What the source says of images by itself.
+    """
+
+    modules: Sequence[ClassModule]
+    manifest: StoreManifest
+    familiarity: Familiarity | None = None
+
+
 class ModuleStore:
     """The modules of one source model, by class name.
 
@@ -250,21 +266,15 @@ def list_store(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def save_store(
-    path: str | Path,
-    modules: Sequence[ClassModule],
-    manifest: StoreManifest,
-    overwrite: bool = False,
-    familiarity: Familiarity | None = None,
+    path: str | Path, content: StoreContent, overwrite: bool = False
 ) -> ModuleStore:
     """Writes modules as a store, all of them or, on failure, nothing.
 
     Args:
         path: Directory to make.
-        modules: Modules of one source model, one for each class.
-        manifest: What is known of the store; its `modules` are filled in.
+        content: The modules and what is known of them.
         overwrite: Whether a store at `path` may be replaced that nobody
             changed.
-        familiarity: What the source says of images by itself.
 
     Returns:
         The store, opened.
@@ -278,6 +288,7 @@ def save_store(
     from kmod.graph.sources import custom_layers_of
     from kmod.graph.sources import registered_name
 
+    modules, manifest = content.modules, content.manifest
     _check_modules(modules, manifest)
     own = dict.fromkeys(
         kind for module in modules for kind in custom_layers_of(module.model)
@@ -295,7 +306,7 @@ def save_store(
         manifest = dataclasses.replace(
             manifest, modules=records, custom_layers=names
         )
-        _write_manifest(temporary, manifest, familiarity)
+        _write_manifest(temporary, manifest, content.familiarity)
     return load_store(path, custom_layers=own)
 
 

@@ -42,6 +42,7 @@ from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
 from kmod.modules.decompose import module_metrics
 from kmod.modules.module_store import ModuleStore
+from kmod.modules.module_store import StoreContent
 from kmod.modules.module_store import list_store
 from kmod.modules.module_store import save_store
 
@@ -234,21 +235,65 @@ def refine(
     - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
     check_output(path, overwrite, list_store)
-    _check_numbers(epochs, batch_size, learning_rate)
     _check_classes(store)
-    teacher, frozen = _teacher(store, source)
-    num_classes = len(store.class_names)
+    content = StoreContent(
+        [store[name] for name in store.class_names],
+        store.manifest,
+        store.familiarity,
+    )
+    content = refine_modules(
+        content,
+        source,
+        train,
+        validation,
+        negatives=negatives,
+        epochs=epochs,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=learning_rate,
+        distillation=distillation,
+        seed=seed,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+    return save_store(path, content, overwrite)
+
+
+def refine_modules(
+    content: StoreContent,
+    source: keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    negatives: Any = None,
+    epochs: int = 4,
+    batch_size: int = 64,
+    steps_per_epoch: int | None = None,
+    learning_rate: float = 0.008,
+    distillation: float = 3.0,
+    seed: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+) -> StoreContent:
+    """Trains the modules of a store, as `refine` does, unsaved.
+
+    Takes the arguments of `refine` and raises as it does.
+    """
+    _check_numbers(epochs, batch_size, learning_rate)
+    manifest = content.manifest
+    teacher, frozen = _teacher(manifest, source)
+    num_classes = len(manifest.class_names)
     images, labels = to_arrays(validation, num_classes=num_classes)
     arguments = fit_arguments(train, batch_size, steps_per_epoch)
-    contract = store.manifest.input
+    contract = manifest.input
     check_training(arguments, num_classes, contract.shape, contract.range)
     value_range_of(images, contract.range)
     if negatives is not None:
         negatives = check_negatives(negatives, contract.shape, contract.range)
     logits = predict(teacher, images, batch_size)
     check_above_chance(answered_classes(logits), labels)
-    warn_of_rare_classes(labels, store.class_names)
-    modules = [store[name] for name in store.class_names]
+    warn_of_rare_classes(labels, manifest.class_names)
+    modules = content.modules
     keras.utils.set_random_seed(seed)
     joint = JointModel(
         [m.model for m in modules], teacher, distillation, frozen
@@ -294,12 +339,10 @@ def refine(
     }
     if negatives is not None:
         settings["negatives"] = negatives_record(negatives)
-    return save_store(
-        path,
+    return StoreContent(
         refined,
-        _manifest(store, settings, refined, raw, labels),
-        overwrite,
-        store.familiarity,
+        _manifest(manifest, settings, refined, raw, labels),
+        content.familiarity,
     )
 
 
@@ -322,17 +365,17 @@ def _check_classes(store):
         )
 
 
-def _teacher(store, source):
+def _teacher(manifest, source):
     """Returns the source model's copy, and which layers it has frozen."""
-    shape = store.manifest.input.shape
+    shape = manifest.input.shape
     teacher = rebuild(channel_graph(source, input_shape=shape))
     frozen = [layer.name for layer in teacher.layers if not layer.trainable]
     teacher.trainable = False
     digest = content_digest(teacher)
-    if digest != store.manifest.source.digest:
+    if digest != manifest.source.digest:
         raise ArtifactError(
             "Modules are refined with the source model they were cut from, "
-            f"{store.manifest.source.digest}. Received: {source.name!r} with "
+            f"{manifest.source.digest}. Received: {source.name!r} with "
             f"the digest {digest}. Give that source model."
         )
     return teacher, frozen
@@ -358,8 +401,7 @@ def _refined(joint, index, module, raw, is_class):
     return ClassModule(model, info)
 
 
-def _manifest(store, settings, modules, raw, labels):
-    old = store.manifest
+def _manifest(old, settings, modules, raw, labels):
     scale, shift = np.transpose(
         [
             [m.info.calibration["scale"], m.info.calibration["shift"]]

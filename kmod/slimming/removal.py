@@ -1,6 +1,8 @@
 """Removes the kernels of a network that are worth least for what they cost."""
 
 import dataclasses
+import math
+from collections.abc import Collection
 from collections.abc import Mapping
 
 import keras
@@ -9,6 +11,7 @@ from keras import ops
 
 from kmod.data.disk_arrays import take
 from kmod.errors import UnsupportedModelError
+from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.exactness import TOLERANCE
@@ -16,6 +19,7 @@ from kmod.graph.exactness import output_gap
 from kmod.graph.sizes import layer_macs
 from kmod.graph.sizes import layer_parameters
 from kmod.layers import KernelMasks
+from kmod.metrics.latency import measure_latency
 from kmod.modular.importance import joint_importances
 from kmod.modular.macs import Macs
 from kmod.modular.masked_network import MaskedNetwork
@@ -29,6 +33,7 @@ STEPS = 128  # Gradients that importances are worked out from,
 BATCH_SIZE = 32  # each of so many images.
 SURPLUS = 1.5  # What a removal looks ahead by: two layers may share a cost.
 NUM_COMPARED = 32
+TIMED = 6  # Networks that are timed to find one that is fast enough.
 
 
 class GatedNetwork(keras.Model):
@@ -84,6 +89,14 @@ class GatedNetwork(keras.Model):
             layer.trainable = True
         return optimizer.mask_gradients[:, 0]
 
+    def cut(self, mask: np.ndarray) -> keras.Model:
+        """Returns the network of some groups alone.
+
+        Args:
+            mask: Array of zeros and ones `(num_groups,)`.
+        """
+        return rebuild(self.graph, mask[self.graph.kernels.groups])
+
 
 def remove_kernels(
     network: keras.Model,
@@ -122,32 +135,72 @@ def remove_kernels(
     """
     gated = GatedNetwork(network)
     costs = _costs_of(network, gated, budgets)
-    random = np.random.default_rng(seed)
-    count = min(STEPS * BATCH_SIZE, len(images))
-    chosen = np.sort(random.choice(len(images), count, replace=False))
-    images = take(images, chosen)
-    classes = _draw_classes(_logits(network, images), random)
-    gradients = gated.gradients(images, classes)
+    images, gradients = _gradients(network, gated, images, seed)
     mask = _keep(gradients, gated.placement, costs, budgets)
-    smaller = rebuild(gated.graph, mask[gated.graph.kernels.groups])
+    smaller = gated.cut(mask)
     _check(gated, mask, smaller, images[:NUM_COMPARED])
     return smaller
 
 
+def macs_for_latency(
+    network: keras.Model, ratio: float, images: np.ndarray, seed: int
+) -> float:
+    """Finds the multiply-accumulates at which a network is fast enough.
+
+    Networks of the kernels that are worth most are cut and timed, one image
+    at a time, each beside the whole network. Nothing is trained.
+
+    Args:
+        network, images, seed: As in `remove_kernels`.
+        ratio: Time of one image to come down to, as a multiple of the
+            network's.
+
+    Returns:
+        The most multiply-accumulates found that are fast enough.
+
+    Raises:
+        UsageError: If none of the networks is fast enough.
+    """
+    gated = GatedNetwork(network)
+    costs = _costs_of(network, gated, ["macs"])
+    _, gradients = _gradients(network, gated, images, seed)
+    low = least_costs(network, costs)["macs"]
+    high = costs["macs"].of_network(np.ones(gated.placement.may_go.shape))
+    shares = []
+    for _ in range(TIMED):
+        macs = math.sqrt(low * high)
+        smaller = gated.cut(
+            _keep(gradients, gated.placement, costs, {"macs": macs})
+        )
+        shares.append(measure_latency(smaller) / measure_latency(network))
+        if shares[-1] <= ratio:
+            low = macs
+        else:
+            high = macs
+    if min(shares) > ratio:
+        raise UsageError(
+            "`latency_target` must be what removal can reach on this machine, "
+            f"for this model about {min(shares):.2g}. Received: "
+            f"latency_target={ratio}. Give a higher one; small models spend "
+            "their time outside of kernels."
+        )
+    return low
+
+
 def least_costs(
-    network: keras.Model, budgets: Mapping[str, float]
+    network: keras.Model, names: Collection[str]
 ) -> dict[str, float]:
     """Returns what a network costs with one kernel of every layer.
 
     Args:
         network: As in `remove_kernels`.
-        budgets: Whose keys say which costs are meant.
+        names: Which costs, names of `COUNTS`.
     """
     gated = GatedNetwork(network)
     mask = (~gated.placement.may_go).astype("float32")
     for family in gated.placement.families:
         mask[family[0]] = 1
-    costs = _costs_of(network, gated, budgets)
+    costs = _costs_of(network, gated, names)
     return {name: each.of_network(mask) for name, each in costs.items()}
 
 
@@ -169,12 +222,22 @@ def _placement(graph, network):
     return dataclasses.replace(placement, may_go=may_go, families=families)
 
 
-def _costs_of(network, gated, budgets):
+def _costs_of(network, gated, names):
     """Returns how costs are counted, by name."""
     return {
         name: Macs(gated.graph, gated.placement, COUNTS[name](network))
-        for name in budgets
+        for name in names
     }
+
+
+def _gradients(network, gated, images, seed):
+    """Returns images that are drawn, and the gates' gradients by them."""
+    random = np.random.default_rng(seed)
+    count = min(STEPS * BATCH_SIZE, len(images))
+    chosen = np.sort(random.choice(len(images), count, replace=False))
+    images = take(images, chosen)
+    classes = _draw_classes(_logits(network, images), random)
+    return images, gated.gradients(images, classes)
 
 
 def _logits(network, images):

@@ -33,6 +33,7 @@ from kmod.graph.sources import functional_of
 from kmod.modular.modular_model import checked_names
 from kmod.modules.manifest import InputContract
 from kmod.slimming.removal import least_costs
+from kmod.slimming.removal import macs_for_latency
 from kmod.slimming.removal import remove_kernels
 
 USUAL_TARGET = 0.5  # Of the multiply-accumulates, where none is given.
@@ -47,6 +48,7 @@ def slim(
     *,
     macs_target: float | None = None,
     parameters_target: float | None = None,
+    latency_target: float | None = None,
     only: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     output: str | None = None,
@@ -79,6 +81,8 @@ def slim(
             the model's, between 0 and 1. Defaults to 0.5 if no other target is
             given.
         parameters_target: The same of its parameters.
+        latency_target: The same of the time that one image takes, measured
+            on this machine with networks that are cut for it.
         only: Names of two or more classes to keep, in the order of the new
             outputs. Give images of these; of an `ImageData` those of other
             classes are left out. Defaults to all classes.
@@ -124,7 +128,7 @@ def slim(
     - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531), for the
       training.
     """
-    targets = _checked_targets(macs_target, parameters_target)
+    targets = _checked_targets(macs_target, parameters_target, latency_target)
     training = Training(
         epochs,
         batch_size,
@@ -149,12 +153,16 @@ def slim(
         if isinstance(images, ImageData) and set(only) <= {*images.class_names}:
             images = select_classes(images, only)
     before = total_sizes([network])
-    budgets = {name: ratio * before[name] for name, ratio in targets.items()}
-    _check_reach(network, budgets, before)
+    budgets = _budgets(network, targets, before)
     teacher = Teacher(network, "logits", "the model")
     transfer_set = prepare_transfer_set(
         manifest, images, validation, teacher, seed
     )
+    if latency_target is not None:
+        fast = macs_for_latency(
+            network, latency_target, transfer_set.images, seed
+        )
+        budgets["macs"] = min(fast, budgets.get("macs", fast))
     network, cuts = _slimmed(network, budgets, before, transfer_set, training)
     learn(network, transfer_set, training, first_epoch=cuts - 1)
     made = to_classifier(network, manifest)
@@ -173,8 +181,12 @@ def slim(
     return made
 
 
-def _checked_targets(macs_target, parameters_target):
-    targets = {"macs": macs_target, "parameters": parameters_target}
+def _checked_targets(macs_target, parameters_target, latency_target):
+    targets = {
+        "macs": macs_target,
+        "parameters": parameters_target,
+        "latency": latency_target,
+    }
     targets = {name: x for name, x in targets.items() if x is not None}
     for name, ratio in targets.items():
         if not 0 < ratio < 1:
@@ -256,10 +268,17 @@ def _of_classes(manifest, classes):
     )
 
 
-def _check_reach(network, budgets, before):
+def _budgets(network, targets, before):
+    """Returns what the network may cost, if removal can reach it."""
+    budgets = {
+        name: ratio * before[name]
+        for name, ratio in targets.items()
+        if name in before
+    }
     for name, least in least_costs(network, budgets).items():
         if least > budgets[name]:
             raise _out_of_reach(name, least, budgets[name], before[name])
+    return budgets
 
 
 def _out_of_reach(name, least, budget, before):

@@ -12,6 +12,7 @@ from kmod.modules.class_module import ModuleInfo
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import SourceRecord
 from kmod.modules.manifest import StoreManifest
+from kmod.modules.module_store import StoreContent
 from kmod.modules.module_store import save_store
 
 BENCHMARK = Path("benchmarks", "removable_kernels.py")
@@ -84,7 +85,7 @@ def images():
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory, modules, manifest):
     """A store for reading only."""
-    return save_store(tmp_path_factory.mktemp("s") / "store", modules, manifest)
+    return save_store(tmp_path_factory.mktemp("s") / "store", StoreContent(modules, manifest))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from kmod.export.write import FORMS
 from kmod.files import atomic
 from kmod.graph.content import content_digest
 from kmod.modules.module_store import load_store
+from kmod.modules.module_store import StoreContent
 from kmod.modules.module_store import save_store
 
 WITHOUT_KMOD = """
@@ -94,7 +95,7 @@ def test_class_names_never_become_paths(saved):
 def test_only_the_content_digest_does_not_depend_on_the_export(
     saved, modules, manifest, tmp_path
 ):
-    again = save_store(tmp_path / "again", modules[:1], manifest)
+    again = save_store(tmp_path / "again", StoreContent(modules[:1], manifest))
     fish, other = saved.manifest.modules[0], again.manifest.modules[0]
     assert fish.content == other.content
     assert fish.manifest != other.manifest
@@ -158,7 +159,7 @@ def test_failed_save_leaves_nothing(modules, manifest, tmp_path, monkeypatch):
     failing = dataclasses.replace(form, write=fail_at_second)
     monkeypatch.setitem(FORMS, "savedmodel", failing)
     with pytest.raises(OSError, match="disk full"):
-        save_store(tmp_path / "store", modules, manifest)
+        save_store(tmp_path / "store", StoreContent(modules, manifest))
     assert len(calls) == 2
     assert not list(tmp_path.iterdir())
 
@@ -171,15 +172,15 @@ def test_interrupted_overwrite_keeps_the_old_store(
 
     monkeypatch.setattr(atomic, "_move_into_place", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save_store(store_copy, modules[:1], manifest, overwrite=True)
+        save_store(store_copy, StoreContent(modules[:1], manifest), overwrite=True)
     assert len(load_store(store_copy)) == 3
     assert list(store_copy.parent.iterdir()) == [store_copy]
 
 
 def test_overwrite_replaces_the_store(store_copy, modules, manifest):
     with pytest.raises(UsageError, match="must be new or empty"):
-        save_store(store_copy, modules[:1], manifest)
-    store = save_store(store_copy, modules[:1], manifest, overwrite=True)
+        save_store(store_copy, StoreContent(modules[:1], manifest))
+    store = save_store(store_copy, StoreContent(modules[:1], manifest), overwrite=True)
     assert store.class_names == ("🐟",)
 
 
@@ -187,7 +188,7 @@ def test_class_is_not_saved_twice(modules, manifest, tmp_path):
     with pytest.raises(
         UsageError, match=r"one for each class .*\['cat', 'cat'\]"
     ):
-        save_store(tmp_path / "store", [modules[1]] * 2, manifest)
+        save_store(tmp_path / "store", StoreContent([modules[1]] * 2, manifest))
     assert not list(tmp_path.iterdir())
 
 
@@ -263,5 +264,5 @@ def test_unfit_module_is_not_saved(
     modules, manifest, tmp_path, change, error, message
 ):
     with pytest.raises(error, match=message):
-        save_store(tmp_path / "store", [change(modules[1])], manifest)
+        save_store(tmp_path / "store", StoreContent([change(modules[1])], manifest))
     assert not list(tmp_path.iterdir())

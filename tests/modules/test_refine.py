@@ -11,6 +11,7 @@ from kmod.graph.sharing import merge_models
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.decompose import decompose
+from kmod.modules.module_store import StoreContent
 from kmod.modules.module_store import save_store
 from kmod.modules.refine import JointModel
 from kmod.modules.refine import raw_score_model
@@ -192,9 +193,7 @@ def test_other_source_is_refused(store, arrays, tmp_path):
 
 
 def test_store_without_all_classes_is_refused(store, source, arrays, tmp_path):
-    part = save_store(
-        tmp_path / "part", [store["3"], store["9"]], store.manifest
-    )
+    part = save_store(tmp_path / "part", StoreContent([store["3"], store["9"]], store.manifest))
     with pytest.raises(UsageError, match=r"without \['8'\]"):
         refine(part, tmp_path / "new", source, *arrays)
 

@@ -13,6 +13,7 @@ from kmod.composition.saving import save
 from kmod.errors import UsageError
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
+from kmod.slimming import removal
 from kmod.slimming.slim import slim
 from kmod.spec.spec_file import write_spec
 
@@ -120,6 +121,20 @@ def test_few_classes_of_a_model(strong, digits):
 def test_parameters_are_a_target_of_their_own(strong, digits):
     made = slim(strong, digits, parameters_target=0.4, **ONCE)
     assert model_sizes(made).parameters <= 0.4 * model_sizes(strong).parameters
+
+
+def test_latency_target_is_reached_by_networks_that_are_timed(
+    strong, digits, monkeypatch
+):
+    def answers_in(model):
+        return 1000 + model_sizes(model).macs
+
+    monkeypatch.setattr(removal, "measure_latency", answers_in)
+    made = slim(strong, digits, latency_target=0.6, **ONCE)
+    assert 0.5 < answers_in(made) / answers_in(strong) <= 0.6
+    monkeypatch.setattr(removal, "measure_latency", lambda model: 1.0)
+    with pytest.raises(UsageError, match="about 1. .*latency_target=0.6"):
+        slim(strong, digits, latency_target=0.6, **ONCE)
 
 
 def test_frozen_layers_of_a_fine_tuned_model_learn(strong, digits):
