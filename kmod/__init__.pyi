@@ -60,6 +60,7 @@ from .patching.plain_ways import PlainWay as PlainWay
 from .patching.search import PatchCandidate as PatchCandidate
 from .patching.search import PatchChoice as PatchChoice
 from .patching.search import choose_patches as choose_patches
+from .report.write import write_report as write_report
 from .selection.composition_choice import (
     choose_composition as choose_composition,
 )

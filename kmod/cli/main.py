@@ -28,6 +28,7 @@ from kmod.cli import lock
 from kmod.cli import modularize
 from kmod.cli import patch
 from kmod.cli import refine
+from kmod.cli import report
 from kmod.cli import schema
 from kmod.cli import slim
 from kmod.cli import test
@@ -55,13 +56,14 @@ COMMANDS = (
     slim,
     evaluate,
     export,
+    report,
     test,
     schema,
 )
 
 LOADING_MODELS = frozenset(
     "choose compose distil evaluate export import inspect modularize patch "
-    "refine slim test".split()
+    "refine report slim test".split()
 )
 
 _UNEXPECTED = 1

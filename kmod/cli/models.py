@@ -247,7 +247,10 @@ def load_classifier(path: str | Path, output: str | None = None) -> keras.Model:
 
 
 def add_data_arguments(
-    parser: argparse.ArgumentParser, help: str, split: bool = True
+    parser: argparse.ArgumentParser,
+    help: str,
+    split: bool = True,
+    required: bool = True,
 ) -> None:
     """Adds `--data` and what says how it is read.
 
@@ -255,11 +258,13 @@ def add_data_arguments(
         parser: Parser of a command.
         help: What the data are for.
         split: Whether one of their splits is to be named.
+        required: Whether there must be data. If not, nor must a split.
     """
+    metavar = "NAME:SPLIT" if split else "NAME"
     parser.add_argument(
         "--data",
-        required=True,
-        metavar="NAME:SPLIT" if split else "NAME",
+        required=required,
+        metavar=metavar if required else "NAME[:SPLIT]",
         help=f"{help}: {DATA_FORMS}",
     )
     parser.add_argument(

@@ -55,6 +55,7 @@ from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.image_statistics import statistics_model
+from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
 from kmod.spec.model import Spec
 from kmod.spec.spec_file import load_spec
@@ -183,7 +184,7 @@ def build_parts(planned: CompositionPlan) -> dict[str, keras.Model]:
     image = keras.Input(planned.input.shape, dtype=planned.input.dtype)
     measured = {}
     if _needs_statistics(planned):
-        contract, adaptation = _measured_images(planned)
+        contract, adaptation = measured_images(planned)
         model = statistics_model(contract)
         measured[STATISTICS] = adapt_model(model, adaptation, image)
     names = [name for names in _names_by_class(planned) for name in names]
@@ -335,7 +336,7 @@ def _check_familiar(planned, image, outputs, images):
     measured = add_unfamiliarity(
         outputs[STATISTICS],
         _familiarities(planned),
-        _measured_images(planned)[0].shape,
+        measured_images(planned)[0].shape,
         OWN_REJECTED,
     )
     unlike = np.mean(predict(keras.Model(image, measured), images) > 0)
@@ -416,7 +417,7 @@ def _routing(planned, outputs):
         outputs[STATISTICS],
         _familiarities(planned),
         list(worlds.values()),
-        _measured_images(planned)[0].shape,
+        measured_images(planned)[0].shape,
     )
 
     sources = list(worlds)
@@ -443,7 +444,7 @@ def _unfamiliarity(planned, outputs):
     return add_unfamiliarity(
         outputs[STATISTICS],
         _familiarities(planned),
-        _measured_images(planned)[0].shape,
+        measured_images(planned)[0].shape,
         other.reject,
     )
 
@@ -456,10 +457,15 @@ def _needs_statistics(planned):
     )
 
 
-def _measured_images(planned):
-    """Returns which images are measured, and how they are adapted to.
+def measured_images(
+    planned: CompositionPlan,
+) -> tuple[InputContract, Adaptation]:
+    """Returns which images familiarity measures, and how they are adapted to.
 
     Sources that take the same images see them as they are measured.
+
+    Args:
+        planned: The plan.
     """
     contracts = {
         planned.stores[name].manifest.input: planned.adaptations[name]

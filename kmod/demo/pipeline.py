@@ -31,7 +31,7 @@ from kmod.modular.modularize import modularize
 from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.patching.patcher import patch
-from kmod.report.html import write_report
+from kmod.report.write import write_demo_report
 from kmod.spec.spec_file import write_spec
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
@@ -73,7 +73,7 @@ def run_demo(
         results = demo.run()
         text = json.dumps(results, indent=1, ensure_ascii=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-        write_report(folder, results)
+        write_demo_report(folder, results, demo.data)
         manifest = {"version": 1, "files": read_files(folder)}
         write_sealed(folder / DEMO_FILE, manifest)
     return results

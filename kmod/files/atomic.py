@@ -41,7 +41,9 @@ MAX_NAMES = 5
 MANIFESTS = ("store.yaml", "composition.yaml", "export.yaml")
 MODULE_MANIFEST = "assets.extra/module.yaml"
 _SEALED = re.compile(rb"\ndigest: sha256:[0-9a-f]{64}\n\Z")
-_SEAL = re.compile(r"# Written by kmod, unchanged while this is (\w+)\n\Z")
+_SEAL = re.compile(
+    r"(?:# |<!-- )Written by kmod, unchanged while this is (\w+)(?: -->)?\n\Z"
+)
 _SEAL_LENGTH = 16  # It guards against accidents, not forgery.
 
 
@@ -180,17 +182,19 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     _sync(path.parent)
 
 
-def seal(text: str) -> str:
-    """Puts a comment behind a YAML text that tells whether it changed.
+def seal(text: str, comment: str = "# {}") -> str:
+    """Puts a comment behind a text that tells whether it changed.
 
     Args:
         text: The text, with a line break at its end.
+        comment: Form of a comment. Defaults to that of YAML; of HTML it is
+            `"<!-- {} -->"`.
 
     Returns:
         The text with its seal, for `check_output_file`.
     """
-    digest = _seal_digest(text)
-    return f"{text}# Written by kmod, unchanged while this is {digest}\n"
+    words = f"Written by kmod, unchanged while this is {_seal_digest(text)}"
+    return f"{text}{comment.format(words)}\n"
 
 
 def check_output_file(path: str | Path, overwrite: bool = False) -> None:

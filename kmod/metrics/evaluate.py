@@ -101,19 +101,31 @@ class Evaluation:
         """Returns the interval of the accuracy on other images like these.
 
         Args:
-            confidence: How sure it is, 0 to 1.
-
-        Reference:
-
-        - Wilson, 1927, "Probable inference, the law of succession, and
-          statistical inference".
+            confidence: How sure it is, 0 to 1; see `wilson_interval`.
         """
-        from scipy import stats
+        right = self.confusion.diagonal().sum()
+        return wilson_interval(right, self.confusion.sum(), confidence)
 
-        right = int(self.confusion.diagonal().sum())
-        found = stats.binomtest(right, int(self.confusion.sum()))
-        interval = found.proportion_ci(confidence, method="wilson")
-        return float(interval.low), float(interval.high)
+    def intervals_of(
+        self, class_index: int, confidence: float = 0.95
+    ) -> dict[str, tuple[float, float] | None]:
+        """Returns the intervals of a class's precision and recall.
+
+        `None` where there is nothing to count.
+
+        Args:
+            class_index: Index of the class.
+            confidence: How sure they are, 0 to 1; see `wilson_interval`.
+        """
+        hits = self.confusion[class_index, class_index]
+        counts = {
+            "precision": self.confusion[:, class_index].sum(),
+            "recall": self.support[class_index],
+        }
+        return {
+            name: wilson_interval(hits, count, confidence) if count else None
+            for name, count in counts.items()
+        }
 
     def figures_of(self, class_index: int) -> dict[str, float]:
         """Returns the precision, recall and F1 of a class as plain data."""
@@ -142,6 +154,28 @@ class Evaluation:
             },
             "confusion": self.confusion.tolist(),
         }
+
+
+def wilson_interval(
+    hits: int, count: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Returns the interval of a share, of what it would be of many more.
+
+    Args:
+        hits: How many were right.
+        count: Of how many, at least 1.
+        confidence: How sure it is, 0 to 1.
+
+    Reference:
+
+    - Wilson, 1927, "Probable inference, the law of succession, and
+      statistical inference".
+    """
+    from scipy import stats
+
+    found = stats.binomtest(int(hits), int(count))
+    interval = found.proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def evaluate(

@@ -143,7 +143,7 @@ def results(commands, tmp_path_factory):
             known[name] = folder / name
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(pipeline._Demo, "run", write_source)
-                patch.setattr(pipeline, "write_report", lambda *_: None)
+                patch.setattr(pipeline, "write_demo_report", lambda *_: None)
                 patch.setattr(demo, "_print_summary", lambda *_: None)
                 run(commands, name, known[name], 0)
         return known[name]
