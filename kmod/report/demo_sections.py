@@ -32,11 +32,7 @@ def demo_tiles(results: Mapping[str, Any]) -> list[Tile]:
     """Returns the figures that a demo is known by."""
     patch = results["patch"]
     return [
-        Tile(percent(results["source_accuracy"]), "source model's accuracy"),
-        Tile(
-            percent(results["composed_accuracy"]),
-            "accuracy of all modules composed",
-        ),
+        *_accuracies(results),
         Tile(percent(results["retention_rate"]), "of the kernels in a module"),
         Tile(
             f"{results['composed_macs_ratio']:.2f}x",
@@ -69,6 +65,16 @@ def demo_sections(results: Mapping[str, Any]) -> Iterator[Section]:
     caption = "Seconds that every step took."
     table = Table(caption, ["step", "seconds"], rows)
     yield Section("time", "Time", [table])
+
+
+def _accuracies(results):
+    return [
+        Tile(percent(results["source_accuracy"]), "source model's accuracy"),
+        Tile(
+            percent(results["composed_accuracy"]),
+            "accuracy of all modules composed",
+        ),
+    ]
 
 
 def _sizes(results):

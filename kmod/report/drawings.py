@@ -33,12 +33,14 @@ class Shape:
         attributes: Its attributes; `class` gives it its colour.
         text: What it says, of a `text`.
         title: What is said of it when it is pointed at.
+        note: A smaller text behind that of a `text`.
     """
 
     tag: str
     attributes: Mapping[str, Any]
     text: str = ""
     title: str = ""
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +113,12 @@ def _branch(branch, y, middle, stem_end, fan_end, scale):
         bar = _rect(fan_end, y - BAR / 2, length, BAR, kind or "svg-branch")
         shapes.append(dataclasses.replace(bar, title=said))
         end += length
-    label = _text(
-        end + 8,
-        y + 4,
-        _short(branch.class_name),
-        "svg-class",
-        branch.class_name,
-    )
     details = [large(branch.macs)] if branch.macs else []
     details += [branch.note] if branch.note else []
+    name = branch.class_name
+    label = _text(end + 8, y + 4, _short(name), "svg-class", name)
     note = _short(" · ".join(details), 28)
-    shapes.append(label)
-    if note:
-        x = end + 16 + 7.4 * len(label.text)
-        shapes.append(_text(x, y + 4, note, "svg-note", branch.note))
+    shapes.append(dataclasses.replace(label, note=note))
     return shapes
 
 

@@ -56,7 +56,8 @@ def summary_tiles(subject: Subject) -> list[Tile]:
     elif not is_own(manifest):
         sources = {source["source"] for source in manifest.sources}
         tiles += [Tile(f"{modules}", f"modules of {_count(sources, 'source')}")]
-    tiles += _retention(subject)
+    if not subject.results:
+        tiles += _retention(subject)
     what = "parameters"
     if subject.store is not None and not subject.results:
         what = "parameters, all modules composed (estimate)"
@@ -385,7 +386,7 @@ def _layer_map(store, infos, is_one_of_several):
     of = f" of {store.manifest.source.name}" if is_one_of_several else ""
     return HeatMap(
         f"Kernels{of} that each module keeps, by layer, in percent of the "
-        "layer's. Darker is more in light colours, brighter in dark ones.",
+        "layer's.",
         [info.class_name for info in infos],
         layers,
         "class",

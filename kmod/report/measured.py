@@ -293,8 +293,11 @@ def _of_source(subject, labels, digest):
 
 
 def _distances(store, familiarity, distances, own):
-    edges = np.linspace(0, float(np.quantile(distances, 0.995)), NUM_BINS + 1)
-    clipped = np.minimum(distances, edges[-1])
+    threshold = familiarity.threshold(0.05)
+    # What lies far out is counted in the last bin.
+    farthest = max(1.05 * threshold, float(np.quantile(distances, 0.995)))
+    edges = np.linspace(float(distances.min()), farthest, NUM_BINS + 1)
+    clipped = np.minimum(distances, farthest)
     series = {
         name: np.histogram(clipped[chosen], edges)[0] / chosen.sum()
         for name, chosen in (
@@ -309,7 +312,7 @@ def _distances(store, familiarity, distances, own):
         "distance to the nearest class's images",
         edges,
         series,
-        familiarity.threshold(0.05),
+        threshold,
         "beyond it at most 5 % of its own images",
     )
 
@@ -328,8 +331,9 @@ def _changes(subject, measured):
         "Right to wrong": was & ~now,
         "Wrong to another wrong": ~was & ~now & (before != after),
     }
-    accuracy = [percent(float(right.mean())) for right in (was, now)]
-    tiles = [Tile(" → ".join(accuracy), "accuracy, before and after the patch")]
+    accuracy = [f"{100 * right.mean():.1f}" for right in (was, now)]
+    figures = f"{' → '.join(accuracy)} %"
+    tiles = [Tile(figures, "accuracy, before and after the patch")]
     tiles += [
         Tile(f"{chosen.sum():,}", f"images, {name.lower()}")
         for name, chosen in groups.items()

@@ -147,8 +147,8 @@ def report_page(
     """
     measured = None if images is None else measure(subject, images, name)
     results = subject.results
-    tiles = [] if measured is None else measured_tiles(measured)
-    tiles += demo_tiles(results) if results else []
+    tiles = demo_tiles(results) if results else []
+    tiles += [] if measured is None else measured_tiles(measured)
     tiles += summary_tiles(subject)
     sections = [
         Section("summary", "At a glance", [Tiles(tiles)]),

@@ -277,6 +277,23 @@ REFUSED = {
         2,
         "give `--overwrite`.",
     ),
+    "report-missing": (["report", "modle.keras"], 3, "Did you mean 'model"),
+    "report-folder": (["report", "empty"], 3, "which is neither"),
+    "report-out": (
+        ["report", "empty", "--out", "full/thesis.txt"],
+        2,
+        "be replaced with `--overwrite`.",
+    ),
+    "report-overwrite": (
+        ["report", "empty", "--out", "full/thesis.txt", "--overwrite"],
+        2,
+        "Only a file that kmod wrote and nobody edited can be overwritten.",
+    ),
+    "report-data": (
+        ["report", "empty", "--data", "./no"],
+        3,
+        "Received: './no', which is not there.",
+    ),
     "test-missing": (["test", "no"], 3, "'no', which does not exist."),
     "export-overwrite": (
         ["export", MODEL, "--format", "onnx", "--out", "full", "--overwrite"],

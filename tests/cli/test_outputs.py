@@ -116,12 +116,13 @@ def commands(strong, weak, donor, binary_path, tmp_path_factory):
         "patch": ["patch", str(folder / "weak.keras"), *patch, *held_out],
         "slim": ["slim", source, *data, "--epochs", "1"],
         "export": ["export", str(folder / "two"), "--format", "savedmodel"],
+        "report": ["report", str(folder / "two")],
     }
 
 
 NAMES = (
     "demo modularize refine import choose compose distil patch slim "
-    "export".split()
+    "export report".split()
 )
 
 
