@@ -22,6 +22,7 @@ LABELS = 200  # Room for a class's name, right of its branch.
 FAN = 56  # Room for the lines from a stem to its branches.
 LEAST = 2  # What is there is seen.
 CHARACTERS = 24
+SEEN = 24  # Rows.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,9 @@ def draw_diagram(diagram: Diagram) -> Drawing:
 
 def _group(group, top, scale, fan_end):
     rows = max(len(group.branches), 2)
-    height, middle = rows * ROW, top + rows * ROW / 2
+    height = rows * ROW
+    # Of many branches the first are seen at once, and the stem with them.
+    middle = top + min(rows, SEEN) * ROW / 2
     stem_end = NAMES + max(scale * group.stem_macs, LEAST)
     shapes = [
         _text(0, middle - 4, _short(group.name), "svg-name", title=group.name),

@@ -270,7 +270,7 @@ def _weak_group(subject):
 def _module_table(subject):
     manifest = subject.manifest
     if subject.store is not None:
-        infos = [subject.store.info(name) for name in subject.store]
+        (infos,) = subject.module_infos.values()
         return _store_table(infos, subject.store.manifest)
     rows = [
         [
@@ -343,27 +343,21 @@ def kernel_section(subject: Subject) -> Section | None:
         The section; `None` where no store is there to read them from.
     """
     parts = []
-    for store, names in _stores(subject):
-        infos = [store.info(name) for name in names]
+    for store, infos in _stores(subject):
         parts.append(_layer_map(store, infos, len(subject.stores) > 1))
         if len(infos) > 1:
             parts.append(_overlap_map(store, infos))
     return Section("kernels", "Kernels", parts) if parts else None
 
 
-def _stores(subject) -> Iterator[tuple[ModuleStore, list[str]]]:
-    """Yields the stores that are there, and the classes used of each."""
+def _stores(subject) -> Iterator[tuple[ModuleStore, list[ModuleInfo]]]:
+    """Yields the stores that are there, and the modules used of each."""
     if is_own(subject.manifest):
         return
-    for store in subject.stores.values():
-        used = [
-            source["module"]
-            for source in subject.manifest.sources
-            if source["store"] == store.digest
-        ]
-        names = [name for name in store if name in used]
-        if names and store.manifest.kernels:
-            yield store, names
+    for key, store in subject.stores.items():
+        infos = subject.module_infos[key]
+        if infos and store.manifest.kernels:
+            yield store, infos
 
 
 def _layer_map(store, infos, is_one_of_several):
@@ -422,9 +416,8 @@ def _masks(infos: list[ModuleInfo], counts: Mapping[str, int]):
 
 def mast_masks(subject: Subject) -> list[list[int]]:
     """Returns a few classes' masks, each with a few kernels."""
-    for store, names in _stores(subject):
-        infos = [store.info(name) for name in names[:MAST_ROWS]]
-        masks = _masks(infos, store.manifest.kernels)
+    for store, infos in _stores(subject):
+        masks = _masks(infos[:MAST_ROWS], store.manifest.kernels)
         # Where all keep all there is nothing to see.
         columns = np.flatnonzero(masks.min(axis=0) < masks.max(axis=0))
         if len(columns):
@@ -457,7 +450,7 @@ def provenance_section(subject: Subject) -> Section:
     elif not is_own(subject.manifest):
         parts.append(_digests(subject.manifest))
     if subject.store is not None:
-        parts.append(_arguments(subject.store.manifest))
+        parts += _arguments(subject.store.manifest)
     recorded = _recorded(subject.manifest.metrics)
     if recorded:
         caption = "Figures that were recorded when it was made."
@@ -533,11 +526,8 @@ def _arguments(manifest):
         for name, value in _flat(manifest.arguments)
         if value not in (None, [], ())
     ]
-    return Table(
-        f"How the masks were found: arguments of {manifest.method}.",
-        ["argument", "value"],
-        rows,
-    )
+    caption = f"How the masks were found: arguments of {manifest.method}."
+    return [Table(caption, ["argument", "value"], rows)] if rows else []
 
 
 def _flat(data: Mapping[str, Any], path: str = ""):

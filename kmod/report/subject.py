@@ -26,6 +26,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import KmodError
 from kmod.errors import UsageError
 from kmod.files import check_files
+from kmod.modules.class_module import ModuleInfo
 from kmod.modules.manifest import STORE_FILE
 from kmod.modules.module_store import ModuleStore
 from kmod.modules.module_store import load_store
@@ -82,6 +83,22 @@ class Subject:
     def model(self) -> keras.Model:
         """The model that its classes are measured with."""
         return self.load()
+
+    @functools.cached_property
+    def module_infos(self) -> dict[str, list[ModuleInfo]]:
+        """What is known of its modules, by id of the store, read once."""
+        used = {
+            (source["store"], source["module"])
+            for source in self.manifest.sources
+        }
+        return {
+            key: [
+                store.info(name)
+                for name in store
+                if (store.digest, name) in used
+            ]
+            for key, store in self.stores.items()
+        }
 
 
 def open_subject(thing: Any, data_dir: str | Path | None = None) -> Subject:
