@@ -187,9 +187,10 @@ def _groups(subject):
     everything = [Branch(name) for name in manifest.class_names]
     if manifest.slimmed:
         before = manifest.slimmed["before"]["macs"]
-        note = "as it is now"
-        now = Group(manifest.name, note, "slim model", macs, everything)
-        return [Group("before", "kept nowhere here", "model", before, []), now]
+        return [
+            Group("before", "with all its kernels", "model", before, []),
+            Group(manifest.name, "as it is now", "model", macs, everything),
+        ]
     if manifest.student:
         name = manifest.student["architecture"]
         return [Group(name, "one network", "network", macs, everything)]

@@ -1,15 +1,18 @@
 """Reports tell what is in manifests, and what is measured on images."""
 
+import dataclasses
 import html
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import kmod
 from kmod.composition.composer import compose
+from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import load
 from kmod.composition.saving import save
@@ -264,6 +267,45 @@ def test_hundred_classes_fit_in_five_megabytes(tmp_path, report):
     assert "shared stem: 1.00 M MACs" in read.text
     first, second = read.all("table", role="grid")
     assert len(re.findall("<td", text)) > 100 * 20 + 100 * 100
+
+
+STUDENT = {"architecture": "SimCNN", "data": "ants", "num_images": 9}
+LEARNED = {"epochs": 2, "agreement": 0.75, "num_held_out": 4}
+SLIMMED = {"before": {"parameters": 10, "macs": 400}, "data": "ants"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "expected"),
+    [
+        pytest.param(
+            {"student": {**STUDENT, **LEARNED}},
+            "distilled model",
+            ["network: 100 MACs", "75.0 %", "answers as the composition's"],
+            id="distilled",
+        ),
+        pytest.param(
+            {"slimmed": {**SLIMMED, **LEARNED, "num_images": 9}},
+            "slim model",
+            ["model: 400 MACs", "model: 100 MACs", "0.25x, of 400 before"],
+            id="slim",
+        ),
+        pytest.param({}, "model", ["model: 100 MACs"], id="own"),
+    ],
+)
+def test_models_that_hold_no_modules(report, fields, kind, expected):
+    manifest = manifest_of_model(
+        "one",
+        [EVIL, "bee"],
+        InputContract((8, 8, 1), "float32", (0, 1)),
+        "sha256:" + "0" * 64,
+        {"parameters": 5, "macs": 100},
+    )
+    manifest = dataclasses.replace(
+        manifest, sizes={"parameters": 5, "macs": 100}, **fields
+    )
+    read, text = report(SimpleNamespace(manifest=manifest))
+    assert kind in read.text and set(expected) <= set(read.text)
+    assert "No spec is kept with it." in text
 
 
 @pytest.mark.parametrize(
