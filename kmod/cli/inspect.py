@@ -258,14 +258,11 @@ def _next_command(path, output, size, starts):
         return None
     from kmod.cli.models import model_name
 
-    proposal = _proposal(starts)
     return shlex.join(
         [
             *("kmod", "modularize", str(path), "--data", "DATA"),
             *(("--output", output) if output else ()),
             *(("--image-size", *map(str, size)) if size else ()),
-            *("--mask-from", proposal["layer"]),
-            *("--retention-target", str(proposal["retention_target"])),
             *("--out", f"modules/{model_name(path)}"),
         ]
     )

@@ -14,12 +14,18 @@ from kmod.cli.models import seed
 from kmod.cli.module_table import module_row
 from kmod.cli.negatives import add_negatives_argument
 from kmod.modular.cnnsplitter.options import HEAD_EPOCHS
-from kmod.modular.recipe import DEFAULT_BUDGET
+from kmod.modular.recipe import BUDGETS
 from kmod.modular.recipe import DEFAULT_EPOCHS
 
 # The options that belong to one method; all others belong to both.
 OPTIONS_OF = {
-    "gradsplitter": ("recipe", "epochs", "macs_target", "accuracy_budget"),
+    "gradsplitter": (
+        "recipe",
+        "purpose",
+        "epochs",
+        "macs_target",
+        "accuracy_budget",
+    ),
     "cnnsplitter": (
         "population",
         "generations",
@@ -124,21 +130,30 @@ def add_parser(subparsers) -> None:
 
 def _add_gradsplitter(group):
     group.add_argument("--recipe", choices=("default", "paper"))
+    group.add_argument(
+        "--for",
+        dest="purpose",
+        choices=BUDGETS,
+        help="what the modules are for: all of them shall cost no more than "
+        "the source model together, or each shall be small alone (default: "
+        "together)",
+    )
     group.add_argument("--epochs", type=positive_integer, metavar="N")
     group.add_argument(
         "--macs-target",
         type=float,
         metavar="M",
         help="limit of what all modules composed may cost, as a multiple of "
-        "the source model's multiply-accumulates; with --retention-target 1 "
-        "the only limit",
+        "the source model's multiply-accumulates (default: 1 --for together)",
     )
     group.add_argument(
         "--accuracy-budget",
         type=float,
         metavar="B",
-        help="accuracy that modules may lose on validation images: the epoch "
-        f"of the fewest kernels within it is kept (default: {DEFAULT_BUDGET})",
+        help="accuracy that modules may lose on validation images before they "
+        "learn together: the epoch of the fewest kernels within it is kept "
+        f"(default: {BUDGETS['together']:g}, --for alone "
+        f"{BUDGETS['alone']:g})",
     )
 
 
@@ -359,7 +374,7 @@ def _advice(args, modular, figures):
     is_earlier = begins < layers.index(proposed.layer)
     kept = figures["metrics"]["after"]["retention_rate"]
     if kept <= MUCH_KEPT:
-        return _advice_on_loss(args, modular, is_earlier and proposed)
+        return _advice_on_loss(args, modular, figures, is_earlier and proposed)
     target = modular.recipe.retention_target
     if args.method == "cnnsplitter":
         target = _search_options(args).retention_target
@@ -376,30 +391,28 @@ def _advice(args, modular, figures):
             f"--epochs {2 * chosen['epochs']}, so that modules recover from "
             "what they lose; epochs with fewer kernels lost more than "
             f"{budget:.1%} of accuracy",
-            f"--accuracy-budget {2 * budget or DEFAULT_BUDGET:g}, if that is "
-            "worth the size; `kmod refine` wins accuracy back afterwards",
+            f"--accuracy-budget {2 * budget or BUDGETS['alone']:g}, if that "
+            "is worth the size, with more --refine-epochs, which win accuracy "
+            "back",
         ]
     if is_earlier:
         advice.append(
-            f"--mask-from {proposed.layer} --retention-target 1 "
-            "--macs-target 1 and `kmod refine` afterwards, if all modules "
+            f"--mask-from {proposed.layer} --macs-target 1, if all modules "
             "together shall be cheap: compact networks have few kernels to "
             "spare, but a stem is computed once"
         )
     return advice
 
 
-def _advice_on_loss(args, modular, later_start):
-    chosen = modular.chosen_epoch
-    if (
-        args.method != "gradsplitter"
-        or chosen.least_accuracy - chosen.accuracy <= MUCH_LOST
-    ):
+def _advice_on_loss(args, modular, figures, later_start):
+    before, after = (figures["metrics"][key] for key in ("before", "after"))
+    lost = before["accuracy"] - after["accuracy"]
+    if args.method != "gradsplitter" or lost <= MUCH_LOST:
         return []
     epochs = args.epochs or modular.recipe.epochs or DEFAULT_EPOCHS
     advice = [
-        f"--epochs {2 * epochs}, or more images, so that modules recover "
-        "from what they lose; `kmod refine` wins accuracy back afterwards"
+        f"--epochs {2 * epochs}, more --refine-epochs, or more images, so that "
+        "modules recover from what they lose"
     ]
     target = modular.recipe.retention_target
     if target is not None:
@@ -581,8 +594,10 @@ def _search_options(args):
 
 
 def _budget(args):
-    given = args.accuracy_budget
-    return DEFAULT_BUDGET if given is None else given
+    if args.accuracy_budget is not None:
+        return args.accuracy_budget
+    purpose = args.purpose or "together"
+    return BUDGETS["alone" if args.recipe == "paper" else purpose]
 
 
 def _train_masks(args, source, train, validation, **options):
@@ -593,10 +608,11 @@ def _train_masks(args, source, train, validation, **options):
         train,
         validation,
         recipe=args.recipe or "default",
+        purpose=args.purpose or "together",
         retention_target=args.retention_target,
         macs_target=args.macs_target,
         epochs=args.epochs,
-        accuracy_budget=_budget(args),
+        accuracy_budget=args.accuracy_budget,
         **options,
     )
     return modular, {}

@@ -28,7 +28,6 @@ from kmod.metrics.evaluate import weak_classes
 from kmod.metrics.latency import measure_latency
 from kmod.metrics.overlap import class_overlap
 from kmod.modular.modularize import modularize
-from kmod.modular.recipe import DEFAULT
 from kmod.modules.decompose import decompose
 from kmod.patching.patcher import patch
 from kmod.report.write import write_demo_report
@@ -154,10 +153,6 @@ class _Demo:
             (self.data.train.images, self.data.train.labels),
             self._validation,
             class_names=self.data.class_names,
-            recipe=dataclasses.replace(
-                DEFAULT, retention_target=self.settings.retention_target
-            ),
-            mask_from=self.settings.mask_from,
             epochs=self.settings.search_epochs,
             batch_size=self.settings.batch_size,
             seed=self.seed,

@@ -19,8 +19,6 @@ class Settings:
         width: Factor of the source model's layer widths.
         source_epochs: Epochs of the source model's training.
         augment: Whether training images are mirrored and moved.
-        mask_from: First layer whose kernels masks may remove.
-        retention_target: Retention rate to come down to.
         search_epochs: Epochs of the search for masks.
         batch_size: Images to a training step.
         weak_images: Training images that the weak model sees.
@@ -31,8 +29,6 @@ class Settings:
     width: float
     source_epochs: int
     augment: bool
-    mask_from: str
-    retention_target: float
     search_epochs: int
     batch_size: int
     weak_images: int
@@ -44,9 +40,7 @@ DIGITS = Settings(
     width=2.0,
     source_epochs=20,
     augment=False,
-    mask_from="conv_4",
-    retention_target=0.37,
-    search_epochs=24,
+    search_epochs=10,
     batch_size=32,
     weak_images=120,
     weak_epochs=8,
@@ -56,8 +50,6 @@ MNIST = Settings(
     width=1.0,
     source_epochs=4,
     augment=False,
-    mask_from="conv_4",
-    retention_target=0.39,
     search_epochs=4,
     batch_size=64,
     weak_images=500,
@@ -72,8 +64,6 @@ SETTINGS = {
         width=0.25,
         source_epochs=12,
         augment=True,
-        mask_from="conv_8",
-        retention_target=0.22,
         search_epochs=4,
         batch_size=64,
         weak_images=10000,

@@ -13,9 +13,10 @@ from kmod.graph.rules.table import rule_for
 from kmod.graph.sizes import layer_macs
 from kmod.modular.placement import Placement
 from kmod.modular.placement import place
+from kmod.modular.recipe import DEFAULT
 
 SHARES_IN_FRONT = 0.5, 0.9
-KEPT_BEHIND = 0.4
+KEPT_BEHIND = 0.1  # At least, of the kernels that can be removed.
 
 
 class Macs:
@@ -130,8 +131,9 @@ class MaskStart:
 
     @property
     def retention_target(self) -> float:
-        """Retention rate at which two fifths of the removable are kept."""
-        return 1 - (1 - KEPT_BEHIND) * self.removable
+        """The default recipe's, or more where few kernels can be removed."""
+        least = 1 - (1 - KEPT_BEHIND) * self.removable
+        return max(DEFAULT.retention_target, least)
 
 
 def mask_starts(graph: ChannelGraph, source) -> list[MaskStart]:

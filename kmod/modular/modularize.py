@@ -23,14 +23,18 @@ from kmod.errors import UsageError
 from kmod.files.run_directory import RunDirectory
 from kmod.files.run_directory import discard_run
 from kmod.files.run_directory import open_run
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.graph.sources import custom_layers_of
 from kmod.graph.sources import registered_name
 from kmod.metrics.chance import answered_classes
 from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import warn_of_rare_classes
+from kmod.modular.macs import mask_starts
+from kmod.modular.macs import propose_start
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.negatives import check_negatives
-from kmod.modular.recipe import DEFAULT_BUDGET
+from kmod.modular.recipe import BUDGETS
 from kmod.modular.recipe import DEFAULT_EPOCHS
 from kmod.modular.recipe import Recipe
 from kmod.modular.run_identity import run_identity
@@ -44,13 +48,14 @@ def modularize(
     negatives: Any = None,
     class_names: Sequence[str] | None = None,
     recipe: str | Recipe = "default",
+    purpose: str = "together",
     retention_target: float | None = None,
     macs_target: float | None = None,
     mask_from: str | None = None,
     epochs: int | None = None,
     batch_size: int = 64,
     steps_per_epoch: int | None = None,
-    accuracy_budget: float = DEFAULT_BUDGET,
+    accuracy_budget: float | None = None,
     round_to: int = 1,
     value_range: tuple[float, float] | None = None,
     output: str | None = None,
@@ -78,14 +83,22 @@ def modularize(
             have, such as of `keras.utils.image_dataset_from_directory`, and
             else to `"0"`, `"1"`, ...
         recipe: `"default"`, `"paper"` or a `Recipe`.
+        purpose: What the modules are for; other recipes than `"default"` say
+            it themselves. `"together"`: all of them shall cost no more than
+            the source model. Masks begin behind about half of its
+            multiply-accumulates, and `macs_target` is 1. `"alone"`: each
+            shall be small by itself. Masks begin at the first layer.
         retention_target: Retention rate to come down to; see `ModularModel`.
         macs_target: What all modules may cost; see `ModularModel`.
-        mask_from: First layer whose kernels may go; see `ModularModel`.
+        mask_from: First layer whose kernels may go; see `ModularModel`. These
+            three default to what suits `purpose`.
         epochs: Integer. Defaults to the recipe's phases, or 10.
         batch_size: Integer, images to a step, for arrays.
         steps_per_epoch: Integer, batches to an epoch; an endless data set
             needs it. Defaults to all there are.
         accuracy_budget: Accuracy that modules may lose on validation data.
+            Defaults to 0.1 for modules to use together, which `refine` makes
+            as good as before, and to 0.01 for others.
         round_to: Integer; after the choice, each layer's number of kept
             kernels is rounded up to a multiple of it.
         value_range: Smallest and largest pixel value that the source takes.
@@ -122,9 +135,19 @@ def modularize(
         raise UsageError(
             f"`round_to` must be at least 1. Received: round_to={round_to}"
         )
+    if purpose not in BUDGETS:
+        raise UsageError(
+            f"`purpose` must be one of {list(BUDGETS)}. Received: "
+            f"purpose={purpose!r}"
+        )
+    if recipe != "default":
+        purpose = "alone"
+    if accuracy_budget is None:
+        accuracy_budget = BUDGETS[purpose]
     modular, images, labels, source_accuracy = start_modular(
         source,
         validation,
+        are_for_all=purpose == "together",
         class_names=common_class_names(class_names, train, validation),
         recipe=recipe,
         retention_target=retention_target,
@@ -151,7 +174,7 @@ def modularize(
             negatives,
             method="gradsplitter",
             recipe=modular.recipe.as_dict(),
-            mask_from=mask_from,
+            mask_from=modular.mask_from,
             value_range=modular.value_range,
             epochs=epochs,
             batch_size=batch_size,
@@ -191,11 +214,14 @@ def start_modular(
     value_range: tuple[float, float] | None,
     run_directory: str | Path | None,
     resume: bool,
+    are_for_all: bool = False,
     **arguments,
 ) -> tuple[ModularModel, np.ndarray, np.ndarray, float]:
     """Makes the modular model of a source that is better than chance.
 
     Takes the arguments of `modularize`; `arguments` are the modular model's.
+    With `are_for_all`, targets that are not given become those of modules
+    that cost no more than the source model together.
 
     Returns:
         Tuple of the `ModularModel`, the validation images `(n, ...)`, their
@@ -213,6 +239,8 @@ def start_modular(
     keras.utils.set_random_seed(arguments["seed"])
     images, labels = to_arrays(validation)
     value_range = value_range_of(images, value_range)
+    if are_for_all:
+        arguments |= _targets_together(source, images.shape[1:], **arguments)
     modular = ModularModel(
         source,
         value_range=value_range,
@@ -227,6 +255,30 @@ def start_modular(
     logits = predict(modular.flat_source, images)
     accuracy = check_above_chance(answered_classes(logits), labels)
     return modular, images, labels, accuracy
+
+
+def _targets_together(
+    source,
+    input_shape,
+    *,
+    output,
+    mask_from,
+    retention_target,
+    macs_target,
+    **others,
+):
+    """Fills in the targets that are not given."""
+    graph = channel_graph(source, output, input_shape)
+    starts = mask_starts(graph, rebuild(graph))
+    if mask_from is None and starts:
+        start = propose_start(starts)
+        mask_from = start.layer
+        retention_target = retention_target or start.retention_target
+    return {
+        "mask_from": mask_from,
+        "retention_target": retention_target,
+        "macs_target": macs_target or 1.0,
+    }
 
 
 def fit_run(

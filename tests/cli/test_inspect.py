@@ -219,7 +219,7 @@ def test_proposed_command_runs_as_it_stands(tmp_path, capsys, three_path):
         "layer": "conv_3",
         "macs_in_front": pytest.approx(16128 / 25352),
         "removable": pytest.approx(1 / 3),
-        "retention_target": 0.8,
+        "retention_target": 0.7,
     }
     layers = [start["layer"] for start in figures["mask_starts"]]
     assert layers == ["conv_1", "conv_2", "conv_3"]
@@ -231,7 +231,7 @@ def test_proposed_command_runs_as_it_stands(tmp_path, capsys, three_path):
     assert program == "kmod"
     command[command.index("DATA")] = "digits"
     command[-1] = str(tmp_path / "store")
-    command += ["--classes", "3,8,9", "--epochs", "1"]
+    command += ["--classes", "3,8,9", "--epochs", "1", "--frozen"]
     assert main(command) == 0
 
 

@@ -29,7 +29,7 @@ def test_store_is_written_and_the_run_directory_goes(
     out = tmp_path / "store"
     options = ["--epochs", "1", "--batch-size", "256", "--json"]
     options += ["--mask-from", "conv_2", "--retention-target", "0.36"]
-    options += ["--macs-target", "2.5"]
+    options += ["--macs-target", "2.5", "--frozen"]
     assert main(arguments(three_path, out, *options)) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [row["class"] for row in printed["modules"]] == list("389")
@@ -48,7 +48,7 @@ def test_store_is_written_and_the_run_directory_goes(
     assert printed["calibration"] == {"uncalibrated": [], "num_images": 86}
     # One epoch is too few, so that these modules lose much.
     epochs, target = printed["advice"]
-    assert epochs.startswith("--epochs 2, ")
+    assert epochs.startswith("--epochs 2, more --refine-epochs, ")
     assert target == "a higher --retention-target than 0.36"
     # The spec is ready and its commands are, too.
     following = printed["next"]
@@ -68,10 +68,35 @@ def test_store_is_written_and_the_run_directory_goes(
     assert printed["composition"]["parameters"] == sizes.parameters
 
 
+def test_modules_cost_no_more_than_their_source_together(
+    source_path, tmp_path, capsys
+):
+    out = tmp_path / "store"
+    argv = [
+        "modularize",
+        str(source_path),
+        "--data",
+        "digits",
+        "--out",
+        str(out),
+    ]
+    argv += ["--epochs", "6", "--batch-size", "128", "--refine-epochs", "2"]
+    assert main([*argv, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    manifest = load_store(out).manifest
+    assert manifest.arguments["mask_from"] == "conv_2"
+    assert manifest.arguments["refinement"]["epochs"] == 2
+    before, after = (manifest.metrics[key] for key in ("before", "after"))
+    assert printed["composition"]["macs"] <= 1.02 * before["macs"]
+    assert after["accuracy"] > before["accuracy"] - 0.05
+    assert after["retention_rate"] < 0.6
+
+
 def test_result_is_one_table(three_path, tmp_path, capsys):
     out = tmp_path / "store"
     options = ["--epochs", "2", "--batch-size", "64", "--mask-from", "conv_2"]
     options += ["--retention-target", "0.9", "--accuracy-budget", "0.9"]
+    options += ["--macs-target", "9", "--refine-epochs", "1"]
     assert main(arguments(three_path, out, *options)) == 0
     out, err = capsys.readouterr()
     heading, *rows = [line.split() for line in out.splitlines()]
@@ -121,19 +146,20 @@ def test_network_that_keeps_nearly_all_kernels_is_told_what_helps(
     figures["metrics"] = {"after": after}
     epochs, budget, mask_from = modularize._advice(args, modular, figures)
     assert epochs.startswith("--epochs 20, ")
-    assert "more than 1.0% of accuracy" in epochs
-    assert budget.startswith("--accuracy-budget 0.02, ")
-    assert mask_from.startswith("--mask-from conv_2 --retention-target 1 ")
-    after["retention_rate"] = 0.85
+    assert "more than 10.0% of accuracy" in epochs
+    assert budget.startswith("--accuracy-budget 0.2, ")
+    assert mask_from.startswith("--mask-from conv_2 --macs-target 1, ")
+    figures["metrics"] |= {"before": {"accuracy": 0.95}}
+    after |= {"retention_rate": 0.85, "accuracy": 0.91}
     assert modularize._advice(args, modular, figures) == []
 
 
 def test_modules_that_lose_much_are_told_what_helps(short_of_its_target):
     args, modular = short_of_its_target
-    modular.chosen_epoch = EpochModules(0, 0.25, 0.4, 0.93)
-    figures = {"metrics": {"after": {"retention_rate": 0.4}}}
+    after = {"retention_rate": 0.4, "accuracy": 0.25}
+    figures = {"metrics": {"before": {"accuracy": 0.93}, "after": after}}
     epochs, target, mask_from = modularize._advice(args, modular, figures)
-    assert epochs.startswith("--epochs 20, or more images, ")
+    assert epochs.startswith("--epochs 20, more --refine-epochs, or more ")
     assert target == "a higher --retention-target than 0.4"
     assert mask_from.startswith("--mask-from conv_2, ")
 
@@ -204,6 +230,7 @@ def test_missing_source_exits_with_3(tmp_path, capsys):
 
 
 SHORT = ["--epochs", "1", "--batch-size", "512", "--mask-from", "conv_2"]
+SHORT += ["--refine-epochs", "1"]
 
 
 @pytest.fixture(scope="module")

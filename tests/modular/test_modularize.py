@@ -137,7 +137,9 @@ def test_phases_need_the_optimiser_of_modular_models(source, images):
 def test_readme_way_ends_as_modularize_does(source, images):
     train, validation = split(images)
     options = {"epochs": 3, "batch_size": 16, "verbose": 0}
-    expected = modularize(source, train, validation, seed=3, **options)
+    expected = modularize(
+        source, train, validation, purpose="alone", seed=3, **options
+    )
     keras.utils.set_random_seed(3)
     modular = ModularModel(source, seed=3)
     modular.compile()

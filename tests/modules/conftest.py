@@ -85,7 +85,9 @@ def images():
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory, modules, manifest):
     """A store for reading only."""
-    return save_store(tmp_path_factory.mktemp("s") / "store", StoreContent(modules, manifest))
+    return save_store(
+        tmp_path_factory.mktemp("s") / "store", StoreContent(modules, manifest)
+    )
 
 
 @pytest.fixture

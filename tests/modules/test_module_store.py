@@ -13,8 +13,8 @@ from kmod.errors import UsageError
 from kmod.export.write import FORMS
 from kmod.files import atomic
 from kmod.graph.content import content_digest
-from kmod.modules.module_store import load_store
 from kmod.modules.module_store import StoreContent
+from kmod.modules.module_store import load_store
 from kmod.modules.module_store import save_store
 
 WITHOUT_KMOD = """
@@ -172,7 +172,9 @@ def test_interrupted_overwrite_keeps_the_old_store(
 
     monkeypatch.setattr(atomic, "_move_into_place", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save_store(store_copy, StoreContent(modules[:1], manifest), overwrite=True)
+        save_store(
+            store_copy, StoreContent(modules[:1], manifest), overwrite=True
+        )
     assert len(load_store(store_copy)) == 3
     assert list(store_copy.parent.iterdir()) == [store_copy]
 
@@ -180,7 +182,9 @@ def test_interrupted_overwrite_keeps_the_old_store(
 def test_overwrite_replaces_the_store(store_copy, modules, manifest):
     with pytest.raises(UsageError, match="must be new or empty"):
         save_store(store_copy, StoreContent(modules[:1], manifest))
-    store = save_store(store_copy, StoreContent(modules[:1], manifest), overwrite=True)
+    store = save_store(
+        store_copy, StoreContent(modules[:1], manifest), overwrite=True
+    )
     assert store.class_names == ("🐟",)
 
 
@@ -264,5 +268,7 @@ def test_unfit_module_is_not_saved(
     modules, manifest, tmp_path, change, error, message
 ):
     with pytest.raises(error, match=message):
-        save_store(tmp_path / "store", StoreContent([change(modules[1])], manifest))
+        save_store(
+            tmp_path / "store", StoreContent([change(modules[1])], manifest)
+        )
     assert not list(tmp_path.iterdir())

@@ -193,7 +193,10 @@ def test_other_source_is_refused(store, arrays, tmp_path):
 
 
 def test_store_without_all_classes_is_refused(store, source, arrays, tmp_path):
-    part = save_store(tmp_path / "part", StoreContent([store["3"], store["9"]], store.manifest))
+    part = save_store(
+        tmp_path / "part",
+        StoreContent([store["3"], store["9"]], store.manifest),
+    )
     with pytest.raises(UsageError, match=r"without \['8'\]"):
         refine(part, tmp_path / "new", source, *arrays)
 
