@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
+import gc
 import shutil
 
 import keras
@@ -36,6 +37,14 @@ def build(num_classes=len(NAMES), seed=0):
     x = keras.layers.Dense(num_classes, name="logits")(x)
     x = keras.layers.Softmax(name="probabilities")(x)
     return keras.Model(image, x, name=f"source_{seed}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_garbage():
+    """Keeps collections from visiting what earlier tests have left, again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,7 @@ def test_store_reproduces_its_figures_on_a_folder(
     (photos / "train" / "3" / "notes.txt").write_text("no image")
     argv = ["modularize", three_path, "--data", photos, "--classes", "3,8,9"]
     argv += [
+        "--frozen",
         "--out",
         out,
         "--epochs",

@@ -69,27 +69,19 @@ def test_store_is_written_and_the_run_directory_goes(
 
 
 def test_modules_cost_no_more_than_their_source_together(
-    source_path, tmp_path, capsys
+    three_path, tmp_path, capsys
 ):
     out = tmp_path / "store"
-    argv = [
-        "modularize",
-        str(source_path),
-        "--data",
-        "digits",
-        "--out",
-        str(out),
-    ]
-    argv += ["--epochs", "6", "--batch-size", "128", "--refine-epochs", "2"]
-    assert main([*argv, "--json"]) == 0
+    options = ["--epochs", "6", "--batch-size", "64", "--refine-epochs", "2"]
+    assert main(arguments(three_path, out, *options, "--json")) == 0
     printed = json.loads(capsys.readouterr().out)
     manifest = load_store(out).manifest
     assert manifest.arguments["mask_from"] == "conv_2"
+    assert manifest.arguments["recipe"]["macs_target"] == 1
     assert manifest.arguments["refinement"]["epochs"] == 2
     before, after = (manifest.metrics[key] for key in ("before", "after"))
-    assert printed["composition"]["macs"] <= 1.02 * before["macs"]
+    assert printed["composition"]["macs"] <= 1.05 * before["macs"]
     assert after["accuracy"] > before["accuracy"] - 0.05
-    assert after["retention_rate"] < 0.6
 
 
 def test_result_is_one_table(three_path, tmp_path, capsys):

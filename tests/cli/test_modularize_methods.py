@@ -15,7 +15,7 @@ def test_store_names_its_method(source_path, tmp_path, capsys):
     out = tmp_path / "store"
     options = ["--method", "cnnsplitter", "--population", "4"]
     options += ["--generations", "2", "--images", "40", "--head-epochs", "0"]
-    options += ["--retention-target", "0.8", "--json"]
+    options += ["--retention-target", "0.8", "--frozen", "--json"]
     assert main(arguments(source_path, out, *options)) == 0
     assert len(json.loads(capsys.readouterr().out)["modules"]) == 10
     manifest = load_store(out).manifest

@@ -45,7 +45,7 @@ def test_commands_say_in_the_store_which_they_were(
     data = ["--data", "digits", "--classes", "3,8,9", "--batch-size", "256"]
     data += ["--negatives", str(saved(tmp_path, 1)), "--epochs", "1"]
     store, source = str(tmp_path / "store"), str(three_path)
-    assert main(["modularize", source, *data, "--out", store]) == 0
+    assert main(["modularize", source, *data, "--out", store, "--frozen"]) == 0
     new = f"{store}-2"
     assert main(["refine", store, source, *data, "--out", new]) == 0
     arguments = load_store(new).manifest.arguments

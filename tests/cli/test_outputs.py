@@ -107,7 +107,7 @@ def commands(strong, weak, donor, binary_path, tmp_path_factory):
     distil += ["--limit", "20", "--epochs", "1"]
     return {
         "demo": ["demo"],
-        "modularize": ["modularize", source, *search],
+        "modularize": ["modularize", source, *search, "--frozen"],
         "refine": ["refine", str(donor.path), source, *search],
         "import": ["import", str(binary_path), "--class", "9", *data[:2]],
         "choose": ["choose", *classes, *held_out[:2]],
