@@ -44,8 +44,9 @@ from common import write_result
 NAME = "kills"
 OUT = "store"
 RUN = f".{OUT}.run"
-COMMON = ["--data", "digits", "--mask-from", "conv_2", "--out", OUT]
+COMMON = ["--data", "digits", "--mask-from", "conv_2", "--frozen", "--out", OUT]
 GRADSPLITTER = ["--epochs", "4", "--batch-size", "256", *COMMON]
+GRADSPLITTER += ["--for", "alone"]
 CNNSPLITTER = ["--method", "cnnsplitter", "--population", "6", *COMMON]
 CNNSPLITTER += ["--generations", "3", "--images", "60", "--head-epochs", "2"]
 COMMANDS = {

@@ -51,7 +51,8 @@ classes:
 """
 COMMANDS = {
     "modularize": "modularize source.keras --data photos --out modules "
-    "--mask-from conv_2 --retention-target 0.8 --epochs 2 --overwrite",
+    "--for alone --frozen --mask-from conv_2 --retention-target 0.8 "
+    "--epochs 2 --overwrite",
     "refine": "refine modules source.keras --data photos --out refined "
     "--epochs 1 --overwrite",
     "compose": "compose photos.yaml --out composed --overwrite",
@@ -62,7 +63,8 @@ COMMANDS = {
     "--data photos:validation --images-per-class 1000 --out chosen.yaml "
     "--compose chosen --overwrite",
     CONTROL: "modularize source.keras --data photos --out control "
-    "--mask-from conv_2 --retention-target 0.8 --epochs 2 --overwrite",
+    "--for alone --frozen --mask-from conv_2 --retention-target 0.8 "
+    "--epochs 2 --overwrite",
 }
 
 

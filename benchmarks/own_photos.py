@@ -5,7 +5,7 @@
 As somebody with photos of their own would: MobileNetV2 of alpha 0.35 is trained
 on six classes of CIFAR-10, enlarged to 96x96, and fine-tuned by plain `fit`, as
 Keras' guide does, on a folder of 600 photos of the four other classes, 150 of
-each. Then `inspect`, `modularize` with default options, `compose`, `evaluate`,
+each. Then `inspect`, `modularize --for alone`, `compose`, `evaluate`,
 `patch`, `export` and `test` run one after another, each as a process of its
 own. A seed draws the photos and sets that of the trainings and of the search.
 The weak model that is patched saw a tenth of one class's photos, and its base

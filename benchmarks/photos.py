@@ -285,7 +285,7 @@ def take_apart(
         photos: What `--data` is given.
         options: Further options of `modularize`.
         few: Classes of a smaller model.
-        is_proposed: Whether `modularize` gets the options that `inspect`
+        is_proposed: Whether masks begin at the layer that `inspect`
             proposes.
         more: Further images to evaluate on, by name.
 
@@ -300,11 +300,14 @@ def take_apart(
         return rows[step]["printed"]
 
     start = run("inspect", "inspect", "source.keras")["mask_from"]
-    proposed = ["--mask-from", start["layer"], "--retention-target"]
+    # Two fifths of what can be removed stay.
+    target = round(1 - 0.6 * start["removable"], 2)
+    proposed = ["--mask-from", start["layer"], "--retention-target", target]
     store = run(
         "modularize",
         *("modularize", "source.keras", "--data", photos),
-        *((*proposed, start["retention_target"]) if is_proposed else ()),
+        *("--for", "alone", "--frozen"),
+        *(proposed if is_proposed else ()),
         *(*options, "--out", f"modules/{name}"),
     )["store"]
     tests = {"": f"{photos}:test"}

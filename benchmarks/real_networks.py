@@ -6,8 +6,8 @@
 folder: CIFAR-10's images, enlarged to 96x96. MobileNetV2 of alpha 0.35 and a
 residual network of 27 convolutions are trained on them by plain `fit` from
 random weights, most epochs at 48x48. Then kmod's commands run one after
-another, each as a process of its own: `inspect`, `modularize` as `inspect`
-proposes with `--epochs` epochs, `compose` of all classes and of three,
+another, each as a process of its own: `inspect`, `modularize --for alone`
+from the layer that it proposes, `compose` of all classes and of three,
 `evaluate`, `patch` of a small network that saw a tenth of one class's photos,
 `export` and `test`. Times are the wall clock's, with the number of processes
 that wanted a core (`load`) beside them, and memory is the most that a process

@@ -4,7 +4,7 @@
 
 Far sources know a data set each, near ones a part of the classes of CIFAR-10:
 animals and vehicles, or five classes each of a random split. Each is trained,
-modularized with default options and cut into a store below `--work`. Far ones,
+modularized for modules alone and cut into a store below `--work`. Far ones,
 animals and vehicles are made with every seed, each split with one of them.
 """
 
@@ -140,6 +140,7 @@ def store_of(args, source: Source, seed: int) -> Path:
         (data.train.images, data.train.labels),
         held_out,
         class_names=data.class_names,
+        purpose="alone",
         epochs=source.mask_epochs,
         seed=seed,
         verbose=0,
