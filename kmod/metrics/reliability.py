@@ -1,4 +1,4 @@
-"""Whether a classifier is as sure as it is right."""
+"""Calibration of a classifier: its confidence beside its accuracy."""
 
 import dataclasses
 
@@ -9,13 +9,13 @@ NUM_BINS = 15
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReliabilityCurve:
-    """How often answers are right, by how sure they are.
+    """The accuracy of answers, by their confidence (reliability diagram).
 
     Attributes:
         edges: Float array `(num_bins + 1,)`, bin edges from 0 to 1.
         counts: int64 array `(num_bins,)`: answers in each bin.
-        confidence: Float array, per bin: mean of how sure they are, not a
-            number in an empty bin.
+        confidence: Float array, per bin: its mean, not a number in an
+            empty bin.
         accuracy: Float array, per bin: share of right ones, not a number in
             an empty bin.
     """
@@ -35,7 +35,7 @@ class ReliabilityCurve:
 def measure_reliability(
     confidence: np.ndarray, is_right: np.ndarray, num_bins: int = NUM_BINS
 ) -> ReliabilityCurve:
-    """Compares how sure answers are with how often they are right.
+    """Compares the confidence of answers with their accuracy.
 
     Args:
         confidence: Float array `(n,)`, probability of every answer, 0 to 1.

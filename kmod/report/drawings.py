@@ -178,7 +178,7 @@ def draw_histogram(chart: Histogram) -> Drawing:
 
 
 def draw_reliability(chart: Reliability) -> Drawing:
-    """Draws how often answers are right over how sure they are."""
+    """Draws the accuracy of answers over their confidence."""
 
     def x_of(value):
         return LEFT + value * (CHART_WIDTH - LEFT - RIGHT)
@@ -206,7 +206,7 @@ def draw_reliability(chart: Reliability) -> Drawing:
                 x_of(value), CHART_HEIGHT - 28, f"{100 * value:.0f}", "svg-tick"
             )
         )
-    shapes.append(_axis_label("how sure, in percent"))
+    shapes.append(_axis_label("confidence in percent"))
     return Drawing(CHART_WIDTH, CHART_HEIGHT, shapes)
 
 

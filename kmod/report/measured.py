@@ -126,7 +126,7 @@ def measured_tiles(measured: Measured) -> list[Tile]:
 def image_sections(subject: Subject, measured: Measured) -> Iterator[Section]:
     """Yields the sections on images."""
     yield _classes(measured)
-    yield _sureness(subject, measured)
+    yield _calibration(subject, measured)
     if histograms := list(_familiarity(subject, measured)):
         intro = Text(
             "What every source knows of its own images, without labels. The "
@@ -193,7 +193,7 @@ def _confusion(evaluation):
     )
 
 
-def _sureness(subject, measured):
+def _calibration(subject, measured):
     curve = measure_reliability(measured.confidence, measured.is_right)
     parts: list[Part] = [
         Tiles(
@@ -201,17 +201,17 @@ def _sureness(subject, measured):
                 Tile(
                     f"{100 * curve.calibration_error:.1f} points",
                     "expected calibration error (ECE)",
-                    "how far sureness is from being right, on average",
+                    "confidence to accuracy, mean distance",
                 ),
                 Tile(
                     percent(float(measured.confidence.mean())),
-                    "how sure it is, on average",
+                    "mean confidence",
                 ),
             ]
         ),
         Reliability(
-            "Reliability: of the answers that are this sure, how many are "
-            "right. Bars on the dashed line are as sure as they are right.",
+            "Reliability diagram: accuracy of the answers of each confidence. "
+            "Bars that end on the dashed line are calibrated.",
             curve.edges,
             curve.accuracy,
             curve.counts,
@@ -224,12 +224,12 @@ def _sureness(subject, measured):
         worst = wrong[order[:MOST_PICTURES]]
         parts.append(
             Pictures(
-                f"The worst of {len(wrong):,} wrong answers: those that it was "
-                "surest of.",
+                f"The worst of {len(wrong):,} wrong answers: those of the "
+                "highest confidence.",
                 [_wrong(subject, measured, index) for index in worst],
             )
         )
-    return Section("sureness", "How sure it is", parts)
+    return Section("calibration", "Calibration", parts)
 
 
 def _bins(curve):
@@ -244,7 +244,7 @@ def _bins(curve):
         for (low, high, confidence, accuracy), count in zip(bins, curve.counts)
         if count
     ]
-    columns = ["how sure", "answers", "mean sureness", "share right"]
+    columns = ["confidence", "answers", "mean", "accuracy"]
     return Table("The same in figures.", columns, rows)
 
 
@@ -254,7 +254,7 @@ def _wrong(subject, measured, index):
     return Picture(
         _source(subject, measured, index),
         names[measured.images.labels[index]],
-        f"answer {answer}, {percent(measured.confidence[index])} sure",
+        f"answer {answer}, {percent(measured.confidence[index])}",
     )
 
 

@@ -168,7 +168,7 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often answers are right, by how sure they are.
+    """The accuracy of answers, by their confidence.
 
     Attributes:
         caption: What it shows.

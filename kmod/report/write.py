@@ -58,7 +58,7 @@ def write_report(
     The page is one HTML file that fetches nothing: what it is of, how large
     that is, which class comes from which source, the kernels that modules
     keep, where it is from and how it is made again. On images, figures of
-    every class with intervals, confusions, how sure it is, its worst answers
+    every class with intervals, confusions, calibration, its worst answers
     and, if it is patched, what the patch changed.
 
     Args:

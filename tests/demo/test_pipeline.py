@@ -71,14 +71,14 @@ def test_report_tells_the_figures_of_the_demo(demo, results):
             assert f"{before:.3f} → {after:.3f}</td>" in page
     sections = re.findall(r'<section id="(\w+)"', page)
     assert {"kernels", "sizes", "source", "patch", "time"} <= set(sections)
-    assert {"classes", "sureness", "changes"} <= set(sections)
+    assert {"classes", "calibration", "changes"} <= set(sections)
 
 
 def test_report_of_a_demo_can_be_made_again(demo, tmp_path):
     write_report(demo, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
     assert '<section id="patch"' in page
-    assert '<section id="sureness"' not in page
+    assert '<section id="calibration"' not in page
 
 
 def test_results_hold_what_is_promised(results):

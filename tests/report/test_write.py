@@ -127,7 +127,7 @@ def test_composed_model_and_its_spec(report, composed, donor, digits):
         assert large(read_composition_manifest(composed / "two").sizes["macs"])
         assert donor.manifest.source.name in read.text
     read, text = report(composed / "two", data=digits.test)
-    assert {"classes", "sureness"} <= set(sections(read))
+    assert {"classes", "calibration"} <= set(sections(read))
     # The spec's own text, whose paths lead from there.
     assert (composed / "two/spec.yaml").read_text() in text
     assert "kernels" in sections(read)
