@@ -264,6 +264,8 @@ def learn(
         loss=_loss(output, training.temperature),
         metrics=[keras.metrics.CategoricalAccuracy("agreement")],
     )
+    # TensorFlow traces a step that builds its optimiser a second time.
+    network.optimizer.build(network.trainable_variables)
     given = transfer_set.images, transfer_set.answers
     if training.augment:
         given = _AnsweredImages(transfer_set, training, first_epoch)

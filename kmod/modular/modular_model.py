@@ -47,6 +47,7 @@ from kmod.modular.negatives import NEGATIVES
 from kmod.modular.negatives import check_negatives
 from kmod.modular.negatives import rejection_loss
 from kmod.modular.negatives import with_negatives
+from kmod.modular.optimizer import build_ahead
 from kmod.modular.optimizer import modular_adam_of
 from kmod.modular.optimizer import optimizer_of
 from kmod.modular.placement import Placement
@@ -359,10 +360,9 @@ class ModularModel(keras.Model):
             self._cache_stems(arguments)
         arguments["callbacks"] = own + given
         self.masks.start(steps)
+        build_ahead(self, arguments["y"], self.num_classes)
         if adam:
-            self.optimizer.build(self.trainable_variables)
             adam.restart(steps)
-        self._build_metrics(arguments["y"])
         if negatives is not None:
             arguments.update(
                 with_negatives(arguments, negatives.images, self.stem)
@@ -406,15 +406,6 @@ class ModularModel(keras.Model):
             if isinstance(images, np.ndarray):
                 images = cache_stem(self.stem, images)
             arguments["validation_data"] = (images, *others)
-
-    def _build_metrics(self, labels):
-        """Builds metrics now; TensorFlow traces a step that does so twice."""
-        if labels is not None:
-            scores = np.zeros((1, self.num_classes), "float32")
-            self.compute_metrics(
-                None, ops.convert_to_tensor(labels[:1]), scores
-            )
-            self.reset_metrics()
 
     def train_step(self, *args):
         # JAX passes its state in front of the data, TensorFlow does not.

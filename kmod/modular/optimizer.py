@@ -126,6 +126,24 @@ def modular_adam_of(
     return inner if isinstance(inner, ModularAdam) else None
 
 
+def build_ahead(model: keras.Model, labels, num_scores: int) -> None:
+    """Builds optimiser and metrics before the first training step.
+
+    TensorFlow traces a step that builds them a second time.
+
+    Args:
+        model: Compiled model whose weights exist.
+        labels: Array of labels, or `None` for batched data, whose metrics
+            wait for the first step.
+        num_scores: Integer, length of an image's output.
+    """
+    model.optimizer.build(model.trainable_variables)
+    if labels is not None:
+        scores = np.zeros((1, num_scores), "float32")
+        model.compute_metrics(None, ops.convert_to_tensor(labels[:1]), scores)
+        model.reset_metrics()
+
+
 def optimizer_of(recipe: Recipe, num_adapted: int = 0) -> ModularAdam:
     """Returns a recipe's optimiser, with its rate for each kind of weight.
 

@@ -36,6 +36,7 @@ from kmod.modular.negatives import check_negatives
 from kmod.modular.negatives import negatives_record
 from kmod.modular.negatives import rejection_loss
 from kmod.modular.negatives import with_negatives
+from kmod.modular.optimizer import build_ahead
 from kmod.modular.stem import TEACHER
 from kmod.modular.stem import cache_stem
 from kmod.modules.class_module import CALIBRATION_LAYER
@@ -306,6 +307,7 @@ def refine_modules(
         loss=ModuleLoss(),
         metrics=["accuracy"],
     )
+    build_ahead(joint, arguments.get("y"), num_classes)
     if "y" in arguments:
         arguments["x"] = cache_stem(joint.stem, arguments["x"], batch_size)
         images = cache_stem(joint.stem, images, batch_size)

@@ -311,3 +311,21 @@ def test_the_whole_way_under_a_global_policy(
     assert modular.dtype_policy.name == policy
     assert accuracy(new, arrays) > 0.6
     assert new["8"].model.get_layer("late").compute_dtype == "float32"
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow traces"
+)
+def test_training_traces_a_step_once(
+    store, source, arrays, tmp_path, monkeypatch
+):
+    traced = []
+
+    def train_step(self, data):
+        traced.append(data)
+        return keras.Model.train_step(self, data)
+
+    monkeypatch.setattr(JointModel, "train_step", train_step, raising=False)
+    steps = {"steps_per_epoch": 3, "epochs": 1, "batch_size": 8, "verbose": 0}
+    refine(store, tmp_path / "once", source, *arrays, **steps)
+    assert len(traced) == 1
