@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code. Wrong usage leaves by `SystemExit`, as with argparse.
     """
     _set_up_tensorflow()
-    args = _build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         with custom_layers_scope(getattr(args, "custom_layers", ())):
             return args.run(args)
@@ -111,7 +111,7 @@ def _set_up_tensorflow():
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kmod",
         description="Takes a trained Keras CNN apart into one small model per "

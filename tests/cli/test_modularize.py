@@ -9,7 +9,7 @@ import pytest
 import kmod
 from kmod.callbacks.best_modules import EpochModules
 from kmod.cli import modularize
-from kmod.cli.main import _build_parser as parser
+from kmod.cli.main import build_parser as parser
 from kmod.cli.main import main
 from kmod.composition.saving import load
 from kmod.files import run_directory
