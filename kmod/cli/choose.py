@@ -175,16 +175,16 @@ def _print(choice, args):
         f"chosen {how}",
     )
     if choice.auxiliary:
-        console.print_message(
+        console.print_note(
             "Auxiliary modules of these stores join: "
             f"{len(choice.auxiliary)}. `--no-auxiliary` leaves them out."
         )
     if choice.expected is not None:
         _print_options(choice)
         _print_expected(choice.expected)
-    console.print_message(f"Wrote '{args.out}'.")
+    console.print_note(f"Wrote '{args.out}'.")
     if args.compose is not None:
-        console.print_message(f"Composed to '{args.compose}'.")
+        console.print_note(f"Composed to '{args.compose}'.")
 
 
 def _print_options(choice):

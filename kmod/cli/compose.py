@@ -137,14 +137,14 @@ def _print(figures, out):
     console.print_table(_COLUMNS[:width], rows)
     if figures["prior"] is not None:
         words = prior_in_words(figures["prior"])
-        console.print_message(f"Scores take classes to be {words}.")
+        console.print_note(f"Scores take classes to be {words}.")
     if figures["routed"]:
-        console.print_message("Familiarity tells which source an image is of.")
+        console.print_note("Familiarity tells which source an image is of.")
     console.print_table(_STORE_COLUMNS, _stores(figures))
     if "composed" in figures and figures["composed"]["checks"]:
         console.print_table(_CHECK_COLUMNS, _checks(figures["composed"]))
     if out is not None:
-        console.print_message(f"Saved to '{out}'.")
+        console.print_note(f"Saved to '{out}'.")
 
 
 def _counts(row):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
+from typing import Literal
 from typing import TypeVar
 
 from rich.cells import cell_len
@@ -15,6 +16,7 @@ from rich.progress import track as rich_track
 from rich.table import Table
 
 Item = TypeVar("Item")
+Verbosity = Literal["quiet", "normal", "verbose"]
 
 _PLAIN = {"markup": False, "highlight": False, "emoji": False}
 _PIPE_WIDTH = 200
@@ -22,6 +24,18 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _AROUND = 60
 _OUT = Console(**_PLAIN)
 _ERR = Console(stderr=True, **_PLAIN)
+_verbosity: Verbosity = "normal"
+
+
+def set_verbosity(verbosity: Verbosity) -> None:
+    """Chooses how much is said beside results, warnings and errors.
+
+    Args:
+        verbosity: `"quiet"` leaves out progress and notes, `"verbose"` shows
+            progress where no person sees it, too, such as in a log.
+    """
+    global _verbosity
+    _verbosity = verbosity
 
 
 def is_interactive() -> bool:
@@ -37,6 +51,12 @@ def print_message(text: str, style: str | None = None) -> None:
         style: Rich style, such as `"red"`; seen on terminals only.
     """
     _ERR.print(_shown(text), style=style, soft_wrap=True)
+
+
+def print_note(text: str) -> None:
+    """Prints what one need not read to go on, to stderr, unless quiet."""
+    if _verbosity != "quiet":
+        print_message(text)
 
 
 def print_data(text: str) -> None:
@@ -97,11 +117,12 @@ def track(items: Sequence[Item], description: str) -> Iterator[Item]:
         items: What to iterate over.
         description: Text in front of the bar.
     """
+    _say_in_log(description)
     return rich_track(
         items,
         description,
         console=_ERR,
-        disable=not is_interactive(),
+        disable=not _is_progress_drawn(),
         transient=True,
     )
 
@@ -112,6 +133,28 @@ def status(description: str) -> contextlib.AbstractContextManager:
     Args:
         description: Text beside the spinner.
     """
-    if is_interactive():
+    _say_in_log(description)
+    if _is_progress_drawn():
         return _ERR.status(description)
     return contextlib.nullcontext()
+
+
+def training_verbosity() -> int | Literal["auto"]:
+    """Returns how Keras is to show the progress of a training.
+
+    Returns:
+        What `verbose` of `fit` takes: a bar for a person, which has colours
+        unless NO_COLOR is set, and a line for each epoch in a log.
+    """
+    if _is_progress_drawn():
+        return 2 if _ERR.no_color else "auto"
+    return 2 if _verbosity == "verbose" else 0
+
+
+def _is_progress_drawn():
+    return is_interactive() and _verbosity != "quiet"
+
+
+def _say_in_log(description):
+    if _verbosity == "verbose" and not is_interactive():
+        print_message(f"{description} …")

@@ -53,14 +53,14 @@ def run(args: argparse.Namespace) -> int:
         data_dir=args.data_dir,
         seed=args.seed,
         overwrite=args.overwrite,
-        say=lambda step: console.print_message(f"… {step}"),
-        verbose="auto" if console.is_interactive() else 0,
+        say=lambda step: console.print_note(f"… {step}"),
+        verbose=console.training_verbosity(),
     )
     if args.json:
         console.print_json(results)
     else:
         _print_summary(results)
-        console.print_message(f"report: {args.out}/report.html")
+        console.print_note(f"report: {args.out}/report.html")
     return 0
 
 

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         augment=args.augment,
         seed=args.seed,
-        verbose="auto" if console.is_interactive() else 0,
+        verbose=console.training_verbosity(),
     )
     with console.status("measuring"):
         figures = {
@@ -227,9 +227,9 @@ def _print(figures, out):
         columns.remove("accuracy")
     console.print_table(columns, rows)
     learned = figures["learned"]
-    console.print_message(
+    console.print_note(
         f"The student ({learned['architecture']}) learned from "
         f"{learned['num_images']:,} images; of {learned['num_held_out']:,} "
         f"others it answers {learned['agreement']:.1%} as the composition."
     )
-    console.print_message(f"Saved to '{out}'.")
+    console.print_note(f"Saved to '{out}'.")

@@ -116,13 +116,13 @@ def run(args: argparse.Namespace) -> int:
         _print(found["quantized"])
     if args.json:
         console.print_json(found)
-    console.print_message(f"Saved to '{path}'.")
+    console.print_note(f"Saved to '{path}'.")
     return 0
 
 
 def _print(quantized):
     sizes = quantized["bytes"]
-    console.print_message(
+    console.print_note(
         f"Of {quantized['num_images']:,} images {quantized['agreement']:.1%} "
         f"get the class of the model in full; {sizes['quantized']:,} bytes, "
         f"{sizes['quantized'] / sizes['float32']:.2f}x those of float32."

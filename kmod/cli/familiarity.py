@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json(figures)
     else:
-        console.print_message(
+        console.print_note(
             f"Added what {familiarity.num_images:,} images of "
             f"{len(familiarity.class_names)} classes are like to "
             f"'{args.store}'."

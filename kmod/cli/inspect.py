@@ -323,7 +323,7 @@ def _show_model(figures):
     console.print_data(_proposal_in_words(figures))
     console.print_data(_in_words(figures["unmasked"]))
     if figures["next"]:
-        console.print_message(
+        console.print_note(
             f"next, with the images that the model was trained for as DATA:\n"
             f"  {figures['next']}"
         )

@@ -19,6 +19,7 @@ from kmod.cli import compose
 from kmod.cli import console
 from kmod.cli import demo
 from kmod.cli import distil
+from kmod.cli import doctor
 from kmod.cli import evaluate
 from kmod.cli import export
 from kmod.cli import familiarity
@@ -33,6 +34,7 @@ from kmod.cli import schema
 from kmod.cli import slim
 from kmod.cli import test
 from kmod.cli.faults import print_faults
+from kmod.cli.framework_lines import hide_framework_lines
 from kmod.errors import KmodError
 from kmod.errors import SpecError
 from kmod.files.custom_layers import custom_layers_scope
@@ -57,6 +59,7 @@ COMMANDS = (
     evaluate,
     export,
     report,
+    doctor,
     test,
     schema,
 )
@@ -69,7 +72,13 @@ LOADING_MODELS = frozenset(
 _UNEXPECTED = 1
 _MISSING = 3
 _INTERRUPTED = 130
-_DEBUG_HELP = "show the traceback of an error"
+# Options of all commands, in front of the command or behind it.
+_COMMON_OPTIONS = {
+    ("-q", "--quiet"): "print results, warnings and errors only",
+    ("-v", "--verbose"): "print progress without a terminal, too, and what "
+    "TensorFlow says",
+    ("--debug",): "show the traceback of an error",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +91,11 @@ def main(argv: list[str] | None = None) -> int:
         The exit code. Wrong usage leaves by `SystemExit`, as with argparse.
     """
     _set_up_tensorflow()
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.quiet and args.verbose:
+        parser.error("give either --quiet or --verbose")
+    _set_up_messages(args, is_program=argv is None)
     try:
         with custom_layers_scope(getattr(args, "custom_layers", ())):
             return args.run(args)
@@ -92,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, LocatedError):
             print_faults(error)
             return error.exit_code
-        exit_code, message = _explain(error)
+        exit_code, message = _explain(error, args)
         if isinstance(error, KmodError) and not isinstance(error, SpecError):
             message = _in_options(message, args.options)
         console.print_message(message, style="red")
@@ -100,15 +113,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _set_up_tensorflow():
-    """Keeps TensorFlow's notes out of the messages and its fast kernels on.
+    """Keeps its fast kernels on.
 
     TensorFlow leaves oneDNN off on some processors, such as those without
     AVX-512, though convolutions gain there as well.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if platform.machine() in ("x86_64", "AMD64"):
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def _set_up_messages(args, is_program):
+    """Decides what is said, and keeps TensorFlow's notes out of it."""
+    words = "quiet" if args.quiet else "normal"
+    console.set_verbosity("verbose" if args.verbose else words)
+    if not args.verbose:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        if is_program:
+            hide_framework_lines()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,7 +142,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"kmod {kmod.__version__}"
     )
-    parser.add_argument("--debug", action="store_true", help=_DEBUG_HELP)
+    for names, text in _COMMON_OPTIONS.items():
+        parser.add_argument(*names, action="store_true", help=text)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
@@ -134,12 +157,13 @@ def build_parser() -> argparse.ArgumentParser:
                 help="Python module that registers layers of your own, which "
                 "models may then hold; it is imported",
             )
-        subparser.add_argument(
-            "--debug",
-            action="store_true",
-            default=argparse.SUPPRESS,  # Keeps a --debug before the command.
-            help=_DEBUG_HELP,
-        )
+        for names, text in _COMMON_OPTIONS.items():
+            subparser.add_argument(
+                *names,
+                action="store_true",
+                default=argparse.SUPPRESS,  # Keeps one before the command.
+                help=text,
+            )
         options = {
             action.dest: action.option_strings[-1]
             for action in subparser._actions
@@ -163,10 +187,11 @@ def _in_options(message: str, options: dict[str, str]) -> str:
     return message
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
+def _explain(error: BaseException, args: argparse.Namespace) -> tuple[int, str]:
     """Exit code and message of an error."""
     if isinstance(error, KeyboardInterrupt):
-        return _INTERRUPTED, "kmod: interrupted."
+        hint = args.how_to_resume(args) if "how_to_resume" in args else ""
+        return _INTERRUPTED, f"kmod: interrupted.{hint}"
     if isinstance(error, KmodError):
         return error.exit_code, f"kmod: {error}"
     if isinstance(error, OSError) and error.filename is not None:

@@ -125,7 +125,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--json", action="store_true")
     _add_gradsplitter(parser.add_argument_group("gradsplitter"))
     _add_cnnsplitter(parser.add_argument_group("cnnsplitter"))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, how_to_resume=_how_to_resume)
 
 
 def _add_gradsplitter(group):
@@ -203,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check_options(args)
     out = Path(args.out)
-    run_directory = out.parent / f".{out.name}.run"
+    run_directory = _run_directory(out)
     begun = run_digest(run_directory) if args.resume else None
     # A run that was cut short behind its store writes the same once more.
     is_written = begun is not None and _run_of(out) == begun
@@ -212,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
     own_path(args.data, args.data_dir)
     check_path(args.source, takes_calls=True)
     if args.resume and begun is None:
-        console.print_message(
+        console.print_note(
             f"kmod: '{run_directory}' has no run to go on with, a new one "
             "begins."
         )
@@ -231,7 +231,7 @@ def run(args: argparse.Namespace) -> int:
         "negatives": negatives,
         "batch_size": args.batch_size,
         "seed": args.seed,
-        "verbose": "auto" if console.is_interactive() else 0,
+        "verbose": console.training_verbosity(),
     }
     by_method = _train_masks if args.method == "gradsplitter" else _search
     modular, arguments = by_method(
@@ -279,6 +279,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(figures)
     return 0
+
+
+def _run_directory(out):
+    return out.parent / f".{out.name}.run"
+
+
+def _how_to_resume(args):
+    """Says after Ctrl-C how to go on, if anything was reached."""
+    directory = _run_directory(Path(args.out))
+    if not directory.is_dir():
+        return ""
+    return (
+        f" What it has reached is in '{directory}': the same command with "
+        "`--resume` goes on from there."
+    )
 
 
 def _figures(args, modular, store):
@@ -479,17 +494,17 @@ def _print(figures):
         if after["retention_rate"] <= MUCH_KEPT:
             lost = 100 * (before["accuracy"] - after["accuracy"])
             does = f"lose {lost:.1f} points of accuracy"
-        console.print_message(f"The modules {does}. What helps:")
+        console.print_note(f"The modules {does}. What helps:")
         for each in advice:
-            console.print_message(f"- {each}.")
+            console.print_note(f"- {each}.")
     store, following = figures["store"], figures["next"]
     shown = _relative(Path(store))
-    console.print_message(
+    console.print_note(
         f"Saved to '{shown}'; `kmod inspect {shlex.quote(shown)}` lists the "
         f"modules. Next, write the spec of a model into {following['path']}:\n"
     )
-    console.print_message(_shortened(following["spec"]))
-    console.print_message("\n".join(following["commands"]))
+    console.print_note(_shortened(following["spec"]))
+    console.print_note("\n".join(following["commands"]))
 
 
 def _rows(figures):

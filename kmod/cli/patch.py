@@ -307,7 +307,7 @@ def _way(name, key, model, f1, accuracy, num_labelled, is_better):
 def _print(figures, args):
     for way in figures["ways"]:
         if way["is_better"]:
-            console.print_message(
+            console.print_note(
                 f"Without a patch, by '{way['name']}', as many validation "
                 "images are right with fewer operations. To save that, give "
                 f"`--take {way['key']}`."
@@ -365,7 +365,7 @@ def _print(figures, args):
         "the patch and what needs none, on test images",
     )
     what = "the patched model" if args.take is None else f"'{args.take}'"
-    console.print_message(f"Saved {what} to '{args.out}'.")
+    console.print_note(f"Saved {what} to '{args.out}'.")
 
 
 def _donor(name, tried):

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,
-        verbose="auto" if console.is_interactive() else 0,
+        verbose=console.training_verbosity(),
         overwrite=args.overwrite,
     )
     print_store(store, args.json)

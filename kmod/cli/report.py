@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     with console.status("measuring" if name else "writing"):
         page = report_page(subject, images, f"{data_title(name)}:{split}")
         write_page(page, args.out, args.overwrite)
-    console.print_message(f"Saved to '{args.out}'.")
+    console.print_note(f"Saved to '{args.out}'.")
     return 0
 
 

@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         augment=args.augment,
         seed=args.seed,
-        verbose="auto" if console.is_interactive() else 0,
+        verbose=console.training_verbosity(),
     )
     whole = rebuild(channel_graph(model, input_shape=slimmed.input_shape[1:]))
     with console.status("measuring"):
@@ -275,9 +275,9 @@ def _print(figures, out):
         [[name, *row.values()] for name, row in figures["kernels"].items()],
     )
     learned = figures["learned"]
-    console.print_message(
+    console.print_note(
         f"It learned from {learned['num_images']:,} images; of "
         f"{learned['num_held_out']:,} others it answers "
         f"{learned['agreement']:.1%} as before."
     )
-    console.print_message(f"Saved to '{out}'.")
+    console.print_note(f"Saved to '{out}'.")

@@ -37,6 +37,47 @@ def test_progress_is_silent_without_a_terminal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.fixture
+def verbosity():
+    yield console.set_verbosity
+    console.set_verbosity("normal")
+
+
+def test_quiet_leaves_out_notes(capsys, verbosity):
+    verbosity("quiet")
+    console.print_note("Saved.")
+    console.print_message("warning: old")
+    console.print_data("0.5")
+    assert capsys.readouterr() == ("0.5\n", "warning: old\n")
+
+
+def test_verbose_shows_progress_without_a_terminal(capsys, verbosity):
+    verbosity("verbose")
+    assert list(console.track([1, 2], "counting")) == [1, 2]
+    with console.status("thinking"):
+        console.print_note("Saved.")
+    assert capsys.readouterr().err == "counting …\nthinking …\nSaved.\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "is_person", "colours", "expected"),
+    [
+        pytest.param("normal", True, True, "auto", id="bar"),
+        pytest.param("normal", True, False, 2, id="no-color"),
+        pytest.param("normal", False, True, 0, id="log"),
+        pytest.param("verbose", False, True, 2, id="verbose-log"),
+        pytest.param("quiet", True, True, 0, id="quiet"),
+    ],
+)
+def test_training_shows_as_much(
+    monkeypatch, verbosity, said, is_person, colours, expected
+):
+    monkeypatch.setattr(console, "is_interactive", lambda: is_person)
+    monkeypatch.setattr(console._ERR, "no_color", not colours)
+    verbosity(said)
+    assert console.training_verbosity() == expected
+
+
 @pytest.mark.parametrize(
     ("line", "column", "shown"),
     [

@@ -9,6 +9,7 @@ import pytest
 
 import kmod
 from kmod import errors
+from kmod.cli import console
 from kmod.cli import main as main_module
 from kmod.cli.main import main
 from kmod.files.plain_yaml import Fault
@@ -82,7 +83,34 @@ def test_debug_shows_the_traceback(monkeypatch, capsys, argv):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["nonsense"], ["check"], ["check", "--nonsense", "a.yaml"]]
+    ("argv", "shown"),
+    [
+        (["note"], "Saved.\n"),
+        (["note", "--quiet"], ""),
+        (["-q", "note"], ""),
+        (["note", "-v"], "Saved.\n"),
+    ],
+)
+def test_how_much_is_said(monkeypatch, capsys, argv, shown):
+    def add_parser(subparsers):
+        parser = subparsers.add_parser("note")
+        parser.set_defaults(run=lambda args: console.print_note("Saved."))
+
+    command = SimpleNamespace(add_parser=add_parser)
+    monkeypatch.setattr(main_module, "COMMANDS", (command,))
+    main(argv)
+    assert capsys.readouterr().err == shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["check"],
+        ["check", "--nonsense", "a.yaml"],
+        ["-q", "check", "a.yaml", "-v"],
+    ],
 )
 def test_wrong_usage_exits_2(capsys, argv):
     with pytest.raises(SystemExit) as caught:

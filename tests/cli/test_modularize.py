@@ -2,12 +2,17 @@ import json
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import keras
 import pytest
 
 import kmod
 from kmod.callbacks.best_modules import EpochModules
+from kmod.cli import models
 from kmod.cli import modularize
 from kmod.cli.main import build_parser as parser
 from kmod.cli.main import main
@@ -243,6 +248,46 @@ def killed_run(three_path, tmp_path_factory):
 def killed(killed_run, tmp_path):
     shutil.copytree(killed_run, tmp_path / "out")
     return tmp_path / "out/store"
+
+
+# A shell's background jobs, such as these tests may be, ignore Ctrl-C.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from kmod.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_says_how_to_go_on(three_path, tmp_path):
+    run = tmp_path / ".store.run"
+    call = arguments(str(three_path), tmp_path / "store", "--epochs", "500")
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *call],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 120
+    while not list(run.glob("*.npz")) and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == (
+        f"kmod: interrupted. What it has reached is in '{run}': the same "
+        "command with `--resume` goes on from there.\n"
+    )
+
+
+def test_ctrl_c_before_anything_is_reached(
+    three_path, tmp_path, monkeypatch, capsys
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "load_model", interrupt)
+    assert main(arguments(three_path, tmp_path / "store")) == 130
+    assert capsys.readouterr().err == "kmod: interrupted.\n"
 
 
 def contents(store):
