@@ -13,9 +13,9 @@ for severity in "IWEF":
     line = f"{severity}0000 00:00:1700000000.1  7 port.cc:1] {severity}\\n"
     os.write(2, line.encode())
 os.write(2, b"free(): invalid pointer\\n")
-subprocess.run([sys.executable, "-c",
-    "import sys; sys.stderr.write('I0000 00:00:1700.1 7 child\\\\nspawned\\\\n')"
-])
+words = "I0000 00:00:1700.1 7 child\\nspawned\\n"
+code = f"import sys; sys.stderr.write({words!r})"
+subprocess.run([sys.executable, "-c", code])
 """
 PROGRAM = """
 import sys
