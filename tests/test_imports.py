@@ -30,6 +30,7 @@ ORDER = (
     "report",
     "demo",
     "cli",
+    "pytest_plugin",
 )
 FRAMEWORKS = {"tensorflow", "keras", "jax", "torch"}
 FORBIDDEN = {

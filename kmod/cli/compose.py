@@ -18,7 +18,6 @@ _COLUMNS = (
     *("calibrated on", "shift"),
 )
 _STORE_COLUMNS = ("store", "licence", "adapter", "path")
-_CHECK_COLUMNS = ("check", "class", "data", "measured", "least")
 
 
 def add_parser(subparsers) -> None:
@@ -116,6 +115,8 @@ def _build(planned, args):
 
 
 def _print(figures, out):
+    from kmod.composition.composition_manifest import CHECK_COLUMNS
+    from kmod.composition.composition_manifest import check_row
     from kmod.composition.plan import prior_in_words
 
     rows = [
@@ -142,7 +143,8 @@ def _print(figures, out):
         console.print_note("Familiarity tells which source an image is of.")
     console.print_table(_STORE_COLUMNS, _stores(figures))
     if "composed" in figures and figures["composed"]["checks"]:
-        console.print_table(_CHECK_COLUMNS, _checks(figures["composed"]))
+        rows = map(check_row, figures["composed"]["checks"])
+        console.print_table(CHECK_COLUMNS, rows)
     if out is not None:
         console.print_note(f"Saved to '{out}'.")
 
@@ -168,17 +170,4 @@ def _stores(figures):
             store["path"],
         ]
         for name, store in figures["stores"].items()
-    ]
-
-
-def _checks(composed):
-    return [
-        [
-            row["metric"],
-            row["class"] or "all",
-            row["data"],
-            f"{row['value']:.4f}",
-            f"{row['min']:g}",
-        ]
-        for row in composed["checks"]
     ]

@@ -191,6 +191,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import image_contract
     from kmod.cli.models import image_shape
     from kmod.cli.models import images_for
+    from kmod.cli.models import is_call
     from kmod.cli.models import load_images
     from kmod.cli.models import load_model
     from kmod.cli.models import model_name
@@ -268,6 +269,8 @@ def run(args: argparse.Namespace) -> int:
             epochs=args.refine_epochs,
             **training,
         )
+    if not is_call(args.source):
+        content = dataclasses.replace(content, source_path=Path(args.source))
     store = save_store(out, content, overwrite)
     discard_run(run_directory)
     with console.status("measuring"):
@@ -346,12 +349,7 @@ def _composition(source, store):
     Where it would take too long to build, sizes are estimated: the stem once
     and every branch.
     """
-    import keras
-
-    from kmod.composition.scoring import join
-    from kmod.files import slugs
-    from kmod.graph.fusion.fuse import fuse
-    from kmod.graph.sharing import merge_models
+    from kmod.composition.measures import side_by_side
     from kmod.graph.sizes import model_sizes
     from kmod.metrics.latency import measure_latency
 
@@ -363,12 +361,7 @@ def _composition(source, store):
     }
     if len(source.layers) * len(infos) > MAX_LAYERS:
         return {**figures, "seconds": None, "source_seconds": None}
-    names = slugs(store)
-    image, outputs = merge_models(
-        {names[name]: store[name].model for name in store}
-    )
-    model = keras.Model(image, join(list(outputs.values()), "scores"))
-    model = fuse(model)
+    model = side_by_side(store)
     sizes = model_sizes(model)
     return {
         "parameters": sizes.parameters,

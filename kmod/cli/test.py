@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 from kmod.cli import console
 from kmod.errors import CheckError
+from kmod.errors import IntegrityError
 
 
 def add_parser(subparsers) -> None:
@@ -12,14 +14,30 @@ def add_parser(subparsers) -> None:
         "test",
         help="test that a store or composed model is what its manifest says",
         description="Checks digests, compares every saved form with the "
-        "model on real images, and measures the figures in the manifest "
-        "again where the data are at hand.",
+        "model on real images, and measures what the contract in the manifest "
+        "promises, where the data are at hand. Prints a line for each.",
     )
     parser.add_argument(
         "path", metavar="PATH", help="module store or composed model"
     )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--contract",
+        metavar="FILE.yaml",
+        help="further checks: `version` and `checks` as in a spec",
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="SOURCE.keras",
+        help="source model that latency is compared with (default: where the "
+        "manifest says it is)",
+    )
+    parser.add_argument(
+        "--junit", metavar="FILE.xml", help="write what was found as JUnit XML"
     )
     parser.add_argument(
         "--json", action="store_true", help="print what was found as JSON"
@@ -29,14 +47,28 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
+    from kmod.spec.spec_file import load_checks
 
     check_path(args.path)
+    for path in args.source:
+        check_path(path)
+    if args.contract is not None:
+        load_checks(args.contract)  # Its mistakes are told at once.
 
     from kmod.composition.checks import run_tests
 
     with console.status("testing"):
-        results = list(run_tests(args.path, args.data_dir))
+        results = list(
+            run_tests(
+                args.path,
+                args.data_dir,
+                contract=args.contract,
+                sources=args.source,
+            )
+        )
     rows = [dataclasses.asdict(result) for result in results]
+    if args.junit is not None:
+        _write_junit(rows, Path(args.junit), args.path)
     if args.json:
         console.print_json(rows)
     else:
@@ -44,11 +76,44 @@ def run(args: argparse.Namespace) -> int:
             ["test", "outcome", "detail"], [row.values() for row in rows]
         )
     failed = [row["test"] for row in rows if row["outcome"] == "failed"]
-    if failed:
-        console.print_message(
-            f"kmod: '{args.path}' failed {len(failed)} of {len(rows)} "
-            f"tests: {', '.join(failed)}.",
-            style="red",
+    if not failed:
+        return 0
+    console.print_message(
+        f"kmod: '{args.path}' failed {len(failed)} of {len(rows)} "
+        f"tests: {', '.join(failed)}.",
+        style="red",
+    )
+    is_broken = "digests" in failed
+    return (IntegrityError if is_broken else CheckError).exit_code
+
+
+def _write_junit(rows, path, name):
+    """Writes results as servers for continuous integration read them."""
+    from xml.etree import ElementTree
+
+    from kmod.files import atomic_write
+
+    outcomes = [row["outcome"] for row in rows]
+    counts = {
+        "tests": len(rows),
+        "failures": outcomes.count("failed"),
+        "skipped": outcomes.count("skipped"),
+        "errors": 0,
+    }
+    counts = {key: str(count) for key, count in counts.items()}
+    suites = ElementTree.Element("testsuites", name="kmod test", **counts)
+    suite = ElementTree.SubElement(suites, "testsuite", name=name, **counts)
+    for row in rows:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=name, name=row["test"]
         )
-        return CheckError.exit_code
-    return 0
+        detail = "".join(c if c.isprintable() else " " for c in row["detail"])
+        if row["outcome"] == "failed":
+            ElementTree.SubElement(case, "failure", message=detail)
+        elif row["outcome"] == "skipped":
+            ElementTree.SubElement(case, "skipped", message=detail)
+        else:
+            ElementTree.SubElement(case, "system-out").text = detail
+    text = ElementTree.tostring(suites, encoding="unicode")
+    content = f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
+    atomic_write(path, content.encode("utf-8"))

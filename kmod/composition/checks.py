@@ -1,12 +1,15 @@
-"""Whether a model is what its spec or manifest says, measured on images.
+"""Whether a model is what its spec or manifest says.
 
 A spec's checks are run when its model is composed; `kmod test` runs them again
-on what was saved, with those of digests and saved forms.
+on what was saved, with those of digests and saved forms. `_judge` decides of
+each whether it passed.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import Literal
@@ -16,34 +19,38 @@ import keras
 from kmod.composition.composition_manifest import COMPOSITION_FILE
 from kmod.composition.composition_manifest import manifest_of
 from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.composition_manifest import wanted
+from kmod.composition.contract import KERAS_FORM
+from kmod.composition.contract import SPEC_FILE
+from kmod.composition.contract import ContractLine
+from kmod.composition.contract import contract_lines
 from kmod.composition.labelled_images import ImageReader
 from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.lock import lock_path
+from kmod.composition.measures import ComposedModel
+from kmod.composition.measures import Modules
 from kmod.composition.plan import CompositionPlan
 from kmod.composition.plan import prior_in_words
-from kmod.composition.saving import KERAS_FILE
-from kmod.composition.saving import SPEC_FILE
 from kmod.composition.saving import load
-from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
+from kmod.errors import IntegrityError
 from kmod.export.write import FORMS
 from kmod.export.write import TOLERANCE
 from kmod.export.write import largest_gap
 from kmod.files import check_files
 from kmod.files.plain_yaml import read_yaml
-from kmod.metrics.evaluate import evaluate
 from kmod.modules.adaptation import comparison_images
-from kmod.modules.cut import log_odds_model
-from kmod.modules.decompose import module_metrics
 from kmod.modules.module_store import load_store
+from kmod.spec.model import QUALITIES
 from kmod.spec.model import Check
 from kmod.spec.model import DataRef
-from kmod.spec.spec_file import load_spec
 
 # How far a figure may be from the recorded one: other hardware may round
 # another way, and move an image that lies on a border.
 METRIC_TOLERANCE = 0.01
+# What is only measured on what was saved.
+SAVED_METRICS = ("exactness", "latency")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,37 +59,57 @@ class CheckResult:
 
     Attributes:
         check: The check.
-        value: The figure that was measured.
+        value: The figure that was measured; of a range of scores both ends.
         num_images: Number of images it was measured on.
     """
 
     check: Check
-    value: float
+    value: float | tuple[float, float]
     num_images: int
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is high enough."""
-        return self.value >= self.check.min
+        """Whether the figure lies between the limits."""
+        least, most = self.check.min, self.check.max
+        return all(
+            (least is None or value >= least)
+            and (most is None or value <= most)
+            for value in self._values
+        )
+
+    @property
+    def _values(self):
+        return self.value if isinstance(self.value, tuple) else (self.value,)
+
+    @property
+    def words(self) -> str:
+        """The figure in words."""
+        return " to ".join(
+            (
+                f"{value:.4g}"
+                if self.check.metric == "exactness"
+                else f"{value:.4f}"
+            )
+            for value in self._values
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
+        check = self.check
+        more = {"max": check.max, "shift": check.shift, "flip": check.flip}
+        is_one = len(self._values) == 1
         return {
-            "metric": self.check.metric,
-            "class": self.check.class_name,
-            "data": str(self.check.data),
-            "min": self.check.min,
-            "value": self.value,
+            "metric": check.metric,
+            "class": check.class_name,
+            "data": None if check.data is None else str(check.data),
+            "min": check.min,
+            "value": self.value if is_one else list(self.value),
             "num_images": self.num_images,
-        }
+        } | {key: value for key, value in more.items() if value is not None}
 
     def __str__(self) -> str:
-        figures = self.as_dict()
-        of = f" of {figures['class']!r}" if figures["class"] else ""
-        return (
-            f"{figures['metric']}{of} on {figures['data']} is "
-            f"{self.value:.4f}, at least {self.check.min:g} wanted"
-        )
+        limits = wanted(self.check.min, self.check.max)
+        return f"{self.check} is {self.words}, {limits} wanted"
 
 
 def run_checks(
@@ -95,6 +122,7 @@ def run_checks(
 
     Images are matched to the model's classes by name. Those of other classes
     count as the spec's `other` class, and are left out if it has none.
+    Exactness and latency are left to `kmod test`.
 
     Args:
         model: The composed model.
@@ -106,48 +134,34 @@ def run_checks(
         What every check found.
 
     Raises:
-        CheckError: If a figure is too low; the message holds them all.
+        CheckError: If a figure is too low or too high; the message holds them
+            all.
         ArtifactError: If a data set is missing or does not fit the model.
     """
-    results = _measure(
-        model,
-        planned.spec.checks,
-        reader_of_manifest(manifest_of(planned), given),
-        data_dir,
-    )
+    manifest = manifest_of(planned)
+    reader = reader_of_manifest(manifest, given)
+    subject = ComposedModel(model, manifest, reader, data_dir)
+    results = [
+        _judge(check, subject)
+        for check in planned.spec.checks
+        if check.metric not in SAVED_METRICS
+    ]
     if not all(result.passed for result in results):
         raise CheckError(
             "A composed model must pass the checks of its spec. Received: "
-            f"{'; '.join(map(str, results))}. Take better modules, or lower "
-            "`min` in the spec if the model is good enough."
+            f"{'; '.join(map(str, results))}. Take better modules, or change "
+            "`min` or `max` in the spec if the model is good enough."
         )
     return results
 
 
-def _measure(model, checks, reader, data_dir):
-    """Measures the figures of checks, whether they are high enough or not."""
-    evaluations = {
-        data: evaluate(model, reader.load(data, data_dir), reader.class_names)
-        for data in dict.fromkeys(check.data for check in checks)
-    }
-    return [_result(check, evaluations[check.data]) for check in checks]
+def _judge(check, subject):
+    """Measures what a check asks for."""
+    return CheckResult(check, *getattr(subject, _measure_of(check))(check))
 
 
-def _result(check, evaluation):
-    num_images = int(evaluation.support.sum())
-    if check.class_name is None:
-        return CheckResult(check, evaluation.accuracy, num_images)
-    index = evaluation.class_names.index(check.class_name)
-    if not evaluation.support[index]:
-        raise ArtifactError(
-            "A check of a class needs images of it. Received: no image of "
-            f"{check.class_name!r} in data set {check.data.name!r}. Name a "
-            "data set that shows the class, by this name."
-        )
-    metric = "recall" if check.metric == "accuracy" else check.metric
-    return CheckResult(
-        check, float(getattr(evaluation, metric)[index]), num_images
-    )
+def _measure_of(check):
+    return "quality" if check.metric in QUALITIES else check.metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,53 +180,163 @@ class TestResult:
 
 
 def run_tests(
-    path: str | Path, data_dir: str | Path | None = None
+    path: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    contract: str | Path | None = None,
+    sources: Sequence[str | Path] = (),
 ) -> Iterator[TestResult]:
-    """Tests a module store or a composed model.
+    """Tests a module store or a composed model, line by line of its contract.
 
-    Digests come first; then every saved form is asked for the answers to real
-    images; then the figures in the manifest are measured again, as far as the
-    data sets that they name are at hand.
+    Digests come first, and nothing else is tested if one is broken. Then every
+    saved form is asked for the answers to real images; then what the manifest
+    promises is measured again, as far as the data sets that it names are at
+    hand.
 
     Args:
         path: Directory of the store or composed model.
         data_dir: Directory of the prepared data sets.
+        contract: YAML file of further checks, as `checks` of a spec.
+        sources: Files of the source models, for latency. Defaults to where
+            the manifest says they are.
 
     Yields:
         What each test found.
 
     Raises:
         ArtifactError: If there is neither a store nor a composed model.
-        IntegrityError: If it is not as it was written.
+        InvalidSpecError: If `contract` is not valid.
+        UsageError: If one of `sources` is no source of it.
     """
-    path = Path(path)
-    if (path / COMPOSITION_FILE).is_file():
-        yield from _test_composition(path, data_dir)
-    else:
-        yield from _test_store(load_store(path), data_dir)
+    tester = ContractTester(path, data_dir, sources)
+    for line in contract_lines(path, contract):
+        result = tester.test(line)
+        yield result
+        if line.kind == "digests" and result.outcome == "failed":
+            return
 
 
-def _test_composition(path, data_dir):
-    manifest = read_composition_manifest(path)
-    check_files(path, manifest.files, COMPOSITION_FILE)
-    yield TestResult("digests", "passed", f"{len(manifest.files)} files")
-    if KERAS_FILE not in manifest.files:
-        yield TestResult("answers", "skipped", f"there is no '{KERAS_FILE}'")
-        return
-    model = load(path)
-    manifest = model.manifest
-    images = comparison_images(manifest.input)
-    for name, form in FORMS.items():
-        if (path / form.path).exists():
-            gap = largest_gap(model, name, path / form.path, images)
-            yield _same_answers(f"answers of {name}", gap)
-    if manifest.calibration.get("prior") is not None:
-        yield same_prior(path, manifest.calibration["prior"])
-    reader = reader_of_manifest(manifest)
-    recorded = manifest.metrics.get("checks", ())
-    paths = _paths(path / SPEC_FILE) if recorded else {}
-    for figures in recorded:
-        yield _same_check(model, figures, reader, data_dir, paths)
+class ContractTester:
+    """Tests single lines of the contract of a store or composed model.
+
+    What it loads and measures for one line is kept for the next.
+
+    Args:
+        path: Its directory.
+        data_dir: Directory of the prepared data sets.
+        sources: As for `run_tests`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        data_dir: str | Path | None = None,
+        sources: Sequence[str | Path] = (),
+    ):
+        self._path = Path(path)
+        self._data_dir = data_dir
+        self._sources = tuple(map(Path, sources))
+        self._is_store = not (self._path / COMPOSITION_FILE).is_file()
+
+    def test(self, line: ContractLine) -> TestResult:
+        """Tests one line.
+
+        Raises:
+            UsageError: If a file of a source model is of another one.
+        """
+        try:
+            outcome, detail = getattr(self, f"_{line.kind}")(line)
+        except IntegrityError as error:
+            outcome, detail = "failed", str(error)
+        except ArtifactError as error:  # Such as data that are not there.
+            outcome, detail = "skipped", str(error)
+        return TestResult(str(line), outcome, detail)
+
+    @functools.cached_property
+    def _store(self):
+        return load_store(self._path, verify=False)
+
+    @functools.cached_property
+    def _model(self):
+        return load(self._path)
+
+    @functools.cached_property
+    def _subject(self):
+        if self._is_store:
+            manifest = self._store.manifest
+            # Of a single class there are images that do not show it, too.
+            other = 1 if len(manifest.class_names) == 1 else None
+            reader = ImageReader(
+                manifest.input, "resize", manifest.class_names, other
+            )
+            return Modules(self._store, reader, self._data_dir, self._sources)
+        manifest = self._model.manifest
+        return ComposedModel(
+            self._model,
+            manifest,
+            reader_of_manifest(manifest),
+            self._data_dir,
+            self._path,
+            self._sources,
+        )
+
+    def _digests(self, line):
+        if self._is_store:
+            return "passed", f"{len(load_store(self._path))} modules"
+        manifest = read_composition_manifest(self._path)
+        check_files(self._path, manifest.files, COMPOSITION_FILE)
+        return "passed", f"{len(manifest.files)} files"
+
+    def _answers(self, line):
+        if self._is_store:
+            record = self._store.manifest.record_of(line.class_name)
+            images = comparison_images(self._store.manifest.input)
+            model = self._store[line.class_name].model
+            directory = self._store.path / record.directory
+            gap = largest_gap(model, "savedmodel", directory, images)
+        elif line.form is None:
+            return "skipped", f"there is no '{FORMS[KERAS_FORM].path}'"
+        else:
+            images = comparison_images(self._model.manifest.input)
+            path = self._path / FORMS[line.form].path
+            gap = largest_gap(self._model, line.form, path, images)
+        outcome = "passed" if gap <= TOLERANCE else "failed"
+        return outcome, f"largest difference {gap:.1e}"
+
+    def _prior(self, line):
+        manifest = read_composition_manifest(self._path)
+        result = same_prior(self._path, manifest.calibration["prior"])
+        return result.outcome, result.detail
+
+    def _contract(self, line):
+        return "skipped", (
+            "the manifest holds none, since it was written before there were "
+            "contracts; make it again to get one, or give `--contract FILE`"
+        )
+
+    def _metrics(self, line):
+        if line.class_name is None:
+            return "skipped", "the manifest names no data set and split"
+        recorded = self._store.info(line.class_name).metrics
+        found = self._subject.recorded_metrics(line.class_name)
+        gaps = [abs(found[key] - recorded[key]) for key in recorded]
+        outcome = "passed" if max(gaps) <= METRIC_TOLERANCE else "failed"
+        return outcome, ", ".join(
+            f"{key} {found[key]:.4f}, recorded {recorded[key]:.4f}"
+            for key in recorded
+        )
+
+    def _check(self, line):
+        result = _judge(line.check, self._subject)
+        detail, is_same = result.words, True
+        if line.recorded is not None:
+            detail += f", recorded {line.recorded:.4f}"
+            gap = abs(result.value - line.recorded)
+            is_same = (
+                line.check.metric not in QUALITIES or gap <= METRIC_TOLERANCE
+            )
+        detail += f", {wanted(line.check.min, line.check.max)} wanted"
+        return "passed" if result.passed and is_same else "failed", detail
 
 
 def same_prior(path: Path, prior: str | Mapping[str, float]) -> TestResult:
@@ -230,81 +354,3 @@ def same_prior(path: Path, prior: str | Mapping[str, float]) -> TestResult:
     if locked == prior:
         return TestResult("prior", "passed", detail)
     return TestResult("prior", "failed", f"{detail}, locked as {locked!r}")
-
-
-def _paths(spec_path):
-    """Returns where images of checks lie, which manifests do not say."""
-    data = (check.data for check in load_spec(spec_path).checks)
-    return {str(ref): ref for ref in data if isinstance(ref.name, Path)}
-
-
-def _test_store(store, data_dir):
-    yield TestResult("digests", "passed", f"{len(store)} modules")
-    models = {name: store[name].model for name in store}
-    images = comparison_images(store.manifest.input)  # As all of them take.
-    for record in store.manifest.modules:
-        name = record.class_name
-        directory = store.path / record.directory
-        gap = largest_gap(models[name], "savedmodel", directory, images)
-        yield _same_answers(f"answers of {name!r}", gap)
-    yield from _same_metrics(store, data_dir)
-
-
-def _same_answers(test, gap):
-    outcome = "passed" if gap <= TOLERANCE else "failed"
-    return TestResult(test, outcome, f"largest difference {gap:.1e}")
-
-
-def _same_check(model, recorded, reader, data_dir, paths):
-    name, _, split = recorded["data"].rpartition(":")
-    data = paths.get(recorded["data"], DataRef(name, split))
-    check = Check(recorded["metric"], recorded["min"], data, recorded["class"])
-    of = f" of {check.class_name!r}" if check.class_name else ""
-    test = f"{check.metric}{of} on {recorded['data']}"
-    try:
-        (result,) = _measure(model, [check], reader, data_dir)
-    except ArtifactError as error:
-        return TestResult(test, "skipped", str(error))
-    is_same = abs(result.value - recorded["value"]) <= METRIC_TOLERANCE
-    return TestResult(
-        test,
-        "passed" if result.passed and is_same else "failed",
-        f"{result.value:.4f}, recorded {recorded['value']:.4f}, at least "
-        f"{check.min:g} wanted",
-    )
-
-
-def _same_metrics(store, data_dir):
-    manifest, recorded = store.manifest, store.manifest.data
-    if not recorded.get("name") or not recorded.get("split"):
-        reason = "the manifest names no data set and split"
-        yield TestResult("metrics", "skipped", reason)
-        return
-    reader = ImageReader(manifest.input, "resize", manifest.class_names)
-    name = recorded["name"]
-    if "path" in recorded:
-        name = (store.path / recorded["path"]).resolve()
-    try:
-        data = DataRef(name, recorded["split"])
-        images = reader.load(data, data_dir)
-    except ArtifactError as error:
-        yield TestResult("metrics", "skipped", str(error))
-        return
-    for name in store:
-        if store.info(name).metrics:
-            yield _same_module_metrics(store, name, images)
-
-
-def _same_module_metrics(store, name, images):
-    module = store[name]
-    log_odds = predict(log_odds_model(module.model), images.images)[:, 0]
-    index = store.manifest.class_names.index(name)
-    found = module_metrics(log_odds, images.labels == index)
-    recorded = module.info.metrics
-    gaps = [abs(found[key] - recorded[key]) for key in recorded]
-    outcome = "passed" if max(gaps) <= METRIC_TOLERANCE else "failed"
-    detail = ", ".join(
-        f"{key} {found[key]:.4f}, recorded {recorded[key]:.4f}"
-        for key in recorded
-    )
-    return TestResult(f"metrics of {name!r}", outcome, detail)

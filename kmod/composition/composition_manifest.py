@@ -138,6 +138,9 @@ class CompositionManifest:
             `before`, the `data`, `num_images` and `epochs` of the training
             after that, and its `agreement` with what it was on
             `num_held_out` other images. Empty if none were.
+        contract: What it must keep to: `checks`, lines as those of a spec,
+            and `answers`, what it scores a few digits in front of its
+            softmax. Empty if it was written without.
         created_by: Versions of kmod, Keras and TensorFlow.
         files: `size` and `digest` of every file but the manifest, by path.
     """
@@ -156,6 +159,7 @@ class CompositionManifest:
     calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     slimmed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    contract: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     created_by: Mapping[str, str] = dataclasses.field(
         default_factory=installed_versions
     )
@@ -573,20 +577,8 @@ def _figures(manifest):
     ]
     checks = manifest.metrics.get("checks", ())
     if checks:
-        rows = [
-            [
-                check["metric"],
-                check["class"] or "all",
-                check["data"],
-                f"{check['value']:.4f}",
-                f"{check['min']:g}",
-            ]
-            for check in checks
-        ]
         sections.append("Checks that the model had to pass:\n")
-        sections.append(
-            _table(("metric", "class", "data", "measured", "least"), rows)
-        )
+        sections.append(_table(CHECK_COLUMNS, map(check_row, checks)))
     measured = [
         [name, f"{value:.4f}"]
         for name, value in _numbers(manifest.metrics)
@@ -606,6 +598,40 @@ def _numbers(data, name=""):
             yield from _numbers(value, path)
         elif isinstance(value, (int, float)):
             yield path, value
+
+
+CHECK_COLUMNS = "metric", "class", "data", "measured", "wanted"
+
+
+def check_row(figures: Mapping[str, Any]) -> list[str]:
+    """Writes what a check found, for the columns `CHECK_COLUMNS`.
+
+    Args:
+        figures: An item of `checks` in the manifest's `metrics`.
+    """
+    value = figures["value"]
+    values = value if isinstance(value, list) else [value]
+    changed = [
+        f" ({key} {figures[key]})"
+        for key in ("shift", "flip")
+        if key in figures
+    ]
+    return [
+        "".join([figures["metric"], *changed]),
+        figures["class"] or "all",
+        figures["data"] or "",
+        " to ".join(f"{value:.4f}" for value in values),
+        wanted(figures.get("min"), figures.get("max")),
+    ]
+
+
+def wanted(least: float | None, most: float | None) -> str:
+    """Says between which limits a figure must lie."""
+    if most is None:
+        return f"at least {least:g}"
+    if least is None:
+        return f"at most {most:g}"
+    return f"from {least:g} to {most:g}"
 
 
 def _table(columns, rows):

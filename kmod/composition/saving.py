@@ -1,6 +1,7 @@
 """Saves composed models with the spec that made them, and loads them."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from kmod.composition.composition_manifest import model_card
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.composition_manifest import total_sizes
 from kmod.composition.composition_manifest import write_composition_manifest
+from kmod.composition.contract import SPEC_FILE
 from kmod.composition.lock import lock_path
 from kmod.composition.lock import write_lock
+from kmod.composition.measures import stored_answers
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
@@ -29,10 +32,11 @@ from kmod.files import file_digest
 from kmod.files import read_files
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.modules.adaptation import comparison_images
+from kmod.modules.contract import EXACTNESS
+from kmod.spec.model import check_data
 from kmod.spec.model import spec_data
 from kmod.spec.spec_file import write_spec
 
-SPEC_FILE = "spec.yaml"
 WEAK_FILE = "weak.keras"
 CARD_FILE = "README.md"
 DEFAULT_FORMATS = ("savedmodel", "keras")
@@ -97,6 +101,9 @@ def save(
             write_form(model, manifest.class_names, name, path, images)
         if made_from.plan is not None:
             _write_spec(made_from, temporary)
+        manifest = dataclasses.replace(
+            manifest, contract=_contract(made_from, model, directory, images)
+        )
         card = model_card(manifest, formats)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         manifest = dataclasses.replace(manifest, files=read_files(temporary))
@@ -163,6 +170,28 @@ def _check_shapes(model, manifest, directory):
             f"answers for its classes: {wanted} -> {scores[0]}. Received: "
             f"'{directory}' with {shapes}. Make it again."
         )
+
+
+def _contract(made_from, model, directory, images):
+    """What the model must keep to: the checks of its spec, and its answers."""
+    manifest, checks = made_from.manifest, []
+    is_composition = not (manifest.student or manifest.slimmed)
+    if made_from.plan is not None and is_composition:
+        checks = list(map(check_data, made_from.plan.spec.checks))
+    folder = Path(os.path.realpath(directory))
+    for line in checks:
+        if isinstance(line.get("data", {}).get("path"), Path):
+            path = os.path.relpath(line["data"]["path"], folder)
+            line["data"]["path"] = Path(path).as_posix()
+    own = [{"metric": "exactness", "max": EXACTNESS}]
+    if manifest.output == "probabilities":
+        own.append({"metric": "score_range", "min": 0, "max": 1})
+    given = {line["metric"] for line in checks}
+    return {
+        "checks": [line for line in own if line["metric"] not in given]
+        + checks,
+        "answers": stored_answers(model, images),
+    }
 
 
 def _write_spec(made_from, directory):

@@ -2,11 +2,13 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 WARM_UP_RUNS = 3
+ROUNDS = 3
 
 
 def measure_latency(
@@ -31,3 +33,32 @@ def measure_latency(
         model.predict_on_batch(images)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[WARM_UP_RUNS:])
+
+
+def latency_ratio(
+    model: keras.Model, others: Sequence[keras.Model], repeats: int = 20
+) -> float:
+    """Measures the time of one prediction as a multiple of other models'.
+
+    They take turns, so that whatever else the machine does slows down all of
+    them, and of each the fastest turn counts.
+
+    Args:
+        model: As for `measure_latency`.
+        others: Models whose times are added.
+        repeats: As for `measure_latency`.
+
+    Returns:
+        The ratio; above 1 if `model` is slower.
+    """
+    seconds = np.min(
+        [
+            [
+                measure_latency(each, repeats=repeats)
+                for each in (model, *others)
+            ]
+            for _ in range(ROUNDS)
+        ],
+        axis=0,
+    )
+    return float(seconds[0] / seconds[1:].sum())

@@ -35,6 +35,9 @@ class ModuleInfo:
         metrics: Figures on held-out data, by name.
         max_output_gap: Largest difference between module and masked model,
             relative to the largest raw score; `None` if never compared.
+        answers: Its log-odds for the first of `comparison_images`, by which
+            one sees later whether it still answers so; empty before it is
+            saved, and of modules that were saved without.
     """
 
     class_name: str
@@ -48,6 +51,7 @@ class ModuleInfo:
     calibration: Mapping[str, Any]
     metrics: Mapping[str, float]
     max_output_gap: float | None
+    answers: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

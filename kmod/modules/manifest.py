@@ -168,6 +168,9 @@ class StoreManifest:
         familiarity: `size` and `digest` of the file of the source's
             familiarity, and `num_images`, the number of images that it was
             fitted on; `None` in stores that were written without.
+        contract: What the modules must keep to: `checks`, lines as those of a
+            composition spec, and, if known, the path of the `source` model's
+            file from the store; `None` in stores that were written without.
     """
 
     source: SourceRecord
@@ -188,6 +191,11 @@ class StoreManifest:
     modules: tuple[ModuleRecord, ...] = ()
     custom_layers: tuple[str, ...] = ()
     familiarity: Mapping[str, Any] | None = None
+    contract: Mapping[str, Any] | None = None
+
+    def record_of(self, class_name: str) -> ModuleRecord:
+        """Returns what it says of the module of a class that it has."""
+        return next(m for m in self.modules if m.class_name == class_name)
 
     @property
     def digest(self) -> str:
@@ -208,6 +216,7 @@ class StoreManifest:
         data = _to_plain(self)
         del data["created_by"]
         data.pop("familiarity", None)
+        data.pop("contract", None)
         for module in data["modules"]:
             del module["manifest"], module["facts"]
             module.pop("calibration", None)
@@ -298,6 +307,8 @@ def write_module_manifest(
         Digest of the manifest.
     """
     data = to_plain(info)
+    if not data["answers"]:  # Nor have earlier modules the key.
+        del data["answers"]
     data["content"] = content
     data["files"] = read_files(directory)
     write_manifest(directory / MODULE_FILE, MODULE_SCHEMA, data)
@@ -335,6 +346,7 @@ def read_module_manifest(
     data["kept_kernels"] = {
         layer: tuple(kept) for layer, kept in data["kept_kernels"].items()
     }
+    data["answers"] = tuple(data.get("answers", ()))
     return ModuleManifest(ModuleInfo(**data), content, files)
 
 
@@ -377,8 +389,9 @@ def _to_plain(manifest):
     data = to_plain(manifest)
     if not data["custom_layers"]:  # Nor have earlier stores the key.
         del data["custom_layers"]
-    if data["familiarity"] is None:  # Nor have earlier stores the key.
-        del data["familiarity"]
+    for key in ("familiarity", "contract"):
+        if data[key] is None:  # Nor have earlier stores the key.
+            del data[key]
     for module in data["modules"]:
         module["facts"] = module.pop("sizes")
         if module["calibration"] is None:  # Nor have earlier stores the key.

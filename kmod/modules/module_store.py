@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import os
 import shutil
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -59,13 +60,15 @@ class StoreContent:
     Attributes:
         modules: Modules of one source model, one for each class.
         manifest: What is known of them; its `modules` are filled in when they
-            are written.
+            are written, and so is its `contract`.
         familiarity: What the source says of images by itself.
+        source_path: File of the source model, if known.
     """
 
     modules: Sequence[ClassModule]
     manifest: StoreManifest
     familiarity: Familiarity | None = None
+    source_path: Path | None = None
 
 
 class ModuleStore:
@@ -306,7 +309,11 @@ def save_store(
         manifest = dataclasses.replace(
             manifest, modules=records, custom_layers=names
         )
-        _write_manifest(temporary, manifest, content.familiarity)
+        source = content.source_path
+        if source is not None:
+            folder = Path(os.path.realpath(path))
+            source = Path(os.path.relpath(source.resolve(), folder)).as_posix()
+        _write_manifest(temporary, manifest, content.familiarity, source)
     return load_store(path, custom_layers=own)
 
 
@@ -345,12 +352,14 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
         for record in store.manifest.modules:
             directory = record.directory
             shutil.copytree(store.path / directory, temporary / directory)
-        _write_manifest(temporary, store.manifest, familiarity)
+        source = (store.manifest.contract or {}).get("source")
+        _write_manifest(temporary, store.manifest, familiarity, source)
     return load_store(store.path, custom_layers=store._custom_layers)
 
 
-def _write_manifest(directory, manifest, familiarity):
+def _write_manifest(directory, manifest, familiarity, source):
     """Writes the two files that are of all modules."""
+    from kmod.modules.contract import contract_of
     from kmod.modules.familiarity import write_familiarity
 
     record = None
@@ -358,9 +367,10 @@ def _write_manifest(directory, manifest, familiarity):
         path = directory / FAMILIARITY_FILE
         write_familiarity(path, familiarity)
         record = file_record(path) | {"num_images": familiarity.num_images}
-    write_store_manifest(
-        directory, dataclasses.replace(manifest, familiarity=record)
-    )
+    manifest = dataclasses.replace(manifest, familiarity=record)
+    contract = contract_of(manifest, source)
+    manifest = dataclasses.replace(manifest, contract=contract)
+    write_store_manifest(directory, manifest)
 
 
 def read_module(
@@ -445,8 +455,10 @@ def _check_modules(modules, manifest):
 
 def _write_module(directory, module, images):
     """Writes a module and returns its record, if it answers the same."""
+    from kmod.data.streaming import predict
     from kmod.export.write import write_form
     from kmod.graph.content import content_digest
+    from kmod.modules.cut import log_odds_model
 
     model, info = module.model, module.info
     names = (info.class_name,)
@@ -455,6 +467,8 @@ def _write_module(directory, module, images):
     archive.parent.mkdir()
     write_form(model, names, "keras", archive, images)
     content = content_digest(model)
+    answers = predict(log_odds_model(model), images)[:, 0]
+    info = dataclasses.replace(info, answers=tuple(answers.tolist()))
     return ModuleRecord(
         class_name=info.class_name,
         class_index=info.class_index,

@@ -41,6 +41,7 @@ from kmod.modular.stem import TEACHER
 from kmod.modular.stem import cache_stem
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
+from kmod.modules.contract import path_from
 from kmod.modules.decompose import module_metrics
 from kmod.modules.module_store import ModuleStore
 from kmod.modules.module_store import StoreContent
@@ -241,6 +242,7 @@ def refine(
         [store[name] for name in store.class_names],
         store.manifest,
         store.familiarity,
+        path_from(store.path, store.manifest.contract),
     )
     content = refine_modules(
         content,
@@ -345,6 +347,7 @@ def refine_modules(
         refined,
         _manifest(manifest, settings, refined, raw, labels),
         content.familiarity,
+        content.source_path,
     )
 
 

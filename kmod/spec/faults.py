@@ -129,17 +129,33 @@ def _expand(node, definitions):
 
 
 @functools.cache
-def _validator():
-    return jsonschema.Draft202012Validator(expanded_schema())
+def _validator(keys):
+    schema = expanded_schema()
+    if keys is not None:
+        properties = {key: schema["properties"][key] for key in keys}
+        schema = {
+            "type": "object",
+            "additionalProperties": False,
+            "required": list(keys),
+            "properties": properties,
+        }
+    return jsonschema.Draft202012Validator(schema)
 
 
-def schema_faults(document: Document) -> Iterator[Fault]:
+def schema_faults(
+    document: Document, keys: tuple[str, ...] | None = None
+) -> Iterator[Fault]:
     """Says in plain words what breaks the JSON Schema, and where.
+
+    Args:
+        document: The file.
+        keys: Keys of a spec that the file has instead of a spec's, all of
+            them. Defaults to a spec.
 
     Yields:
         A fault for every unknown key and every value that is not accepted.
     """
-    for error in _validator().iter_errors(document.data):
+    for error in _validator(keys).iter_errors(document.data):
         yield from _explain(error, document)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -150,21 +151,57 @@ class Scores:
         return self.calibration in ("stored", "unlabelled")
 
 
+# Metrics of a quality, which are measured on labelled images.
+QUALITIES = ("accuracy", "precision", "recall", "f1")
+
+
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A figure that the composed model must reach.
+    """A line of a contract: what a model or module must keep to.
 
     Attributes:
-        metric: Name of the figure.
-        min: The least it must be, 0 to 1.
-        data: Labelled images it is measured on.
-        class_name: Class whose figure it is; `None` for the accuracy of all.
+        metric: What is measured: a quality, 0 to 1; as `invariance` the share
+            of answers that change if images do, 0 to 1; the lowest and highest
+            score as `score_range`; as `exactness` the largest difference from
+            the answers that were stored, relative to the largest of them if
+            that is above 1; as `rejection` the share of its own images that
+            are refused, 0 to 1; as `latency` the time of an answer divided by
+            that of the source model.
+        min: The least it must be: of qualities, and of the lowest score.
+        data: Labelled images it is measured on, if it takes any.
+        class_name: Class whose figure it is; `None` for that of all.
+        max: The most it may be: of all but qualities.
+        shift: With `invariance`, the pixels that images are moved by.
+        flip: With `invariance`, which way images are mirrored.
     """
 
-    metric: Literal["accuracy", "precision", "recall", "f1"]
-    min: float
-    data: DataRef
+    metric: Literal[
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "invariance",
+        "score_range",
+        "exactness",
+        "rejection",
+        "latency",
+    ]
+    min: float | None = None
+    data: DataRef | None = None
     class_name: str | None = None
+    max: float | None = None
+    shift: int | None = None
+    flip: Literal["horizontal", "vertical"] | None = None
+
+    def __str__(self) -> str:
+        words = self.metric.replace("_", " ")
+        if self.shift is not None:
+            words += f" to a shift of {self.shift} px"
+        if self.flip is not None:
+            words += f" to a {self.flip} flip"
+        if self.class_name is not None:
+            words += f" of {self.class_name!r}"
+        return words if self.data is None else f"{words} on {self.data}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,15 +351,28 @@ def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
             base.get("output"),
         ),
         patches=tuple(_patch(entry) for entry in data.get("patches", ())),
-        checks=tuple(
-            Check(
-                entry["metric"],
-                entry["min"],
-                _data_ref(entry["data"], path),
-                entry.get("class"),
-            )
-            for entry in data.get("checks", ())
-        ),
+        checks=build_checks(data.get("checks", ()), path),
+    )
+
+
+def build_checks(
+    entries: Iterable[Mapping[str, Any]], path: Path
+) -> tuple[Check, ...]:
+    """Builds the lines of a contract from plain data.
+
+    Args:
+        entries: Plain data that keep to the schema's `check`.
+        path: Absolute path of their file; what is relative in it starts there.
+    """
+    return tuple(_check(dict(entry), path) for entry in entries)
+
+
+def _check(entry, path):
+    data = entry.pop("data", None)
+    return Check(
+        data=None if data is None else _data_ref(data, path),
+        class_name=entry.pop("class", None),
+        **entry,
     )
 
 
@@ -405,15 +455,20 @@ def spec_data(spec: Spec) -> dict[str, Any]:
         classes=[_class_data(entry) for entry in spec.classes],
         scores=_scores_data(spec.scores) if is_new else None,
         patches=[_patch_data(patch) for patch in spec.patches],
-        checks=[
-            _filled(
-                metric=check.metric,
-                min=check.min,
-                data=_data_set(check.data),
-                **{"class": check.class_name},
-            )
-            for check in spec.checks
-        ],
+        checks=list(map(check_data, spec.checks)),
+    )
+
+
+def check_data(check: Check) -> dict[str, Any]:
+    """Returns a line of a contract as plain data, with paths as in `Spec`."""
+    return _filled(
+        metric=check.metric,
+        shift=check.shift,
+        flip=check.flip,
+        min=check.min,
+        max=check.max,
+        data=check.data and _data_set(check.data),
+        **{"class": check.class_name},
     )
 
 

@@ -19,6 +19,7 @@ from kmod.spec.faults import dotted
 from kmod.spec.licences import LicenseSyntaxError
 from kmod.spec.licences import known_licences
 from kmod.spec.licences import parse_license
+from kmod.spec.model import QUALITIES
 
 ROUNDING = 0.01  # How far shares may be from 1 in sum.
 CALIBRATIONS = ("stored", "unlabelled", "none", "fit", "joint")
@@ -32,6 +33,16 @@ KEYS_OF_COMBINATIONS = {
     "layer": ("calibrated", "divided"),
     "auxiliary": ("calibrated", "divided"),
 }
+
+KEYS_OF_METRICS = {
+    "min": (*QUALITIES, "score_range"),
+    "max": ("invariance", "score_range", "exactness", "rejection", "latency"),
+    "data": (*QUALITIES, "invariance", "score_range", "rejection"),
+    "class": (*QUALITIES, "invariance", "score_range", "exactness", "latency"),
+    "shift": ("invariance",),
+    "flip": ("invariance",),
+}
+METRICS = (*QUALITIES, *KEYS_OF_METRICS["max"])
 
 Broken = Iterator[tuple[KeyPath, str]]  # Where in the spec, and what to say.
 Doubtful = Iterator[tuple[Place, str]]
@@ -311,6 +322,42 @@ def _checked_classes_are_known(document: Document) -> Broken:
             )
 
 
+def _checks_have_their_keys(document: Document) -> Broken:
+    for path, check in document.find(dict, "checks", ...):
+        metric = check.get("metric")
+        for key, owners in KEYS_OF_METRICS.items():
+            if key in check and metric in METRICS and metric not in owners:
+                yield (*path, key), (
+                    f"`{key}` does not belong to a check of {metric}. It "
+                    f"belongs to {', '.join(owners)}. Remove it."
+                )
+        if metric == "invariance" and ("shift" in check) == ("flip" in check):
+            yield path, (
+                "a check of invariance says what images are changed by: "
+                "either `shift` or `flip`. Received: "
+                f"{'both' if 'shift' in check else 'neither'}. Write one "
+                "check for each."
+            )
+        low, high = check.get("min"), check.get("max")
+        if _is_number(low) and _is_number(high) and low >= high:
+            yield (*path, "max"), (
+                "`max` must be above `min`. Received: "
+                f"min {low:g}, max {high:g}."
+            )
+
+
+def _rejection_has_a_class(document: Document) -> Broken:
+    is_spec = isinstance(document.data, dict) and "stores" in document.data
+    if is_spec and not list(document.find(dict, "scores", "other")):
+        for path, check in document.find(dict, "checks", ...):
+            if check.get("metric") == "rejection":
+                yield (*path, "metric"), (
+                    "only a model with a class `other` refuses images. "
+                    "Received: a check of rejection without "
+                    "`scores.other`. Write that, or remove the check."
+                )
+
+
 def _licences_are_known(document: Document) -> Doubtful:
     known = known_licences().values()
     for path, text in document.find_texts("license"):
@@ -391,6 +438,8 @@ FAULT_RULES = (
     _layers_fit_the_base,
     _layers_fit_the_patch,
     _checked_classes_are_known,
+    _checks_have_their_keys,
+    _rejection_has_a_class,
 )
 # They look at specs without faults.
 WARNING_RULES = (

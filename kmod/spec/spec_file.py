@@ -22,7 +22,9 @@ from kmod.files.plain_yaml import parse_yaml
 from kmod.files.plain_yaml import shorten
 from kmod.spec.faults import InvalidSpecError
 from kmod.spec.faults import schema_faults
+from kmod.spec.model import Check
 from kmod.spec.model import Spec
+from kmod.spec.model import build_checks
 from kmod.spec.model import build_spec
 from kmod.spec.rules import find_warnings
 from kmod.spec.rules import rule_faults
@@ -62,14 +64,32 @@ def load_spec(path: str | Path) -> Spec:
     >>> kmod.load_spec("specs/compose_digits.yaml").class_names
     ('0', '1', '7')
     """
+    return parse_spec(_read(path), path)
+
+
+def _read(path):
     if Path(path).exists() and not (
         Path(path).is_file() or Path(path).is_dir()
     ):
         message = "a spec is a regular file. Received: a pipe or device."
         raise InvalidSpecError(path, [Fault(1, 1, message)])
     with open(path, "rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    return parse_spec(content, path)
+        return file.read(MAX_BYTES + 1)
+
+
+def load_checks(path: str | Path) -> tuple[Check, ...]:
+    """Loads a contract: a YAML file of `version` and `checks`, as in a spec.
+
+    Args:
+        path: YAML file. Its relative paths are resolved against its folder.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InvalidSpecError: If it is not valid, as `load_spec`.
+    """
+    document = _parsed(_read(path), path, ("version", "checks"))
+    entries = document.data["checks"]
+    return build_checks(entries, Path(os.path.realpath(path)))
 
 
 def parse_spec(content: bytes, path: str | Path) -> Spec:
@@ -79,6 +99,16 @@ def parse_spec(content: bytes, path: str | Path) -> Spec:
         content: The YAML text in UTF-8.
         path: Where the file is, or shall be.
     """
+    document = _parsed(content, path)
+    warnings = sorted(find_warnings(document))
+    return dataclasses.replace(
+        build_spec(document.data, Path(os.path.realpath(path))),
+        warnings=tuple(warning.located(path) for warning in warnings),
+        places=document.values,
+    )
+
+
+def _parsed(content, path, keys=None):
     try:
         text = _decode(content)
         document = parse_yaml(text, "a spec", _is_text, MAX_VALUES)
@@ -91,17 +121,12 @@ def parse_spec(content: bytes, path: str | Path) -> Spec:
     faults = (
         *document.faults,
         *_text_faults(document),
-        *schema_faults(document),
+        *schema_faults(document, keys),
         *rule_faults(document),
     )
     if faults:
         raise InvalidSpecError(path, faults)
-    warnings = sorted(find_warnings(document))
-    return dataclasses.replace(
-        build_spec(document.data, Path(os.path.realpath(path))),
-        warnings=tuple(warning.located(path) for warning in warnings),
-        places=document.values,
-    )
+    return document
 
 
 def _decode(content: bytes) -> str:
