@@ -121,7 +121,9 @@ def older(donor, tmp_path):
     """A store as earlier versions wrote them."""
     path = shutil.copytree(donor.path, tmp_path / "older")
     (path / FAMILIARITY_FILE).unlink(missing_ok=True)
-    manifest = dataclasses.replace(donor.manifest, familiarity=None)
+    manifest = dataclasses.replace(
+        donor.manifest, familiarity=None, contract=None
+    )
     write_store_manifest(path, manifest)
     return load_store(path)
 

@@ -2,11 +2,16 @@
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 
 from kmod.cli import console
 from kmod.errors import CheckError
 from kmod.errors import IntegrityError
+from kmod.errors import UsageError
+
+_XML = '<?xml version="1.0" encoding="utf-8"?>\n'
+_JUNIT_START = f'{_XML}<testsuites name="kmod test"'
 
 
 def add_parser(subparsers) -> None:
@@ -49,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
     from kmod.spec.spec_file import load_checks
 
+    if args.junit is not None:
+        _check_junit(Path(args.junit))
     check_path(args.path)
     for path in args.source:
         check_path(path)
@@ -87,6 +94,21 @@ def run(args: argparse.Namespace) -> int:
     return (IntegrityError if is_broken else CheckError).exit_code
 
 
+def _check_junit(path):
+    """Refuses to replace anything but what was written so before."""
+    if not os.path.lexists(path):
+        return
+    start = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(len(_JUNIT_START))
+    if start.decode("utf-8", "replace") != _JUNIT_START:
+        raise UsageError(
+            "`--junit` replaces only what `kmod test` wrote. Received: "
+            f"'{path}', which is something else. Choose another name."
+        )
+
+
 def _write_junit(rows, path, name):
     """Writes results as servers for continuous integration read them."""
     from xml.etree import ElementTree
@@ -115,5 +137,4 @@ def _write_junit(rows, path, name):
         else:
             ElementTree.SubElement(case, "system-out").text = detail
     text = ElementTree.tostring(suites, encoding="unicode")
-    content = f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
-    atomic_write(path, content.encode("utf-8"))
+    atomic_write(path, f"{_XML}{text}\n".encode())

@@ -308,7 +308,8 @@ def given_images(spec: Spec, data: Any) -> tuple[Spec, Mapping[DataRef, Any]]:
 
 
 def _data_sets(spec):
-    return *spec.scores.data, *(check.data for check in spec.checks)
+    checked = (check.data for check in spec.checks)
+    return *spec.scores.data, *(data for data in checked if data is not None)
 
 
 def not_given(data: DataRef) -> ArtifactError:

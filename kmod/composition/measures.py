@@ -261,7 +261,7 @@ def unsquashed_answers(model: keras.Model, images: np.ndarray) -> np.ndarray:
         last, keras.layers.Softmax
     )
     if is_squashed:
-        model = keras.Model(model.inputs, last.input)
+        model = keras.Model(model.input, last.input)
     return predict(model, images)
 
 
@@ -387,7 +387,7 @@ class Modules(_Subject):
         return float(np.mean(distances > limit)), len(images)
 
     def latency(self, check: Check) -> Measured:
-        """Time of all modules composed or one, as a multiple of the source's."""
+        """Time of all modules, or one, as a multiple of the source's."""
         manifest = self._store.manifest
         if check.class_name is not None:
             model = self._store[check.class_name].model

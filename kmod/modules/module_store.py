@@ -48,6 +48,9 @@ from kmod.modules.manifest import write_module_manifest
 from kmod.modules.manifest import write_store_manifest
 
 if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
     from kmod.modules.familiarity import Familiarity
 
 ARCHIVE_FILE = "assets.extra/module.keras"
@@ -453,12 +456,18 @@ def _check_modules(modules, manifest):
             raise UsageError(str(error)) from error
 
 
+def stored_answers(model: keras.Model, images: np.ndarray) -> tuple[float, ...]:
+    """Returns what a module answers, for `ModuleInfo.answers`."""
+    from kmod.data.streaming import predict
+    from kmod.modules.cut import log_odds_model
+
+    return tuple(predict(log_odds_model(model), images)[:, 0].tolist())
+
+
 def _write_module(directory, module, images):
     """Writes a module and returns its record, if it answers the same."""
-    from kmod.data.streaming import predict
     from kmod.export.write import write_form
     from kmod.graph.content import content_digest
-    from kmod.modules.cut import log_odds_model
 
     model, info = module.model, module.info
     names = (info.class_name,)
@@ -467,8 +476,7 @@ def _write_module(directory, module, images):
     archive.parent.mkdir()
     write_form(model, names, "keras", archive, images)
     content = content_digest(model)
-    answers = predict(log_odds_model(model), images)[:, 0]
-    info = dataclasses.replace(info, answers=tuple(answers.tolist()))
+    info = dataclasses.replace(info, answers=stored_answers(model, images))
     return ModuleRecord(
         class_name=info.class_name,
         class_index=info.class_index,

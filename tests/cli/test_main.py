@@ -323,6 +323,16 @@ REFUSED = {
         "Received: './no', which is not there.",
     ),
     "test-missing": (["test", "no"], 3, "'no', which does not exist."),
+    "test-contract": (
+        ["test", "empty", "--contract", "no.yaml"],
+        3,
+        "no.yaml: No such file",
+    ),
+    "test-junit": (
+        ["test", "empty", "--junit", "full/thesis.txt"],
+        2,
+        "replaces only what `kmod test` wrote. Received: 'full/thesis.txt'",
+    ),
     "export-overwrite": (
         ["export", MODEL, "--format", "onnx", "--out", "full", "--overwrite"],
         2,

@@ -7,7 +7,16 @@ from kmod.spec.faults import read_schema
 
 # Keywords of draft-07, so that older editors understand the schema, too.
 ANNOTATIONS = {"$schema", "$defs", "$ref", "title", "description", "examples"}
-NESTING = {"properties", "items", "propertyNames", "not", "allOf", "anyOf", "if", "then"}
+NESTING = {
+    "properties",
+    "items",
+    "propertyNames",
+    "not",
+    "allOf",
+    "anyOf",
+    "if",
+    "then",
+}
 EXPLAINED = {
     "additionalProperties",
     "enum",
