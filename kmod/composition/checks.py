@@ -287,19 +287,22 @@ class ContractTester:
         check_files(self._path, manifest.files, COMPOSITION_FILE)
         return "passed", f"{len(manifest.files)} files"
 
+    @functools.cached_property
+    def _images(self):
+        subject = self._store if self._is_store else self._model
+        return comparison_images(subject.manifest.input)
+
     def _answers(self, line):
         if self._is_store:
             record = self._store.manifest.record_of(line.class_name)
-            images = comparison_images(self._store.manifest.input)
             model = self._store[line.class_name].model
             directory = self._store.path / record.directory
-            gap = largest_gap(model, "savedmodel", directory, images)
+            gap = largest_gap(model, "savedmodel", directory, self._images)
         elif line.form is None:
             return "skipped", f"there is no '{FORMS[KERAS_FORM].path}'"
         else:
-            images = comparison_images(self._model.manifest.input)
             path = self._path / FORMS[line.form].path
-            gap = largest_gap(self._model, line.form, path, images)
+            gap = largest_gap(self._model, line.form, path, self._images)
         outcome = "passed" if gap <= TOLERANCE else "failed"
         return outcome, f"largest difference {gap:.1e}"
 

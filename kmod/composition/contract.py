@@ -13,6 +13,7 @@ from kmod.composition.composition_manifest import COMPOSITION_FILE
 from kmod.composition.composition_manifest import CompositionManifest
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.errors import IntegrityError
+from kmod.errors import UsageError
 from kmod.modules.manifest import STORE_FILE
 from kmod.modules.module_store import ModuleStore
 from kmod.modules.module_store import load_store
@@ -79,6 +80,7 @@ def contract_lines(
     Raises:
         ArtifactError: If there is neither a store nor a composed model.
         InvalidSpecError: If `contract` is not valid.
+        UsageError: If it is of classes that are not there.
     """
     path = Path(path)
     further = () if contract is None else load_checks(contract)
@@ -91,9 +93,16 @@ def contract_lines(
         else:
             store = load_store(path, verify=False)
             own, names = list(_of_store(store)), store.class_names
-            further = _of_modules(further, names)
+            further = tuple(_of_modules(further, names))
     except IntegrityError:
         return [digests]
+    for check in further:
+        if check.class_name not in (None, *names):
+            raise UsageError(
+                f"A check is of one of the classes {list(names)} of '{path}'. "
+                f"Received: one of {check.class_name!r} in '{contract}'. "
+                "Correct the name."
+            )
     more = [ContractLine("check", check=check) for check in further]
     return [digests, *own, *more]
 

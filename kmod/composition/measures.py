@@ -6,10 +6,13 @@ have `quality`. Each returns what was measured and on how many images.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
+from collections.abc import Hashable
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -64,7 +67,7 @@ class _Subject:
         self._sources: Sequence[Path] = sources
         self._kept = {}
 
-    def _once(self, key, measure):
+    def _once(self, key: Hashable, measure: Callable[[], Any]) -> Any:
         """Keeps what takes long for further checks."""
         if key not in self._kept:
             self._kept[key] = measure()
@@ -74,10 +77,15 @@ class _Subject:
         load = functools.partial(self._reader.load, data, self._data_dir)
         return self._once(("images", data), load)
 
+    def _digits(self):
+        return self._once(
+            "digits", functools.partial(comparison_images, self._input)
+        )
+
     def _images_of(self, check: Check):
         """Some images of a check, a few digits if it names none."""
         if check.data is None:
-            return comparison_images(self._input)
+            return self._digits()
         return some(self._images(check.data)).images
 
     def _ratio(self, model, digests, known):
@@ -111,6 +119,7 @@ def _load_source(path, contract):
         return None, None
     model = load_keras_file(path, allow_custom=True)
     whole = rebuild(channel_graph(model, input_shape=contract.shape))
+    whole.trainable = False  # As it was when its modules were cut.
     return model, content_digest(whole)
 
 
@@ -194,7 +203,7 @@ class ComposedModel(_Subject):
         stored = np.array(self._manifest.contract.get("answers", ()))
         if not len(stored):
             raise _no_answers()
-        images = comparison_images(self._input)[: len(stored)]
+        images = self._digits()[: len(stored)]
         answers = unsquashed_answers(self._model, images)
         if check.class_name is not None:
             column = self._column(check)
@@ -207,7 +216,7 @@ class ComposedModel(_Subject):
     def rejection(self, check: Check) -> Measured:
         """Share of images of the classes that get the class of others."""
         if self._manifest.other is None:
-            raise ArtifactError(
+            raise UsageError(
                 "Only a model with a class for images of none of the others "
                 "rejects any. Received: a check of rejection for a model of "
                 f"{list(self._manifest.class_names)}. Remove it, or write "
@@ -221,7 +230,7 @@ class ComposedModel(_Subject):
     def latency(self, check: Check) -> Measured:
         """Time of an answer, as a multiple of its sources' together."""
         if check.class_name is not None:
-            raise ArtifactError(
+            raise UsageError(
                 "A check of latency of one class is of a module in a store. "
                 f"Received: one of {check.class_name!r} for a composed model. "
                 "Leave `class` out."
@@ -238,7 +247,8 @@ class ComposedModel(_Subject):
 def _known_sources(spec):
     """Yields where the stores of a spec say that their sources are."""
     for ref in spec.stores.values() if spec is not None else ():
-        if ref.path.is_dir():
+        # A store that is not as it was is no fault of the composed model.
+        with contextlib.suppress(ArtifactError):
             contract = load_store(ref.path, verify=False).manifest.contract
             if path := path_from(ref.path, contract):
                 yield path
@@ -368,7 +378,7 @@ class Modules(_Subject):
         stored = np.array(self._store.info(check.class_name).answers)
         if not len(stored):
             raise _no_answers()
-        images = comparison_images(self._input)[: len(stored)]
+        images = self._digits()[: len(stored)]
         answers = self._module_log_odds(check.class_name, images)
         return largest_difference(answers, stored), len(images)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -389,13 +390,20 @@ def test_junit(store, contract, tmp_path, capsys):
     assert "at most 0.001 wanted" in case[0].attrib["message"]
 
 
+@pytest.fixture
+def elsewhere(tmp_path_factory, monkeypatch):
+    """A folder without tests, in which kmod is not the project."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 def pytest_run(*options):
     command = [sys.executable, "-m", "pytest", "-p", "kmod.pytest_plugin"]
     command += ["-p", "no:cacheprovider", "-p", "no:kmod"]
     return subprocess.run([*command, *options], capture_output=True, text=True)
 
 
-def test_pytest_runs_a_test_for_each_line(store, contract):
+def test_pytest_runs_a_test_for_each_line(store, contract, elsewhere):
     _, path = contract("metric: latency, max: 0.001")
     given = "--kmod-store", str(store.parent), "--kmod-contract", path
     done = pytest_run("-rA", *given)
@@ -406,7 +414,7 @@ def test_pytest_runs_a_test_for_each_line(store, contract):
     assert lines[-1].strip("= ").startswith("1 failed, 13 passed in")
 
 
-def test_pytest_lists_without_tensorflow(composed):
+def test_pytest_lists_without_tensorflow(composed, elsewhere):
     code = (
         "import sys, pytest\n"
         f"pytest.main(['--co', '-q', '-p', 'kmod.pytest_plugin', '-p', "
@@ -422,7 +430,7 @@ def test_pytest_lists_without_tensorflow(composed):
     assert any(x.endswith("::rejection on digits:test") for x in lines)
 
 
-def test_pytest_names_what_it_takes(tmp_path):
+def test_pytest_names_what_it_takes(tmp_path, elsewhere):
     done = pytest_run("--kmod-store", str(tmp_path))
     assert done.returncode == 4
     assert "which holds neither" in done.stderr
