@@ -411,7 +411,7 @@ def test_pytest_runs_a_test_for_each_line(store, contract, elsewhere):
     lines = done.stdout.splitlines()
     assert any(x.startswith("PASSED") and x.endswith(ACCURACY) for x in lines)
     assert "latency: " in done.stdout and "at most 0.001" in done.stdout
-    assert lines[-1].strip("= ").startswith("1 failed, 13 passed in")
+    assert lines[-1].strip("= ").startswith("1 failed, 13 passed, ")
 
 
 def test_pytest_lists_without_tensorflow(composed, elsewhere):
