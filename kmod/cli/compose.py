@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from kmod.cli import console
+from kmod.cli.models import positive_integer
+from kmod.cli.models import seed
 from kmod.cli.module_table import calibrated_on
+from kmod.errors import UsageError
 
 if TYPE_CHECKING:
     from kmod.composition.plan import CompositionPlan
@@ -26,6 +30,8 @@ def add_parser(subparsers) -> None:
         help="build a classifier from modules, as a spec declares it",
         description="Builds the model of SPEC and saves it with its spec, "
         "lock, manifest and model card, if it passes the spec's checks. "
+        "--slim makes it smaller first, by what images such as it will see "
+        "need; the checks are then the slim model's. "
         "--dry-run only reads manifests and prints the plan.",
     )
     parser.add_argument("spec", metavar="SPEC", help="YAML file")
@@ -45,8 +51,39 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="prepared TensorFlow Datasets, for the data that SPEC names",
+        help="prepared TensorFlow Datasets, for the data that are named",
     )
+    slimming = parser.add_argument_group("slimming")
+    slimming.add_argument(
+        "--slim",
+        dest="macs_target",
+        type=float,
+        metavar="R",
+        help="multiply-accumulates to come down to, as a multiple of the "
+        "composed model's, such as 0.5 (default: as it is composed)",
+    )
+    slimming.add_argument(
+        "--data",
+        metavar="NAME",
+        help="images such as the model will see; their labels only say what "
+        "is of the classes of SPEC, or of its modules: a data set, folder or "
+        "file",
+    )
+    slimming.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="--data are images alone, a folder of them at any depth or an "
+        ".npz file",
+    )
+    slimming.add_argument(
+        "--epochs", type=positive_integer, default=20, metavar="N"
+    )
+    slimming.add_argument(
+        "--augment",
+        action="store_true",
+        help="mirror and move images at random; not for digits or letters",
+    )
+    slimming.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument(
         "--locked",
         action="store_true",
@@ -70,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         check_output(args.out, args.overwrite, list_composition)
+    _check_slimming(args)
     planned = load_plan(args.spec)
     if args.locked:
         check_lock(planned)
@@ -81,6 +119,26 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(figures, args.out)
     return 0
+
+
+def _check_slimming(args):
+    """Refuses what can not be, before anything is composed."""
+    from kmod.data.own_images import own_path
+
+    if (args.macs_target is None) != (args.data is None):
+        raise UsageError(
+            "`--slim` and `--data` go together: a model is made smaller by "
+            "images such as it will see. Give both, or neither."
+        )
+    if args.macs_target is None:
+        return
+    if not 0 < args.macs_target < 1:
+        raise UsageError(
+            "`--slim` must be above 0 and below 1, a multiple of what the "
+            f"composed model costs. Received: --slim {args.macs_target:g}. "
+            "Give 0.5 for half of it."
+        )
+    own_path(args.data, args.data_dir)
 
 
 def load_plan(path: str) -> CompositionPlan:
@@ -109,9 +167,59 @@ def _build(planned, args):
 
     with console.status("composing"):
         model = compose_plan(planned, args.data_dir)
+    if args.macs_target is not None:
+        model = _slimmed(model, planned, args)
+    with console.status("saving"):
         save(model, args.out, formats=args.formats, overwrite=args.overwrite)
     manifest = read_composition_manifest(args.out)
-    return {**manifest.sizes, "checks": manifest.metrics.get("checks", [])}
+    figures = {
+        **manifest.sizes,
+        "checks": manifest.metrics.get("checks", []),
+    }
+    if manifest.slimmed:
+        figures["slimmed"] = dict(manifest.slimmed)
+    return figures
+
+
+def _slimmed(model, planned, args):
+    """Makes a model smaller, and checks it again."""
+    from kmod.composition.checks import run_checks
+    from kmod.slimming.slim import slim
+
+    small = slim(
+        model,
+        _images(model.composition.manifest, args),
+        macs_target=args.macs_target,
+        epochs=args.epochs,
+        augment=args.augment,
+        seed=args.seed,
+        verbose=console.training_verbosity(),
+    )
+    checks = run_checks(small, planned, args.data_dir)
+    if checks:
+        composition = small.composition
+        metrics = {"checks": [check.as_dict() for check in checks]}
+        manifest = dataclasses.replace(composition.manifest, metrics=metrics)
+        small.composition = dataclasses.replace(composition, manifest=manifest)
+    return small
+
+
+def _images(manifest, args):
+    """Loads images to learn from, of the model's classes if data name them."""
+    from kmod.cli.models import load_unlabelled_images
+    from kmod.data.load import load_data
+    from kmod.data.load import select_classes
+    from kmod.data.own_images import file_options
+
+    if args.unlabelled:
+        return load_unlabelled_images(args.data, manifest.input, args)
+    options = file_options(args.data, manifest.input.shape, args.data_dir)
+    data = load_data(args.data, args.data_dir, splits=["train"], **options)
+    of_modules = dict.fromkeys(each["class"] for each in manifest.sources)
+    for names in manifest.class_names, tuple(of_modules):
+        if len(names) >= 2 and {*names} <= {*data.class_names}:
+            return select_classes(data, names)
+    return data
 
 
 def _print(figures, out):
@@ -145,6 +253,13 @@ def _print(figures, out):
     if "composed" in figures and figures["composed"]["checks"]:
         rows = map(check_row, figures["composed"]["checks"])
         console.print_table(CHECK_COLUMNS, rows)
+    if slimmed := figures.get("composed", {}).get("slimmed"):
+        console.print_note(
+            f"It was slimmed, from {slimmed['before']['macs']:,} MACs and "
+            f"{slimmed['before']['parameters']:,} parameters; of "
+            f"{slimmed['num_held_out']:,} images that it did not learn from "
+            f"it answers {slimmed['agreement']:.1%} as before."
+        )
     if out is not None:
         console.print_note(f"Saved to '{out}'.")
 

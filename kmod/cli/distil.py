@@ -84,6 +84,7 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
 
+    from kmod.cli.models import load_unlabelled_images
     from kmod.composition.composition_manifest import read_composition_manifest
     from kmod.composition.distillation import composition_of
     from kmod.composition.distillation import distil
@@ -92,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     with console.status("composing"):
         model = _composed(args)
     manifest = composition_of(model).manifest
-    images = [_images(text, manifest, args) for text in args.data]
+    images = [
+        load_unlabelled_images(text, manifest.input, args) for text in args.data
+    ]
     test = _test_images(manifest, args)
     student = distil(
         model,
@@ -169,18 +172,6 @@ def _composed(args):
     from kmod.composition.composer import compose_plan
 
     return compose_plan(load_plan(args.spec), args.data_dir)
-
-
-def _images(text, manifest, args):
-    from kmod.data.load import load_unlabelled
-    from kmod.data.load import split_name
-    from kmod.data.own_images import file_options
-
-    name, split = split_name(text)
-    options = file_options(name, manifest.input.shape, args.data_dir)
-    return load_unlabelled(
-        name, args.data_dir, split=split, limit=args.limit, **options
-    )
 
 
 def _test_images(manifest, args):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from kmod.data.image_data import ImageData
     from kmod.data.image_data import LabelledImages
+    from kmod.data.image_data import UnlabelledImages
     from kmod.files.atomic import Listing
     from kmod.modules.manifest import InputContract
 
@@ -330,6 +331,28 @@ def load_images(
     if args.value_range is None:
         return data
     return scale_values(data, args.value_range)
+
+
+def load_unlabelled_images(
+    text: str, contract: InputContract, args: argparse.Namespace
+) -> UnlabelledImages:
+    """Loads images without their labels, as a model takes them.
+
+    Args:
+        text: Name and split, folder or file, such as `photos:train`.
+        contract: What images the model takes.
+        args: Arguments of the command, `data_dir` and perhaps `limit`.
+    """
+    from kmod.data.load import load_unlabelled
+    from kmod.data.load import split_name
+    from kmod.data.own_images import file_options
+
+    name, split = split_name(text)
+    options = file_options(name, contract.shape, args.data_dir)
+    limit = getattr(args, "limit", None)
+    return load_unlabelled(
+        name, args.data_dir, split=split, limit=limit, **options
+    )
 
 
 def image_shape(model: keras.Model) -> tuple[int | None, ...]:

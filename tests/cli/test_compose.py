@@ -3,6 +3,8 @@ import json
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
 
 import kmod
@@ -209,3 +211,47 @@ def test_save_writes_what_the_command_writes(spec_path, tmp_path, capsys):
     )
     for name in ("spec.yaml", "spec.lock.yaml", "README.md"):
         assert one.files[name] == other.files[name]
+
+
+def test_composed_model_is_slimmed_in_one_go(spec_path, tmp_path, capsys):
+    checked(spec_path, "0.5")
+    out = tmp_path / "two"
+    argv = ["compose", str(spec_path), "--out", str(out), "--format", "keras"]
+    assert main([*argv, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)["composed"]
+    argv += ["--slim", "0.6", "--data", "digits", "--epochs", "4"]
+    assert main([*argv, "--overwrite", "--json"]) == 0
+    slim = json.loads(capsys.readouterr().out)["composed"]
+    assert slim["macs"] <= 0.6 * whole["macs"]
+    assert slim["slimmed"]["before"]["macs"] == whole["macs"]
+    # Of all the digits, ones and eights.
+    train = kmod.load_data("digits").train.labels
+    count = slim["slimmed"]["num_images"] + slim["slimmed"]["num_held_out"]
+    assert count == np.isin(train, [1, 8]).sum()
+    before, after = (
+        [check["value"] for check in each["checks"]] for each in (whole, slim)
+    )
+    assert len(after) == len(before) and min(after) >= 0.5
+    manifest = read_composition_manifest(out)
+    assert manifest.sources and manifest.slimmed
+    assert main(["test", str(out)]) == 0
+
+
+def test_slim_model_must_pass_the_checks(
+    spec_path, tmp_path, capsys, monkeypatch
+):
+    checked(spec_path, "0.6")
+    out = tmp_path / "two"
+
+    def blind(model, *args, **options):
+        small = keras.models.clone_model(model)  # Of random weights.
+        small.class_names = model.class_names
+        small.composition = model.composition
+        return small
+
+    monkeypatch.setattr("kmod.slimming.slim.slim", blind)
+    argv = ["compose", str(spec_path), "--out", str(out), "--format", "keras"]
+    argv += ["--slim", "0.6", "--data", "digits"]
+    assert main(argv) == 5
+    assert "accuracy on digits:test is" in capsys.readouterr().err
+    assert not out.exists()

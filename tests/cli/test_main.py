@@ -166,6 +166,19 @@ def test_light_commands_import_nothing_slow(argv):
 MODEL, STORE, DATA = "model.keras", "store", "digits:validation"
 # What each command is given that it can refuse at once, and in which words.
 REFUSED = {
+    "compose-slim-alone": (
+        ["compose", "spec.yaml", "--out", "new", "--slim", "0.5"],
+        2,
+        "`--slim` and `--data` go together",
+    ),
+    "compose-slim-much": (
+        [
+            *("compose", "spec.yaml", "--out", "new"),
+            *("--slim", "2", "--data", "digits"),
+        ],
+        2,
+        "`--slim` must be above 0 and below 1",
+    ),
     "inspect-missing": (["inspect", "modle.keras"], 3, "Did you mean 'model"),
     "inspect-folder": (["inspect", "empty"], 3, "A directory of kmod holds"),
     "modularize-missing": (
