@@ -3,7 +3,10 @@
 Keras itself copies whole arrays into memory before it makes a first step.
 """
 
+import contextlib
+import logging
 import math
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,7 +136,8 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
     if not _is_on_disk(images) and not _makes_much(model, images):
         if _are_few(model, images, batch_size):
             return _answers(model, images, batch_size)
-        return model.predict(images, batch_size=batch_size, verbose=0)
+        with quiet_tensorflow():
+            return model.predict(images, batch_size=batch_size, verbose=0)
     batches, made = DiskBatches((images,), batch_size), None
 
     def results():
@@ -144,6 +148,21 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
 
     found = collect(results())
     return tree.pack_sequence_as(made, list(found))
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Leaves out what TensorFlow notes of many small models and their files.
+
+    It takes several models for one that is traced again and again.
+    """
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _are_few(model, images, batch_size):

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from kmod.data.streaming import quiet_tensorflow
 from kmod.errors import ArtifactError
 from kmod.export.operations import check_saved_model
 
@@ -67,7 +68,8 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
         "class_names": served.class_names,
     }
     try:
-        tf.saved_model.save(served, str(path), signatures=signatures)
+        with quiet_tensorflow():
+            tf.saved_model.save(served, str(path), signatures=signatures)
     except (
         tf.errors.OutOfRangeError,
         tf.errors.PermissionDeniedError,

@@ -23,6 +23,17 @@ def test_signatures_name_everything(tmp_path, model, images, class_names):
     assert listed.tolist() == [name.encode() for name in class_names]
 
 
+def test_tensorflow_notes_nothing(tmp_path, model, class_names, caplog):
+    with caplog.at_level("INFO", "tensorflow"):
+        tf.saved_model.save(tf.Module(), str(tmp_path / "noted"))
+        assert "written" in caplog.text
+        caplog.clear()
+        savedmodel.write(model, class_names, tmp_path / "quiet")
+        assert not caplog.records
+        tf.saved_model.save(tf.Module(), str(tmp_path / "again"))
+        assert "written" in caplog.text
+
+
 def test_first_of_equal_answers_is_the_class(tmp_path, images, class_names):
     image = keras.Input((6, 6, 1), name="image")
     zero = keras.layers.Rescaling(0.0)(keras.layers.Flatten()(image))
