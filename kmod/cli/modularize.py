@@ -1,6 +1,7 @@
 """`kmod modularize`: takes a model apart into a module store."""
 
 import argparse
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -197,14 +198,20 @@ def run(args: argparse.Namespace) -> int:
             "begins."
         )
 
+    from kmod.modules.contract import latency_check
+
     given = read_given(args)
     modular, arguments = find_masks(args, given, run_directory, args.resume)
     arguments["run"] = run_digest(run_directory)
     content = cut_given(args, given, modular, arguments, out)
+    with console.status("measuring"):
+        composed = _composition(modular.flat_source, content)
+    if composed["seconds"] is not None:
+        ratio = composed["seconds"] / composed["source_seconds"]
+        content = dataclasses.replace(content, checks=[latency_check(ratio)])
     store = save_store(out, content, overwrite)
     discard_run(run_directory)
-    with console.status("measuring"):
-        figures = _figures(args, modular, store)
+    figures = _figures(args, modular, store, composed)
     figures["calibration"]["num_images"] = len(given.data.validation.labels)
     figures["next"] = _next(store)
     if args.json:
@@ -229,7 +236,7 @@ def _how_to_resume(args):
     )
 
 
-def _figures(args, modular, store):
+def _figures(args, modular, store, composed):
     """What the modules are beside their source, and what chose them."""
     infos = [store.info(name) for name in store]
     figures = {
@@ -237,7 +244,7 @@ def _figures(args, modular, store):
         "metrics": store.manifest.metrics,
         "modules": [module_row(info) for info in infos],
         "chosen_epoch": _chosen(args, modular),
-        "composition": _composition(modular.flat_source, store),
+        "composition": composed,
         "calibration": {
             "uncalibrated": [
                 info.class_name
@@ -273,7 +280,7 @@ def _chosen(args, modular):
     }
 
 
-def _composition(source, store):
+def _composition(source, content):
     """Sizes of all modules as one model, and how long it takes.
 
     Where it would take too long to build, sizes are estimated: the stem once
@@ -283,15 +290,15 @@ def _composition(source, store):
     from kmod.graph.sizes import model_sizes
     from kmod.metrics.latency import measure_latency
 
-    stem = store.manifest.metrics["stem"]
-    infos = [store.info(name) for name in store]
+    stem = content.manifest.metrics["stem"]
+    infos = [module.info for module in content.modules]
     figures = {
         key: stem[key] + sum(getattr(info, key) - stem[key] for info in infos)
         for key in ("parameters", "macs")
     }
     if len(source.layers) * len(infos) > MAX_LAYERS:
         return {**figures, "seconds": None, "source_seconds": None}
-    model = side_by_side(store)
+    model = side_by_side({m.info.class_name: m.model for m in content.modules})
     sizes = model_sizes(model)
     return {
         "parameters": sizes.parameters,

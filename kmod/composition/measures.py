@@ -10,6 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from collections.abc import Hashable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -402,7 +403,7 @@ class Modules(_Subject):
         if check.class_name is not None:
             model = self._store[check.class_name].model
         else:
-            model = side_by_side(self._store)
+            model = side_by_side({n: self._store[n].model for n in self._store})
         known = path_from(self._store.path, manifest.contract)
         known = [] if known is None else [known]
         return self._ratio(model, {manifest.source.digest}, known)
@@ -419,18 +420,18 @@ class Modules(_Subject):
         return module_metrics(self._own_log_odds(class_name, data), is_class)
 
 
-def side_by_side(store: ModuleStore) -> keras.Model:
-    """Builds all modules of a store as one model, as fast as a composition.
+def side_by_side(modules: Mapping[str, keras.Model]) -> keras.Model:
+    """Builds modules as one model, as fast as a composition of them.
 
     Args:
-        store: The store.
+        modules: Models of modules by class name.
 
     Returns:
         Functional model, images to probabilities `(batch, num_modules)`.
     """
-    names = slugs(store)
+    names = slugs(modules)
     image, outputs = merge_models(
-        {names[name]: store[name].model for name in store}
+        {names[name]: model for name, model in modules.items()}
     )
     return fuse(keras.Model(image, join(list(outputs.values()), "scores")))
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import Literal
@@ -23,12 +25,17 @@ REJECTED = 0.05
 MOST_IMAGES = 2000
 
 
-def contract_of(manifest: StoreManifest, source: str | None) -> dict[str, Any]:
+def contract_of(
+    manifest: StoreManifest,
+    source: str | None = None,
+    checks: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Returns the contract of a new store, as far as its manifest tells it.
 
     Args:
         manifest: Its manifest.
         source: Path of the source model's file from the store, if known.
+        checks: Further lines, as plain data.
 
     Returns:
         Plain data for `StoreManifest.contract`.
@@ -46,8 +53,23 @@ def contract_of(manifest: StoreManifest, source: str | None) -> dict[str, Any]:
         lines.append({"metric": "accuracy", "min": least, "data": data})
     if data is not None and manifest.familiarity is not None:
         lines.append({"metric": "rejection", "max": REJECTED, "data": data})
-    contract = {"checks": lines}
+    contract = {"checks": [*lines, *map(dict, checks)]}
     return contract if source is None else {**contract, "source": source}
+
+
+def latency_check(ratio: float) -> dict[str, Any]:
+    """Returns a line that allows twice the latency that was measured.
+
+    Args:
+        ratio: Latency of all modules composed, divided by the source's.
+    """
+    return {"metric": "latency", "max": math.ceil(20 * ratio) / 10}
+
+
+def further_checks(contract: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns the lines of a contract that no manifest tells."""
+    checks = contract["checks"] if contract else []
+    return [line for line in checks if line["metric"] == "latency"]
 
 
 def _data(data):

@@ -13,6 +13,7 @@ import functools
 import os
 import shutil
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,12 +67,14 @@ class StoreContent:
             are written, and so is its `contract`.
         familiarity: What the source says of images by itself.
         source_path: File of the source model, if known.
+        checks: Lines of the contract that its manifest does not tell.
     """
 
     modules: Sequence[ClassModule]
     manifest: StoreManifest
     familiarity: Familiarity | None = None
     source_path: Path | None = None
+    checks: Sequence[Mapping[str, Any]] = ()
 
 
 class ModuleStore:
@@ -316,7 +319,8 @@ def save_store(
         if source is not None:
             folder = Path(os.path.realpath(path))
             source = Path(os.path.relpath(source.resolve(), folder)).as_posix()
-        _write_manifest(temporary, manifest, content.familiarity, source)
+        contract = source, content.checks
+        _write_manifest(temporary, manifest, content.familiarity, *contract)
     return load_store(path, custom_layers=own)
 
 
@@ -347,6 +351,7 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
     >>> store = kmod.load_store("modules/cifar10-simcnn")
     >>> store = kmod.add_familiarity(store, (x_train, y_train))
     """
+    from kmod.modules.contract import further_checks
     from kmod.modules.familiarity import familiarity_of_store
 
     store.verify()
@@ -355,12 +360,13 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
         for record in store.manifest.modules:
             directory = record.directory
             shutil.copytree(store.path / directory, temporary / directory)
-        source = (store.manifest.contract or {}).get("source")
-        _write_manifest(temporary, store.manifest, familiarity, source)
+        old = store.manifest.contract
+        contract = old and old.get("source"), further_checks(old)
+        _write_manifest(temporary, store.manifest, familiarity, *contract)
     return load_store(store.path, custom_layers=store._custom_layers)
 
 
-def _write_manifest(directory, manifest, familiarity, source):
+def _write_manifest(directory, manifest, familiarity, source, checks):
     """Writes the two files that are of all modules."""
     from kmod.modules.contract import contract_of
     from kmod.modules.familiarity import write_familiarity
@@ -371,7 +377,7 @@ def _write_manifest(directory, manifest, familiarity, source):
         write_familiarity(path, familiarity)
         record = file_record(path) | {"num_images": familiarity.num_images}
     manifest = dataclasses.replace(manifest, familiarity=record)
-    contract = contract_of(manifest, source)
+    contract = contract_of(manifest, source, checks)
     manifest = dataclasses.replace(manifest, contract=contract)
     write_store_manifest(directory, manifest)
 

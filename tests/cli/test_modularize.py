@@ -50,6 +50,13 @@ def test_store_is_written_and_the_run_directory_goes(
     assert chosen["retention_rate"] == pytest.approx(0.36, abs=0.06)
     assert printed["composition"]["seconds"] > 0
     assert printed["composition"]["source_seconds"] > 0
+    contract = store.manifest.contract
+    assert (out / contract["source"]).samefile(three_path)
+    line = contract["checks"][-1]
+    ratio = printed["composition"]["seconds"]
+    ratio /= printed["composition"]["source_seconds"]
+    assert line["metric"] == "latency"
+    assert 2 * ratio <= line["max"] <= 2 * ratio + 0.11
     assert printed["calibration"] == {"uncalibrated": [], "num_images": 86}
     # One epoch is too few, so that these modules lose much.
     epochs, target = printed["advice"]

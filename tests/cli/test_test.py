@@ -68,7 +68,6 @@ def test_composed_model(composed_path, capsys):
         "digests",
         "answers of savedmodel",
         "answers of keras",
-        "prior",
         "exactness",
         "score range",
     ]
@@ -84,7 +83,7 @@ def test_other_answers_fail(composed_path, capsys, monkeypatch):
     form = dataclasses.replace(FORMS["savedmodel"], predict=predict)
     monkeypatch.setitem(FORMS, "savedmodel", form)
     assert main(["test", str(composed_path)]) == 5
-    assert "failed 1 of 6 tests: answers of sav" in capsys.readouterr().err
+    assert "failed 1 of 5 tests: answers of sav" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

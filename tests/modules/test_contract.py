@@ -75,3 +75,12 @@ def test_contract_of_a_store_without_data(donor):
     assert found["source"] == "../source.keras"
     assert donor.manifest.contract["checks"] == found["checks"]
     assert len(donor.info("8").answers) == 8
+
+
+def test_latency_may_double(donor):
+    line = contract.latency_check(0.83)
+    assert line == {"metric": "latency", "max": 1.7}
+    found = contract_of(donor.manifest, None, [line])
+    assert found["checks"][-1] == line
+    assert contract.further_checks(found) == [line]
+    assert contract.further_checks(None) == []
