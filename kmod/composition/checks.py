@@ -49,6 +49,8 @@ from kmod.spec.model import DataRef
 # How far a figure may be from the recorded one: other hardware may round
 # another way, and move an image that lies on a border.
 METRIC_TOLERANCE = 0.01
+# Lines that are measured on data, which may not be at hand.
+_MEASURED = ("check", "metrics")
 # What is only measured on what was saved.
 SAVED_METRICS = ("exactness", "latency")
 
@@ -172,11 +174,14 @@ class TestResult:
         test: What was tested.
         outcome: `"skipped"` if it could not be run, which is no fault.
         detail: The figures, or why it was skipped.
+        exit_code: What `kmod test` exits with for it: 0, 4 if what was saved
+            is not what was written, or 5.
     """
 
     test: str
     outcome: Literal["passed", "failed", "skipped"]
     detail: str
+    exit_code: int = 0
 
 
 def run_tests(
@@ -242,15 +247,22 @@ class ContractTester:
         """Tests one line.
 
         Raises:
+            ArtifactError: If something saved can not be loaded safely.
             UsageError: If a file of a source model is of another one.
         """
+        exit_code = 0
         try:
             outcome, detail = getattr(self, f"_{line.kind}")(line)
+            if outcome == "failed":
+                exit_code = CheckError.exit_code
         except IntegrityError as error:
             outcome, detail = "failed", str(error)
-        except ArtifactError as error:  # Such as data that are not there.
-            outcome, detail = "skipped", str(error)
-        return TestResult(str(line), outcome, detail)
+            exit_code = error.exit_code
+        except ArtifactError as error:
+            if line.kind not in _MEASURED:
+                raise
+            outcome, detail = "skipped", str(error)  # Data are not at hand.
+        return TestResult(str(line), outcome, detail, exit_code)
 
     @functools.cached_property
     def _store(self):

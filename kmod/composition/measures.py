@@ -376,7 +376,8 @@ class Modules(_Subject):
 
     def exactness(self, check: Check) -> Measured:
         """Difference of a module's log-odds from those that were stored."""
-        stored = np.array(self._store.info(check.class_name).answers)
+        module = self._store[check.class_name]
+        stored = np.array(module.info.answers)
         if not len(stored):
             raise _no_answers()
         images = self._digits()[: len(stored)]

@@ -170,8 +170,18 @@ def test_checks_and_metrics():
         "value": 0.75,
         "num_images": 9,
     }
-    card = card_of(metrics={"checks": [check], "test": {"after": {"f1": 0.5}}})
-    assert "| f1 | cat | digits:test | 0\\.7500 | 0\\.5 |" in card
+    moved = {**check, "metric": "invariance", "shift": 1, "class": None}
+    moved |= {"min": None, "max": 0.9}
+    scores = {**moved, "metric": "score_range", "value": [0.25, 1.0]}
+    del scores["shift"]
+    scores |= {"data": None, "min": 0, "max": 1}
+    checks = [check, moved, scores]
+    card = card_of(metrics={"checks": checks, "test": {"after": {"f1": 0.5}}})
+    assert "| f1 | cat | digits:test | 0\\.7500 | at least 0\\.5 |" in card
+    moved = "| invariance \\(shift 1\\) | all | digits:test | 0\\.7500 |"
+    assert f"{moved} at most 0\\.9 |" in card
+    row = "| score\\_range | all |  | 0\\.2500 to 1\\.0000 | from 0 to 1 |"
+    assert row in card
     assert "| test after f1 | 0\\.5000 |" in card
 
 

@@ -146,7 +146,7 @@ def test_round_trip_of_a_patch_without_spec(patched, donor, digits, tmp_path):
     assert source["store"] is None
     assert not {"spec.yaml", "spec.lock.yaml"} & manifest.files.keys()
     results = list(run_tests(tmp_path / "out"))
-    assert [each.outcome for each in results] == ["passed"] * 3
+    assert [each.outcome for each in results] == ["passed"] * 5
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| given in memory |" in card
 
