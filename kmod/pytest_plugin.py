@@ -1,12 +1,14 @@
 """Lets pytest test stores and composed models: a test for each contract line.
 
-`pytest --kmod-store modules/` lists and runs what `kmod test` does. Nothing but
-pytest is imported before that is asked for.
+`pytest --kmod-store modules/` lists and runs what `kmod test` does. Frameworks
+are imported when the first line is run.
 """
 
 from pathlib import Path
 
 import pytest
+
+from kmod.errors import KmodError
 
 
 def pytest_addoption(parser) -> None:
@@ -77,7 +79,11 @@ class _Contract(pytest.File):
         from kmod.composition.contract import contract_lines
 
         contract = self.config.getoption("--kmod-contract")
-        for line in contract_lines(self.path.parent, contract):
+        try:
+            lines = contract_lines(self.path.parent, contract)
+        except (KmodError, OSError) as error:
+            raise self.CollectError(str(error)) from error
+        for line in lines:
             yield _Line.from_parent(self, name=str(line), line=line)
 
     def tester(self):
@@ -109,7 +115,7 @@ class _Line(pytest.Item):
         self.add_report_section("call", "kmod", result.detail)
 
     def repr_failure(self, excinfo):
-        if isinstance(excinfo.value, _BrokenLine):
+        if isinstance(excinfo.value, (_BrokenLine, KmodError)):
             return str(excinfo.value)
         return super().repr_failure(excinfo)
 

@@ -430,6 +430,15 @@ def test_pytest_lists_without_tensorflow(composed, elsewhere):
     assert any(x.endswith("::rejection on digits:test") for x in lines)
 
 
+def test_pytest_tells_mistakes_without_a_traceback(store, contract, elsewhere):
+    _, path = contract("metric: speed, max: 1")
+    given = "--kmod-store", str(store), "--kmod-contract", path
+    done = pytest_run(*given)
+    assert done.returncode == 2
+    assert f"{path}:3:14: `checks[0].metric` is not valid." in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_pytest_names_what_it_takes(tmp_path, elsewhere):
     done = pytest_run("--kmod-store", str(tmp_path))
     assert done.returncode == 4

@@ -41,8 +41,8 @@ def test_every_key_is_in_a_table(tables):
 @pytest.mark.parametrize(
     "row",
     [
-        "| `max` | number, at least -1000000, at most 1000000 | The most it may "
-        "be: of all but qualities. | `0.05` |",
+        "| `max` | number, at least -1000000, at most 1000000 | The most it "
+        "may be: of all but qualities. | `0.05` |",
         "| `version` | `1` | Version of this format. Required. | `1` |",
         "list of 2 or more: [a module](#a-module)",
         "list of 3: whole number, at least 1, at most 16384",
