@@ -32,10 +32,12 @@ MAX_FAULTS = 50
 MAX_COMPARED = 30
 MAX_COMPARED_LENGTH = 200
 MAX_NUMBER = 1_000_000
+SPEC_SCHEMA = "spec/composition.schema.json"
 _TYPES = {
     "array": "a list",
     "integer": "a whole number",
     "number": "a number",
+    "boolean": "true or false",
     "object": "a mapping of keys to values",
     "string": "text",
 }
@@ -97,18 +99,22 @@ class BrokenSourcesError(LocatedError, IntegrityError):
     """A spec one of whose stores is not as it was written."""
 
 
-def read_schema() -> dict[str, Any]:
-    """Reads the JSON Schema that ships with the package."""
-    file = resources.files("kmod.spec") / "composition.schema.json"
+def read_schema(name: str = SPEC_SCHEMA) -> dict[str, Any]:
+    """Reads a JSON Schema that ships with the package.
+
+    Args:
+        name: Its path in the package. Defaults to that of specs.
+    """
+    file = resources.files("kmod").joinpath(name)
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def expanded_schema() -> dict[str, Any]:
-    """Returns the schema with the definition in the place of each reference.
+def expanded_schema(name: str = SPEC_SCHEMA) -> dict[str, Any]:
+    """Returns a schema with the definition in the place of each reference.
 
-    It accepts the same specs, in half the time.
+    It accepts the same files, in half the time.
     """
-    schema = read_schema()
+    schema = read_schema(name)
     return _expand(schema, schema["$defs"])
 
 
@@ -129,21 +135,28 @@ def _expand(node, definitions):
 
 
 @functools.cache
-def _validator():
-    return jsonschema.Draft202012Validator(expanded_schema())
+def _validator(name):
+    return jsonschema.Draft202012Validator(expanded_schema(name))
 
 
-def schema_faults(document: Document) -> Iterator[Fault]:
+def schema_faults(
+    document: Document, name: str = SPEC_SCHEMA, what: str = "the spec"
+) -> Iterator[Fault]:
     """Says in plain words what breaks the JSON Schema, and where.
+
+    Args:
+        document: What was read.
+        name: Path of the schema in the package.
+        what: What the whole document is called.
 
     Yields:
         A fault for every unknown key and every value that is not accepted.
     """
-    for error in _validator().iter_errors(document.data):
-        yield from _explain(error, document)
+    for error in _validator(name).iter_errors(document.data):
+        yield from _explain(error, document, what)
 
 
-def _explain(error, document):
+def _explain(error, document, what):
     path = tuple(error.absolute_path)
     value = error.instance
     if _is_said_otherwise(error):
@@ -151,7 +164,7 @@ def _explain(error, document):
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
         for key in value.keys() - known.keys():
-            message = f"unknown key {shorten(key)} in {dotted(path)}."
+            message = f"unknown key {shorten(key)} in {dotted(path, what)}."
             message += f"{did_you_mean(key, known)} {accepted(known)}"
             yield Fault(*document.keys[(*path, key)], message)
     elif "propertyNames" in error.absolute_schema_path:
@@ -159,15 +172,21 @@ def _explain(error, document):
         message += error.schema["description"]
         yield Fault(*document.keys[(*path, value)], message)
     else:
-        message = f"{_rule(error, path)} Received: {_received(path, document)}."
+        rule = _rule(error, dotted(path, what))
+        message = f"{rule} Received: {_received(path, document)}."
         message += _hint(error, document.texts.get(path))
         yield Fault(*document.values[path], message)
 
 
-def dotted(path: KeyPath) -> str:
-    """Formats a path as it is spoken of: `classes[0].name`."""
+def dotted(path: KeyPath, what: str = "the spec") -> str:
+    """Formats a path as it is spoken of: `classes[0].name`.
+
+    Args:
+        path: Path of a value.
+        what: What the whole document is called.
+    """
     steps = (f"[{s}]" if isinstance(s, int) else f".{s}" for s in path)
-    return f"`{''.join(steps).lstrip('.')}`" if path else "the spec"
+    return f"`{''.join(steps).lstrip('.')}`" if path else what
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
@@ -220,28 +239,28 @@ def _keys(required):
         yield from [item] if isinstance(item, str) else item["required"]
 
 
-def _rule(error, path):
+def _rule(error, subject):
     limit = error.validator_value
     if error.validator == "required":
         missing = (f"`{key}`" for key in limit if key not in error.instance)
-        return f"{dotted(path)} lacks the required {', '.join(missing)}."
+        return f"{subject} lacks the required {', '.join(missing)}."
     if error.validator == "oneOf":
         forms = " or ".join(form["description"] for form in limit)
-        return f"{dotted(path)} must have either {forms}, not both."
+        return f"{subject} must have either {forms}, not both."
     if error.validator == "anyOf":
         forms = " or ".join(form["description"] for form in limit)
-        return f"{dotted(path)} must have {forms}, or both."
+        return f"{subject} must have {forms}, or both."
     if error.validator == "type":
         types = limit if isinstance(limit, list) else [limit]
         types = ["string"] if "null" in types else types  # For names.
         words = " or ".join(_TYPES[name] for name in types)
-        return f"{dotted(path)} must be {words}."
+        return f"{subject} must be {words}."
     if error.validator == "enum":
         near = did_you_mean(str(error.instance), limit)
-        return f"{dotted(path)} is not valid.{near} {accepted(limit)}"
+        return f"{subject} is not valid.{near} {accepted(limit)}"
     if error.validator == "pattern":
-        return f"{dotted(path)} is not valid. {error.schema['description']}"
-    return f"{dotted(path)} {_RULES[error.validator].format(limit=limit)}."
+        return f"{subject} is not valid. {error.schema['description']}"
+    return f"{subject} {_RULES[error.validator].format(limit=limit)}."
 
 
 def _received(path, document):

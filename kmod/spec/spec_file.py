@@ -1,11 +1,8 @@
 """Spec files: reads them, with all their faults, and writes them."""
 
-import codecs
 import dataclasses
 import math
 import os
-import re
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from pathlib import PurePath
@@ -15,28 +12,16 @@ import yaml
 
 from kmod.files import atomic_write
 from kmod.files.plain_yaml import Document
-from kmod.files.plain_yaml import Fault
 from kmod.files.plain_yaml import KeyPath
-from kmod.files.plain_yaml import RefusedYamlError
-from kmod.files.plain_yaml import parse_yaml
-from kmod.files.plain_yaml import shorten
+from kmod.spec.documents import parse_document
+from kmod.spec.documents import read_content
+from kmod.spec.documents import text_faults
 from kmod.spec.faults import InvalidSpecError
 from kmod.spec.faults import schema_faults
 from kmod.spec.model import Spec
 from kmod.spec.model import build_spec
 from kmod.spec.rules import find_warnings
 from kmod.spec.rules import rule_faults
-
-# Every value of a spec is explained, compared with near misses and located,
-# so a spec may hold less than what is only read. It is enough for 5000 classes.
-MAX_BYTES = 2**20
-MAX_VALUES = 25_000
-
-# What YAML allows, less a byte order mark and exotic line breaks.
-_FORBIDDEN = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ufefe\uff00-\ufffd"
-    "\U00010000-\U0010ffff]"
-)
 
 
 def load_spec(path: str | Path) -> Spec:
@@ -62,14 +47,7 @@ def load_spec(path: str | Path) -> Spec:
     >>> kmod.load_spec("specs/compose_digits.yaml").class_names
     ('0', '1', '7')
     """
-    if Path(path).exists() and not (
-        Path(path).is_file() or Path(path).is_dir()
-    ):
-        message = "a spec is a regular file. Received: a pipe or device."
-        raise InvalidSpecError(path, [Fault(1, 1, message)])
-    with open(path, "rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    return parse_spec(content, path)
+    return parse_spec(read_content(path, "a spec"), path)
 
 
 def parse_spec(content: bytes, path: str | Path) -> Spec:
@@ -79,18 +57,11 @@ def parse_spec(content: bytes, path: str | Path) -> Spec:
         content: The YAML text in UTF-8.
         path: Where the file is, or shall be.
     """
-    try:
-        text = _decode(content)
-        document = parse_yaml(text, "a spec", _is_text, MAX_VALUES)
-    except RefusedYamlError as error:
-        raise InvalidSpecError(path, error.faults) from error
-    if document.data is None and not document.texts:
-        message = "the file is empty. Begin with `version: 1`."
-        raise InvalidSpecError(path, [Fault(*document.values[()], message)])
+    document = parse_document(content, path, "a spec", _is_text)
     _rename_old_keys(document)
     faults = (
         *document.faults,
-        *_text_faults(document),
+        *text_faults(document),
         *schema_faults(document),
         *rule_faults(document),
     )
@@ -102,35 +73,6 @@ def parse_spec(content: bytes, path: str | Path) -> Spec:
         warnings=tuple(warning.located(path) for warning in warnings),
         places=document.values,
     )
-
-
-def _decode(content: bytes) -> str:
-    """Decodes UTF-8, with or without a byte order mark."""
-    if len(content) > MAX_BYTES:
-        _refuse("", f"a spec has at most {MAX_BYTES} bytes. Received: more.")
-    content = content.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = content[: error.start].decode("utf-8")
-        byte = content[error.start]
-        _refuse(
-            before, f"a spec is UTF-8 text. Received: the byte 0x{byte:02x}."
-        )
-    if bad := _FORBIDDEN.search(text):
-        _refuse(
-            text[: bad.start()],
-            "control characters and byte order marks inside the text are not "
-            f"accepted. Received: U+{ord(bad.group()):04X}.",
-        )
-    return text
-
-
-def _refuse(before: str, message: str):
-    """Refuses a spec for what comes behind the text given."""
-    last_line = before.rpartition("\n")[2]
-    line, column = before.count("\n") + 1, len(last_line) + 1
-    raise RefusedYamlError([Fault(line, column, message)])
 
 
 def _is_text(path: KeyPath, value: Any) -> bool:
@@ -166,16 +108,6 @@ def _rename_old_keys(document: Document) -> None:
             for parent in {path[:end] for end in (2, 3, 4)} & old:
                 rest = path[len(parent) :]
                 places[(*parent[:-1], "auxiliary", *rest)] = places.pop(path)
-
-
-def _text_faults(document):
-    for path, text in document.texts.items():
-        if any(unicodedata.category(char) == "Cc" for char in text):
-            yield Fault(
-                *document.values[path],
-                "text is one line without control characters. Received: "
-                f"{shorten(text)}.",
-            )
 
 
 def write_spec(

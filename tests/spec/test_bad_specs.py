@@ -15,7 +15,7 @@ import pytest
 
 from kmod.cli.main import main
 from kmod.errors import SpecError
-from kmod.spec.spec_file import MAX_BYTES
+from kmod.spec.documents import MAX_BYTES
 from kmod.spec.spec_file import parse_spec
 
 BAD = Path(__file__).parent / "bad"
