@@ -1,8 +1,6 @@
 """`kmod modularize`: takes a model apart into a module store."""
 
 import argparse
-import dataclasses
-import os
 import shlex
 from pathlib import Path
 
@@ -13,28 +11,17 @@ from kmod.cli.models import positive_integer
 from kmod.cli.models import seed
 from kmod.cli.module_table import module_row
 from kmod.cli.negatives import add_negatives_argument
+from kmod.cli.store_making import OPTIONS_OF
+from kmod.cli.store_making import budget_of
+from kmod.cli.store_making import check_options
+from kmod.cli.store_making import cut_given
+from kmod.cli.store_making import find_masks
+from kmod.cli.store_making import read_given
+from kmod.cli.store_making import search_options
 from kmod.modular.cnnsplitter.options import HEAD_EPOCHS
 from kmod.modular.recipe import BUDGETS
 from kmod.modular.recipe import DEFAULT_EPOCHS
 
-# The options that belong to one method; all others belong to both.
-OPTIONS_OF = {
-    "gradsplitter": (
-        "recipe",
-        "purpose",
-        "epochs",
-        "macs_target",
-        "accuracy_budget",
-    ),
-    "cnnsplitter": (
-        "population",
-        "generations",
-        "patience",
-        "images",
-        "head_epochs",
-        "figures",
-    ),
-}
 REFINE_EPOCHS = 4
 # A network that keeps more than this hardly became smaller.
 MUCH_KEPT = 0.85
@@ -188,20 +175,13 @@ def _add_cnnsplitter(group):
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
-    from kmod.cli.models import image_contract
-    from kmod.cli.models import image_shape
-    from kmod.cli.models import images_for
-    from kmod.cli.models import load_images
-    from kmod.cli.models import load_model
-    from kmod.cli.models import model_name
-    from kmod.cli.negatives import load_negatives
     from kmod.data.own_images import own_path
     from kmod.files.run_directory import discard_run
     from kmod.files.run_directory import run_digest
     from kmod.modules.module_store import list_store
     from kmod.modules.module_store import save_store
 
-    _check_options(args)
+    check_options(args)
     out = Path(args.out)
     run_directory = out.parent / f".{out.name}.run"
     begun = run_digest(run_directory) if args.resume else None
@@ -217,62 +197,15 @@ def run(args: argparse.Namespace) -> int:
             "begins."
         )
 
-    from kmod.modular.negatives import negatives_record
-    from kmod.modules.decompose import cut_modules
-    from kmod.modules.refine import refine_modules
-
-    source = load_model(args.source, args.output)
-    data = load_images(args.data, args, image_shape(source))
-    images_for(source, data, "train")
-    negatives = load_negatives(args, image_contract(data))
-    train = data.train.images, data.train.labels
-    validation = data.validation.images, data.validation.labels
-    training = {
-        "negatives": negatives,
-        "batch_size": args.batch_size,
-        "seed": args.seed,
-        "verbose": "auto" if console.is_interactive() else 0,
-    }
-    by_method = _train_masks if args.method == "gradsplitter" else _search
-    modular, arguments = by_method(
-        args,
-        source,
-        train,
-        validation,
-        class_names=data.class_names,
-        mask_from=args.mask_from,
-        value_range=data.value_range,
-        run_directory=run_directory,
-        resume=args.resume,
-        **training,
-    )
-    if negatives is not None:
-        arguments["negatives"] = negatives_record(negatives)
-    content = cut_modules(
-        modular,
-        data=validation,
-        train=train,
-        source_name=model_name(args.source),
-        value_range=data.value_range,
-        data_source=_data_source(data, out),
-        method=args.method,
-        arguments={**arguments, "run": run_digest(run_directory)},
-        license=args.license,
-    )
-    if not args.frozen:
-        content = refine_modules(
-            content,
-            source,
-            train,
-            validation,
-            epochs=args.refine_epochs,
-            **training,
-        )
+    given = read_given(args)
+    modular, arguments = find_masks(args, given, run_directory, args.resume)
+    arguments["run"] = run_digest(run_directory)
+    content = cut_given(args, given, modular, arguments, out)
     store = save_store(out, content, overwrite)
     discard_run(run_directory)
     with console.status("measuring"):
         figures = _figures(args, modular, store)
-    figures["calibration"]["num_images"] = len(data.validation.labels)
+    figures["calibration"]["num_images"] = len(given.data.validation.labels)
     figures["next"] = _next(store)
     if args.json:
         console.print_json(figures)
@@ -377,7 +310,7 @@ def _advice(args, modular, figures):
         return _advice_on_loss(args, modular, figures, is_earlier and proposed)
     target = modular.recipe.retention_target
     if args.method == "cnnsplitter":
-        target = _search_options(args).retention_target
+        target = search_options(args).retention_target
     advice = []
     if target is not None and kept <= target + 0.01:
         advice.append(
@@ -386,7 +319,7 @@ def _advice(args, modular, figures):
         )
     elif args.method == "gradsplitter":
         chosen = figures["chosen_epoch"]
-        budget = _budget(args)
+        budget = budget_of(args)
         advice += [
             f"--epochs {2 * chosen['epochs']}, so that modules recover from "
             "what they lose; epochs with fewer kernels lost more than "
@@ -533,19 +466,6 @@ def _beside(source, modules, form):
     return [form.format(source), form.format(modules), f"{ratio:.2f}x"]
 
 
-def _data_source(data, out):
-    """What the manifest says of the data; a path as seen from the store."""
-    source = {
-        "name": data.name,
-        "version": data.version,
-        "split": "validation",
-    }
-    if data.path is not None:
-        path = os.path.relpath(data.path, out.resolve())
-        source["path"] = Path(path).as_posix()
-    return source
-
-
 def _run_of(out):
     """Returns the digest of the run that wrote a store, if there is one."""
     from kmod.errors import ArtifactError
@@ -555,83 +475,3 @@ def _run_of(out):
         return load_store(out, verify=False).manifest.arguments.get("run")
     except ArtifactError:
         return None
-
-
-def _check_options(args):
-    from kmod.errors import UsageError
-    from kmod.modular.recipe import recipe_of
-    from kmod.modular.recipe import with_targets
-
-    for method, names in OPTIONS_OF.items():
-        given = [name for name in names if getattr(args, name) is not None]
-        if given and args.method != method:
-            raise UsageError(
-                f"`--{given[0].replace('_', '-')}` belongs to `--method "
-                f"{method}`. Received: --method {args.method}. Leave one of "
-                "them out."
-            )
-    if not 0 <= _budget(args) < 1:
-        raise UsageError(
-            "`--accuracy-budget` must be at least 0 and below 1. Received: "
-            f"--accuracy-budget {args.accuracy_budget}. Give the share of all "
-            "validation images that modules may lose, such as 0.01."
-        )
-    if args.method == "cnnsplitter":
-        _search_options(args)
-    else:
-        recipe = recipe_of(args.recipe or "default")
-        with_targets(recipe, args.retention_target, args.macs_target)
-
-
-def _search_options(args):
-    from kmod.modular.cnnsplitter.options import SearchOptions
-
-    names = [field.name for field in dataclasses.fields(SearchOptions)]
-    given = {name: getattr(args, name, None) for name in names}
-    return SearchOptions(
-        **{name: value for name, value in given.items() if value is not None}
-    )
-
-
-def _budget(args):
-    if args.accuracy_budget is not None:
-        return args.accuracy_budget
-    purpose = args.purpose or "together"
-    return BUDGETS["alone" if args.recipe == "paper" else purpose]
-
-
-def _train_masks(args, source, train, validation, **options):
-    from kmod.modular.modularize import modularize
-
-    modular = modularize(
-        source,
-        train,
-        validation,
-        recipe=args.recipe or "default",
-        purpose=args.purpose or "together",
-        retention_target=args.retention_target,
-        macs_target=args.macs_target,
-        epochs=args.epochs,
-        accuracy_budget=args.accuracy_budget,
-        **options,
-    )
-    return modular, {}
-
-
-def _search(args, source, train, validation, **options):
-    from kmod.modular.cnnsplitter.modularize import modularize_by_search
-
-    search = _search_options(args)
-    heads = {}
-    if args.head_epochs is not None:
-        heads["head_epochs"] = args.head_epochs
-    modular = modularize_by_search(
-        source,
-        train,
-        validation,
-        options=search,
-        figures=args.figures,
-        **heads,
-        **options,
-    )
-    return modular, {"search": search.as_dict(), **heads}
