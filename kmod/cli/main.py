@@ -6,9 +6,6 @@ Exit codes: 0 good, 1 unexpected error, 2 wrong usage or invalid spec,
 """
 
 import argparse
-import logging
-import os
-import platform
 import re
 import traceback
 
@@ -24,6 +21,7 @@ from kmod.cli import export
 from kmod.cli import familiarity
 from kmod.cli import import_model
 from kmod.cli import inspect
+from kmod.cli import jobs
 from kmod.cli import lock
 from kmod.cli import modularize
 from kmod.cli import patch
@@ -36,6 +34,7 @@ from kmod.cli.faults import print_faults
 from kmod.errors import KmodError
 from kmod.errors import SpecError
 from kmod.files.custom_layers import custom_layers_scope
+from kmod.jobs.worker import set_up_tensorflow
 from kmod.spec.faults import LocatedError
 
 # One file per command, in the order of the work. A command imports what is
@@ -43,6 +42,7 @@ from kmod.spec.faults import LocatedError
 COMMANDS = (
     demo,
     modularize,
+    jobs,
     refine,
     import_model,
     familiarity,
@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage leaves by `SystemExit`, as with argparse.
     """
-    _set_up_tensorflow()
-    args = _build_parser().parse_args(argv)
+    set_up_tensorflow()
+    args = build_parser().parse_args(argv)
     try:
         with custom_layers_scope(getattr(args, "custom_layers", ())):
             return args.run(args)
@@ -92,26 +92,15 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, LocatedError):
             print_faults(error)
             return error.exit_code
-        exit_code, message = _explain(error)
+        exit_code, message = explain(error)
         if isinstance(error, KmodError) and not isinstance(error, SpecError):
-            message = _in_options(message, args.options)
+            message = in_options(message, args.options)
         console.print_message(message, style="red")
         return exit_code
 
 
-def _set_up_tensorflow():
-    """Keeps TensorFlow's notes out of the messages and its fast kernels on.
-
-    TensorFlow leaves oneDNN off on some processors, such as those without
-    AVX-512, though convolutions gain there as well.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if platform.machine() in ("x86_64", "AMD64"):
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-
-
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of the command and of all that it has."""
     parser = argparse.ArgumentParser(
         prog="kmod",
         description="Takes a trained Keras CNN apart into one small model per "
@@ -149,8 +138,13 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _in_options(message: str, options: dict[str, str]) -> str:
-    """Puts options of the command in the place of arguments in Python."""
+def in_options(message: str, options: dict[str, str]) -> str:
+    """Puts options of a command in the place of arguments in Python.
+
+    Args:
+        message: Message of an error.
+        options: Option by the name of its argument.
+    """
     for argument, option in options.items():
         message = message.replace(f"`{argument}`", f"`{option}`")
         for value, words in (
@@ -163,8 +157,8 @@ def _in_options(message: str, options: dict[str, str]) -> str:
     return message
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and message of an error."""
+def explain(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code and the message of an error."""
     if isinstance(error, KeyboardInterrupt):
         return _INTERRUPTED, "kmod: interrupted."
     if isinstance(error, KmodError):

@@ -306,7 +306,7 @@ def save_store(
         manifest = dataclasses.replace(
             manifest, modules=records, custom_layers=names
         )
-        _write_manifest(temporary, manifest, content.familiarity)
+        write_store_files(temporary, manifest, content.familiarity)
     return load_store(path, custom_layers=own)
 
 
@@ -345,12 +345,22 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
         for record in store.manifest.modules:
             directory = record.directory
             shutil.copytree(store.path / directory, temporary / directory)
-        _write_manifest(temporary, store.manifest, familiarity)
+        write_store_files(temporary, store.manifest, familiarity)
     return load_store(store.path, custom_layers=store._custom_layers)
 
 
-def _write_manifest(directory, manifest, familiarity):
-    """Writes the two files that are of all modules."""
+def write_store_files(
+    directory: Path,
+    manifest: StoreManifest,
+    familiarity: Familiarity | None,
+) -> None:
+    """Writes the two files of a store that are of all modules.
+
+    Args:
+        directory: Where its modules lie.
+        manifest: What it says; `familiarity` is filled in.
+        familiarity: What the source says of images by itself, if known.
+    """
     from kmod.modules.familiarity import write_familiarity
 
     record = None
