@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import socket
 
 from kmod.errors import UsageError
 from kmod.jobs.schedule import Report
@@ -9,7 +10,7 @@ from kmod.jobs.tasks import Task
 from kmod.jobs.worker import Run
 from kmod.jobs.worker import work
 
-WAIT = 1.0  # Seconds; nodes may come and go meanwhile.
+WAIT = 2.0  # Seconds; nodes may come and go meanwhile.
 PATIENCE = 10.0  # Seconds that tasks have to clear up when they must end.
 
 
@@ -102,10 +103,13 @@ class RayExecutor:
 
 def _connect(ray, address):
     try:
+        host, _, port = (address or "").rpartition(":")
+        if port.isdecimal() and "/" not in host:  # Ray would try for minutes.
+            socket.create_connection((host, int(port)), WAIT).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             "`ray` must be the address of a cluster that runs, such as "
-            f"127.0.0.1:6379. Received: ray={address!r}, and Ray says: "
-            f"{error}"
+            f"127.0.0.1:6379. Received: ray={address!r}, where {error}. Start "
+            "one with `ray start --head`, or leave the address out."
         ) from error

@@ -11,6 +11,12 @@ from typing import Any
 
 from kmod.jobs.tasks import Task
 
+THREADS = (
+    "OMP_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
 Run = Callable[[Task], dict[str, Any]]
 
 
@@ -57,21 +63,15 @@ def work(run: Run, task: Task, threads: int) -> dict[str, Any]:
 
 
 def limit_tensorflow(threads: int) -> None:
-    """Sets threads and memory growth, before TensorFlow's first call.
+    """Sets threads and memory growth, before TensorFlow is imported.
 
     A worker that is used again keeps what its first task has set.
     """
     set_up_tensorflow()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    for name in THREADS:
+        os.environ[name] = str(threads)
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # Of JAX.
-    import tensorflow as tf
-
-    if tf.config.threading.get_intra_op_parallelism_threads() == threads:
-        return
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    for device in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(device, True)
 
 
 def _peak_bytes():
