@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,7 +115,8 @@ def _checked(args, jobs, groups):
         try:
             check_options(arguments_of(last, args.data_dir))
         except UsageError as error:
-            faults.append(Fault(*job.place, str(error)))
+            message = re.sub("--([a-z-]+)", _as_key, str(error))
+            faults.append(Fault(*job.place, message))
             continue
         if is_done(last):
             clear(job)
@@ -125,6 +127,11 @@ def _checked(args, jobs, groups):
     if faults:
         raise InvalidSpecError(args.list, faults)
     return tasks
+
+
+def _as_key(option):
+    """Returns what a job list calls an option."""
+    return option[1].replace("-", "_")
 
 
 def _executor(args):

@@ -144,7 +144,7 @@ def test_a_node_killed_in_the_middle_changes_nothing(sequential, listed):
     [
         pytest.param(
             "store: a, options: {population: 4}",
-            "jobs.yaml:10:5: `--population` belongs to `--method cnnsplitter`",
+            "jobs.yaml:10:5: `population` belongs to `method cnnsplitter`",
             id="other-method",
         ),
         pytest.param(
