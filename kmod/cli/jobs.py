@@ -86,6 +86,10 @@ def run(args: argparse.Namespace) -> int:
         console.print_json(rows)
     else:
         _print(rows)
+    if args.debug:
+        for outcome in outcomes:
+            if "traceback" in outcome.found:
+                console.print_message(outcome.found["traceback"])
     failed = [row for row in rows if row["state"] in ("failed", "left out")]
     if failed:
         names = ", ".join(f"'{row['task']}'" for row in failed)

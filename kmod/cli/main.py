@@ -34,7 +34,7 @@ from kmod.cli.faults import print_faults
 from kmod.errors import KmodError
 from kmod.errors import SpecError
 from kmod.files.custom_layers import custom_layers_scope
-from kmod.jobs.worker import set_up_tensorflow
+from kmod.jobs.tensorflow_settings import set_up_tensorflow
 from kmod.spec.faults import LocatedError
 
 # One file per command, in the order of the work. A command imports what is

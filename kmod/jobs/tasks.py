@@ -202,7 +202,7 @@ def _data_identity(data):
     if not path.is_absolute():
         return data
     split = ""
-    if not path.exists():
+    if not path.exists() and ":" in path.name:
         name, _, split = data.rpartition(":")
         path = Path(name)
     if path.is_file():

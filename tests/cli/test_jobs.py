@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,12 +31,12 @@ HEAD = f"version: 1\nout: stores\ndata: {{name: digits}}\noptions:{OPTIONS}"
 
 
 @pytest.fixture(scope="module")
-def listed(three, tmp_path_factory):
+def listed(three_path, tmp_path_factory):
     """Writes a job list beside the model of three digits."""
 
     def listed(*sources):
         folder = tmp_path_factory.mktemp("jobs")
-        three.save(folder / "three.keras")
+        shutil.copyfile(three_path, folder / "three.keras")
         rows = "".join(f"  - {{model: three.keras, {s}}}\n" for s in sources)
         (folder / "jobs.yaml").write_text(f"{HEAD}sources:\n{rows}")
         return folder / "jobs.yaml"
@@ -144,7 +145,7 @@ def test_a_node_killed_in_the_middle_changes_nothing(sequential, listed):
     [
         pytest.param(
             "store: a, options: {population: 4}",
-            "jobs.yaml:10:5: `population` belongs to `method cnnsplitter`",
+            "jobs.yaml:11:5: `population` belongs to `method cnnsplitter`",
             id="other-method",
         ),
         pytest.param(

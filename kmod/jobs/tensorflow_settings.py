@@ -1,0 +1,35 @@
+"""Settings that TensorFlow reads when it is imported, as variables."""
+
+import logging
+import os
+import platform
+
+THREADS = (
+    "OMP_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+def set_up_tensorflow() -> None:
+    """Keeps TensorFlow's notes out of the messages and its fast kernels on.
+
+    TensorFlow leaves oneDNN off on some processors, such as those without
+    AVX-512, though convolutions gain there as well.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def limit_tensorflow(threads: int) -> None:
+    """Sets threads and memory growth, before TensorFlow is imported.
+
+    A worker that is used again keeps what its first task has set.
+    """
+    set_up_tensorflow()
+    for name in THREADS:
+        os.environ[name] = str(threads)
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # Of JAX.
