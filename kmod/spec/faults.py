@@ -38,6 +38,7 @@ _TYPES = {
     "object": "a mapping of keys to values",
     "string": "text",
 }
+_PATHS = ("path", "model", "out")  # Keys of relative paths.
 _PATH_REASONS = (
     (r"~", "`~` is another folder for everybody."),
     (r"/|[A-Za-z]:[/\\]", "An absolute path holds on one machine only."),
@@ -233,7 +234,7 @@ def _received(path, document):
 
 def _hint(error, text):
     """Names the trap: of paths, or of YAML that took one type for another."""
-    if error.validator == "pattern" and error.absolute_path[-1] == "path":
+    if error.validator == "pattern" and error.absolute_path[-1] in _PATHS:
         return next(
             (
                 f" {reason}"
