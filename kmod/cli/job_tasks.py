@@ -77,7 +77,9 @@ class TaskRunner:
                 return {}  # Another worker, given up for dead, did it.
             _, message = explain(error)
             return {
-                "fault": in_options(message, args.options),
+                "fault": in_options(message, args.options).removeprefix(
+                    "kmod: "
+                ),
                 "is_final": isinstance(error, UsageError),
             }
 
@@ -121,6 +123,13 @@ def _trained(task, args):
     check_output(task.final, task.overwrite, list_store)
     run_directory = task.run_directory
     given = read_given(args)
+    _, num_parts = task.part
+    num_classes = len(given.data.class_names)
+    if num_parts > num_classes:
+        raise UsageError(
+            "`shards` must be at most the number of classes, "
+            f"{num_classes}. Received: shards={num_parts}"
+        )
     try:
         modular, arguments = find_masks(args, given, run_directory, True)
     except (UsageError, ArtifactError):

@@ -108,7 +108,6 @@ def _checked(args, jobs, groups):
     from kmod.errors import UsageError
     from kmod.files import check_output
     from kmod.files.plain_yaml import Fault
-    from kmod.jobs.tasks import clear
     from kmod.jobs.tasks import is_done
     from kmod.modules.module_store import list_store
     from kmod.spec.faults import InvalidSpecError
@@ -123,7 +122,7 @@ def _checked(args, jobs, groups):
             faults.append(Fault(*job.place, message))
             continue
         if is_done(last):
-            clear(job)
+            _clear(job)
             tasks.append(last)
             continue
         check_output(job.out, args.overwrite, list_store)
@@ -131,6 +130,17 @@ def _checked(args, jobs, groups):
     if faults:
         raise InvalidSpecError(args.list, faults)
     return tasks
+
+
+def _clear(job):
+    """Removes what led to a store, but for what is not ours."""
+    from kmod.errors import KmodError
+    from kmod.jobs.tasks import clear
+
+    try:
+        clear(job)
+    except KmodError as error:
+        console.print_message(f"kmod: {error}")
 
 
 def _as_key(option):
@@ -148,7 +158,8 @@ def _executor(args):
         raise UsageError(
             f"`--gpus` must be at least 0. Received: --gpus {args.gpus}"
         )
-    runner = TaskRunner(args.data_dir)
+    data_dir = args.data_dir and os.path.abspath(args.data_dir)
+    runner = TaskRunner(data_dir)
     if args.ray is not None:
         threads = args.threads or 1
         return RayExecutor(runner, args.ray or None, threads, args.gpus)
@@ -167,7 +178,6 @@ class _Follower:
 
     def __call__(self, event):
         from kmod.jobs.schedule import Outcome
-        from kmod.jobs.tasks import clear
 
         if isinstance(event, Outcome):
             task = event.task
@@ -175,7 +185,7 @@ class _Follower:
             self._num_done += 1
             console.print_message(_line(event))
             if event.is_good and task.out == task.final:
-                clear(self._jobs[task.store])
+                _clear(self._jobs[task.store])
         else:
             self._running[event.name] = event
         self._bar.show(_names(list(self._running)), self._num_done)

@@ -112,6 +112,7 @@ def tasks_of(job: Job, overwrite: bool = False) -> tuple[Task, ...]:
         name=f"{job.store} masks",
         kind="masks",
         out=str(_between(job.out, digest, "masks")),
+        part=(0, job.shards),
     )
     parts = tuple(
         dataclasses.replace(
