@@ -100,14 +100,17 @@ def test_what_is_there_is_kept_and_what_changed_is_said(sequential, capsys):
     assert contents(path.parent / "stores") == before
 
 
-def test_a_failed_task_is_named_and_the_others_are_there(
-    listed, tmp_path, capsys
-):
-    path = listed("store: good", "store: bad, options: {mask_from: nonsense}")
-    assert main(["jobs", str(path), "--threads", "1"]) == 1
+def test_a_failed_task_is_named_and_the_others_are_there(listed, capsys):
+    bad = "store: bad, options: {mask_from: nonsense}"
+    path = listed(bad, "store: many, shards: 4", "store: good")
+    command = ["jobs", str(path), "--threads", "1", "--json"]
+    assert main(command) == 1
     out, err = capsys.readouterr()
-    assert "nonsense" in err and "1 of 2 tasks failed" in err
-    assert err.rstrip().endswith("'bad'. The same call again tries these only.")
+    states = {row["task"]: row["state"] for row in json.loads(out)}
+    assert states["bad"] == states["many masks"] == "failed"
+    assert states["many 1/4"] == states["many"] == "left out"
+    assert "`shards` must be at most the number of classes, 3." in err
+    assert "nonsense" in err and "7 of 8 tasks failed or were left" in err
     assert list(contents(path.parent / "stores")) == ["good"]
 
 
