@@ -354,13 +354,13 @@ def store_facts(path: Path) -> dict | None:
     return {"contents": contents, "metrics": store.manifest.metrics}
 
 
-def train_source(path: Path) -> None:
+def train_source(path: Path, seed: int = 0) -> dict:
     """Trains a small model on digits."""
     import keras
 
     from kmod.data.load import load_data
 
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -377,6 +377,7 @@ def train_source(path: Path) -> None:
     train = load_data("digits").train
     model.fit(train.images, train.labels, 32, epochs=8, verbose=0)
     model.save(path)
+    return {}
 
 
 def cells_of(wholes: dict, seed: int) -> list[Cell]:

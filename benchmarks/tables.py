@@ -790,6 +790,39 @@ def slim():
     return table(head, rows)
 
 
+def scale():
+    found = read_result(SUMMARY)["scale"]
+    killed, opening = found["killed"], found["opening"]
+    planning = found["planning"]
+    rows = [
+        [
+            f"{found['sources']} sources, two nodes of one core",
+            f"{found['throughput_ratio']:.2f}x the throughput of one process "
+            f"of one core ({_minutes(found['seconds']['one'])} and "
+            f"{_minutes(found['seconds']['two'])} minutes)",
+        ],
+        [
+            "one of the nodes removed",
+            f"{killed['missing']} stores missing, {killed['done_twice']} tasks "
+            "done twice, modules "
+            + ("identical" if found["equal"] else "not identical"),
+        ],
+        [
+            f"a store of {opening['modules']:,} modules is opened",
+            f"{opening['seconds']:.2f} s, {opening['peak_mib']} MiB",
+        ],
+        [
+            "a spec of all of them is planned",
+            f"{planning['seconds']:.2f} s, {planning['peak_megabytes']} MB",
+        ],
+    ]
+    return table(["measured", "result"], rows)
+
+
+def _minutes(seconds):
+    return f"{seconds / 60:.1f}"
+
+
 def _with_interval(found):
     mean, (low, high) = 100 * found["mean"], found["interval"]
     if low == high:
@@ -831,6 +864,7 @@ FIGURES = {
         memory,
         own_photos,
         real_networks,
+        scale,
     )
 }
 

@@ -29,6 +29,7 @@ ORDER = (
     "selection",
     "report",
     "demo",
+    "jobs",
     "cli",
     "pytest_plugin",
 )

@@ -12,7 +12,8 @@ import yaml
 import kmod
 from kmod.composition.composer import compose
 from kmod.composition.plan import plan
-from kmod.spec.faults import expanded_schema
+from kmod.files.schemas import expanded_schema
+from kmod.spec.faults import SPEC_SCHEMA
 from kmod.spec.spec_file import load_spec
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -78,7 +79,7 @@ def used_keys(value, schema, path=()):
 
 
 def test_together_they_use_every_key():
-    schema = expanded_schema()
+    schema = expanded_schema(SPEC_SCHEMA)
     used = {
         key
         for name in NAMES

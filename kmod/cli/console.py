@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
 from rich.progress import track as rich_track
 from rich.table import Table
 
@@ -158,3 +160,37 @@ def _is_progress_drawn():
 def _say_in_log(description):
     if _verbosity == "verbose" and not is_interactive():
         print_message(f"{description} …")
+
+
+class ProgressBar:
+    """A bar for steps that end in any order, if a person sees it.
+
+    Use it as a context manager; messages printed meanwhile stand above it.
+
+    Args:
+        description: Text in front of the bar.
+        total: Number of steps.
+    """
+
+    def __init__(self, description: str, total: int):
+        self._progress = Progress(
+            console=_ERR, disable=not _is_progress_drawn(), transient=True
+        )
+        self._bar = self._progress.add_task(description, total=total)
+
+    def __enter__(self):
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self._progress.stop()
+
+    def show(self, description: str, num_done: int) -> None:
+        """Moves the bar.
+
+        Args:
+            description: Text in front of it.
+            num_done: Number of steps that have ended.
+        """
+        text = escape(_shown(description))
+        self._progress.update(self._bar, description=text, completed=num_done)

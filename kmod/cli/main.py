@@ -6,9 +6,6 @@ Exit codes: 0 good, 1 unexpected error, 2 wrong usage or invalid spec,
 """
 
 import argparse
-import logging
-import os
-import platform
 import re
 import traceback
 
@@ -25,6 +22,7 @@ from kmod.cli import export
 from kmod.cli import familiarity
 from kmod.cli import import_model
 from kmod.cli import inspect
+from kmod.cli import jobs
 from kmod.cli import lock
 from kmod.cli import modularize
 from kmod.cli import patch
@@ -38,6 +36,8 @@ from kmod.cli.framework_lines import hide_framework_lines
 from kmod.errors import KmodError
 from kmod.errors import SpecError
 from kmod.files.custom_layers import custom_layers_scope
+from kmod.jobs.tensorflow_settings import leave_out_notes
+from kmod.jobs.tensorflow_settings import use_fast_kernels
 from kmod.spec.faults import LocatedError
 
 # One file per command, in the order of the work. A command imports what is
@@ -45,6 +45,7 @@ from kmod.spec.faults import LocatedError
 COMMANDS = (
     demo,
     modularize,
+    jobs,
     refine,
     import_model,
     familiarity,
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage leaves by `SystemExit`, as with argparse.
     """
-    _set_up_tensorflow()
+    use_fast_kernels()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.quiet and args.verbose:
@@ -105,21 +106,13 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, LocatedError):
             print_faults(error)
             return error.exit_code
-        exit_code, message = _explain(error, args)
+        exit_code, message = explain(error)
+        if isinstance(error, KeyboardInterrupt) and "how_to_resume" in args:
+            message += args.how_to_resume(args)
         if isinstance(error, KmodError) and not isinstance(error, SpecError):
-            message = _in_options(message, args.options)
+            message = in_options(message, args.options)
         console.print_message(message, style="red")
         return exit_code
-
-
-def _set_up_tensorflow():
-    """Keeps its fast kernels on.
-
-    TensorFlow leaves oneDNN off on some processors, such as those without
-    AVX-512, though convolutions gain there as well.
-    """
-    if platform.machine() in ("x86_64", "AMD64"):
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def _set_up_messages(args, is_program):
@@ -127,13 +120,13 @@ def _set_up_messages(args, is_program):
     words = "quiet" if args.quiet else "normal"
     console.set_verbosity("verbose" if args.verbose else words)
     if not args.verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        leave_out_notes()
         if is_program:
             hide_framework_lines()
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of the command and of all that it has."""
     parser = argparse.ArgumentParser(
         prog="kmod",
         description="Takes a trained Keras CNN apart into one small model per "
@@ -173,8 +166,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _in_options(message: str, options: dict[str, str]) -> str:
-    """Puts options of the command in the place of arguments in Python."""
+def in_options(message: str, options: dict[str, str]) -> str:
+    """Puts options of a command in the place of arguments in Python.
+
+    Args:
+        message: Message of an error.
+        options: Option by the name of its argument.
+    """
     for argument, option in options.items():
         message = message.replace(f"`{argument}`", f"`{option}`")
         for value, words in (
@@ -187,11 +185,10 @@ def _in_options(message: str, options: dict[str, str]) -> str:
     return message
 
 
-def _explain(error: BaseException, args: argparse.Namespace) -> tuple[int, str]:
-    """Exit code and message of an error."""
+def explain(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code and the message of an error."""
     if isinstance(error, KeyboardInterrupt):
-        hint = args.how_to_resume(args) if "how_to_resume" in args else ""
-        return _INTERRUPTED, f"kmod: interrupted.{hint}"
+        return _INTERRUPTED, "kmod: interrupted."
     if isinstance(error, KmodError):
         return error.exit_code, f"kmod: {error}"
     if isinstance(error, OSError) and error.filename is not None:

@@ -1,4 +1,4 @@
-"""`kmod schema`: prints the JSON Schema of composition specs."""
+"""`kmod schema`: prints the JSON Schema of composition specs or job lists."""
 
 import argparse
 import json
@@ -6,7 +6,12 @@ import json
 from kmod.cli import console
 
 _DEFINITIONS = "#/$defs/"
-_TYPES = {"integer": "whole number", "number": "number", "string": "text"}
+_TYPES = {
+    "boolean": "true or false",
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+}
 _LIMITS = {
     "exclusiveMinimum": "above {}",
     "minimum": "at least {}",
@@ -14,19 +19,27 @@ _LIMITS = {
     "maximum": "at most {}",
     "maxLength": "at most {} characters",
 }
-_HEAD = """\
+_SPEC_HEAD = """\
 # All keys of a composition spec
 
 Written by `kmod schema --markdown`; [spec.md](spec.md) explains them.
+"""
+_JOBS_HEAD = """\
+# All keys of a job list
+
+Written by `kmod schema --jobs --markdown`; [jobs.md](jobs.md) explains them.
 """
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "schema",
-        help="print the JSON Schema of composition specs",
+        help="print the JSON Schema of composition specs or job lists",
         description="Prints the JSON Schema of composition specs, for editors "
         "and other tools.",
+    )
+    parser.add_argument(
+        "--jobs", action="store_true", help="print that of job lists instead"
     )
     parser.add_argument(
         "--markdown",
@@ -37,20 +50,23 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.spec.faults import read_schema
+    from kmod.files.schemas import read_schema
+    from kmod.jobs.job_file import SCHEMA
+    from kmod.spec.faults import SPEC_SCHEMA
 
-    schema = read_schema()
+    schema = read_schema(SCHEMA if args.jobs else SPEC_SCHEMA)
     if args.markdown:
-        console.print_data(_page(schema))
+        head = (_JOBS_HEAD, "list") if args.jobs else (_SPEC_HEAD, "spec")
+        console.print_data(_page(schema, *head))
     else:
         console.print_json(schema)
     return 0
 
 
-def _page(schema):
-    """Writes a table for each mapping of a spec."""
+def _page(schema, head, what):
+    """Writes a table for each mapping of a spec or job list."""
     mappings = [
-        ("The spec", schema),
+        (f"The {what}", schema),
         *(
             (part["title"], part)
             for part in schema["$defs"].values()
@@ -61,7 +77,7 @@ def _page(schema):
         f"## {title}\n\n{_table(part, schema['$defs'])}"
         for title, part in mappings
     )
-    return "\n".join([_HEAD, *sections]).rstrip("\n")
+    return "\n".join([head, *sections]).rstrip("\n")
 
 
 def _table(mapping, definitions):

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -121,6 +122,7 @@ def cut_given(
     modular: ModularModel,
     arguments: Mapping[str, Any],
     out: Path,
+    part: Sequence[int] | None = None,
 ) -> StoreContent:
     """Cuts all modules and refines them, if the arguments do not forbid it.
 
@@ -130,6 +132,7 @@ def cut_given(
         modular: What `find_masks` made.
         arguments: What the manifest says of the method.
         out: Where the store will be.
+        part: As `cut_modules` takes it.
     """
     from kmod.cli.models import is_call
     from kmod.cli.models import model_name
@@ -146,6 +149,7 @@ def cut_given(
         method=args.method,
         arguments=arguments,
         license=args.license,
+        part=part,
     )
     if not is_call(args.source):
         content = dataclasses.replace(content, source_path=Path(args.source))

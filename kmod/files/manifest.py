@@ -5,15 +5,10 @@ they say. No framework is imported to read them.
 """
 
 import dataclasses
-import functools
-import json
 from collections.abc import Mapping
 from importlib import metadata
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jsonschema
 
 from kmod import __version__
 from kmod.errors import ArtifactError
@@ -23,6 +18,7 @@ from kmod.files.digests import file_record
 from kmod.files.plain_yaml import broken
 from kmod.files.plain_yaml import read_yaml
 from kmod.files.plain_yaml import to_yaml
+from kmod.files.schemas import validator
 
 VERSION = 1
 MAX_FAULTS = 5
@@ -144,16 +140,8 @@ def list_sealed(path: Path) -> dict[str, Any]:
 
 def _schema_faults(data, schema):
     """Returns the first faults in words, or an empty text."""
-    errors = list(_validator(schema).iter_errors(data))
+    errors = list(validator(schema).iter_errors(data))
     return "; ".join(
         f"{error.json_path}: {error.message}"[:MAX_MESSAGE]
         for error in errors[:MAX_FAULTS]
-    )
-
-
-@functools.cache
-def _validator(schema):
-    file = resources.files("kmod").joinpath(schema)
-    return jsonschema.Draft202012Validator(
-        json.loads(file.read_text(encoding="utf-8"))
     )

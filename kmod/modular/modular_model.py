@@ -520,10 +520,26 @@ class ModularModel(keras.Model):
         """Whether any score has a calibration other than itself."""
         return bool(np.any(ops.convert_to_numpy(self.calibration) != (1, 0)))
 
-    def class_log_odds(self, x, batch_size: int = 64) -> np.ndarray:
-        """Returns calibrated scores before the sigmoid, `(batch, classes)`."""
-        raw = predict(self, x, batch_size)
+    def class_log_odds(
+        self,
+        x,
+        batch_size: int = 64,
+        class_indices: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Returns calibrated scores before the sigmoid, `(batch, classes)`.
+
+        Args:
+            x: Images as the source model takes them, `(batch, ...)`.
+            batch_size: Integer, images to a step.
+            class_indices: Classes whose modules run. Defaults to all.
+        """
+        model = self
+        if class_indices is not None:
+            model = ModularRows(self, class_indices)
+        raw = predict(model, x, batch_size)
         scale, shift = ops.convert_to_numpy(self.calibration).T
+        if class_indices is not None:
+            scale, shift = scale[class_indices], shift[class_indices]
         return raw * scale + shift
 
     def class_scores(
@@ -594,6 +610,32 @@ class ModularModel(keras.Model):
         )
         recipe = Recipe.from_dict(config["recipe"])
         return cls(**{**config, "source": source, "recipe": recipe})
+
+
+class ModularRows(keras.Model):
+    """Runs the modules of some classes of a modular model.
+
+    Args:
+        modular: The modular model.
+        class_indices: Indices of the classes, in the order of the output.
+
+    Output shape:
+        `(batch, num_class_indices)`: raw scores before calibration.
+    """
+
+    def __init__(self, modular, class_indices):
+        super().__init__(dtype=modular.dtype_policy)
+        self.modular = modular
+        self.class_indices = list(class_indices)
+
+    def call(self, images):
+        count, modular = ops.shape(images)[0], self.modular
+        classes = ops.broadcast_to(
+            ops.convert_to_tensor(self.class_indices, "int32"),
+            (count, len(self.class_indices)),
+        )
+        masks = modular.masks(training=False)
+        return modular.heads(modular.network(images, masks, classes), classes)
 
 
 def check_one_size(traced: Trace) -> None:

@@ -126,10 +126,13 @@ def cut_modules(
     arguments: Mapping[str, Any] | None = None,
     license: str | None = None,
     tolerance: float = 1e-4,
+    part: Sequence[int] | None = None,
 ) -> StoreContent:
     """Cuts a module out for every class, as `decompose` does, unsaved.
 
-    Takes the arguments of `decompose` and raises as it does.
+    Takes the arguments of `decompose` and raises as it does. With `part`, only
+    the modules of these class indices are cut, of a calibrated model, for
+    `merge_parts` to put together; the first part has the familiarity.
     """
     given, modular = modular, as_float32(modular)
     value_range = checked_range(value_range) or modular.value_range
@@ -140,13 +143,15 @@ def cut_modules(
     if labels is not None and not given.is_calibrated:
         given.calibrate(images, labels)
         modular = as_float32(given)
-    expected = modular.class_log_odds(images)
+    indices = range(modular.num_classes) if part is None else part
+    expected = modular.class_log_odds(images, class_indices=part)
     digest = content_digest(modular.flat_source)
     modules = []
-    for index, name in enumerate(modular.class_names):
+    for column, index in enumerate(indices):
+        name = modular.class_names[index]
         model = cut_module(modular, index)
         answers = predict(log_odds_model(model), images, 64)[:, 0]
-        gap = output_gap(answers, expected[:, index])
+        gap = output_gap(answers, expected[:, column])
         if not gap <= tolerance:
             raise CheckError(
                 "A module must answer as the masked model does, within "
@@ -163,12 +168,25 @@ def cut_modules(
         tuple(modular.flat_source.input_shape[1:]), "float32", value_range
     )
     familiarity = None
-    if labels is not None and can_be_familiar(labels, contract):
+    is_first = part is None or 0 in part
+    if is_first and labels is not None and can_be_familiar(labels, contract):
         own = [(images, labels)]
         if train is not None:
             value_range_of(next(iter_batches(train))[0], value_range)
             own.append(train)
         familiarity = fit_familiarity(own, modular.class_names, contract)
+    arguments = {
+        **(arguments or {}),
+        "recipe": modular.recipe.as_dict(),
+        "mask_from": modular.mask_from,
+    }
+    after = {"retention_rate": modular.retention_rate}
+    models = [module.model for module in modules]
+    if part is not None:
+        models.insert(0, cut_module(modular, 0))  # One that all parts have.
+        arguments["part"] = {"stem": stem_layers(models)}
+    elif labels is not None:
+        after["accuracy"] = float(np.mean(expected.argmax(1) == labels))
     manifest = StoreManifest(
         source=SourceRecord(
             source_name or modular.flat_source.name,
@@ -178,11 +196,7 @@ def cut_modules(
         class_names=modular.class_names,
         input=contract,
         method=method,
-        arguments={
-            **(arguments or {}),
-            "recipe": modular.recipe.as_dict(),
-            "mask_from": modular.mask_from,
-        },
+        arguments=arguments,
         kernels=dict(
             zip(modular.kernels.layers, modular.kernels.counts.tolist())
         ),
@@ -191,8 +205,8 @@ def cut_modules(
         license=license,
         metrics={
             "before": source_metrics,
-            "after": _composed_metrics(modular, labels, expected),
-            "stem": stem_sizes([module.model for module in modules]),
+            "after": after,
+            "stem": sum_sizes(stem_layers(models)),
         },
     )
     return StoreContent(modules, manifest, familiarity)
@@ -235,13 +249,6 @@ def _source_metrics(modular, images, labels):
         metrics["accuracy"] = check_above_chance(
             answered_classes(logits), labels
         )
-    return metrics
-
-
-def _composed_metrics(modular, labels, expected):
-    metrics = {"retention_rate": modular.retention_rate}
-    if labels is not None:
-        metrics["accuracy"] = float(np.mean(expected.argmax(1) == labels))
     return metrics
 
 
@@ -299,11 +306,26 @@ def stem_sizes(modules: Sequence[keras.Model]) -> dict[str, int]:
     Returns:
         Dict of the `parameters` and `macs` of those layers.
     """
-    layers = _stem_layers(modules)
+    return sum_sizes(stem_layers(modules))
+
+
+def stem_layers(modules: Sequence[keras.Model]) -> dict[str, dict[str, int]]:
+    """Measures each of the layers that `stem_sizes` sums up, by its name."""
     macs = layer_macs(modules[0])
     return {
-        "parameters": sum(layer.count_params() for layer in layers),
-        "macs": sum(macs.get(layer.name, 0) for layer in layers),
+        layer.name: {
+            "parameters": layer.count_params(),
+            "macs": macs.get(layer.name, 0),
+        }
+        for layer in _stem_layers(modules)
+    }
+
+
+def sum_sizes(layers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Sums up the sizes of layers, as `stem_layers` gives them."""
+    return {
+        key: sum(sizes[key] for sizes in layers.values())
+        for key in ("parameters", "macs")
     }
 
 

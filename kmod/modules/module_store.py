@@ -317,10 +317,10 @@ def save_store(
         )
         source = content.source_path
         if source is not None:
-            folder = Path(os.path.realpath(path))
-            source = Path(os.path.relpath(source.resolve(), folder)).as_posix()
-        contract = source, content.checks
-        _write_manifest(temporary, manifest, content.familiarity, *contract)
+            source = seen_from(path, source)
+        write_store_files(
+            temporary, manifest, content.familiarity, source, content.checks
+        )
     return load_store(path, custom_layers=own)
 
 
@@ -351,7 +351,6 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
     >>> store = kmod.load_store("modules/cifar10-simcnn")
     >>> store = kmod.add_familiarity(store, (x_train, y_train))
     """
-    from kmod.modules.contract import further_checks
     from kmod.modules.familiarity import familiarity_of_store
 
     store.verify()
@@ -360,14 +359,42 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
         for record in store.manifest.modules:
             directory = record.directory
             shutil.copytree(store.path / directory, temporary / directory)
-        old = store.manifest.contract
-        contract = old and old.get("source"), further_checks(old)
-        _write_manifest(temporary, store.manifest, familiarity, *contract)
+        write_store_files(
+            temporary, store.manifest, familiarity, *_contract_of(store)
+        )
     return load_store(store.path, custom_layers=store._custom_layers)
 
 
-def _write_manifest(directory, manifest, familiarity, source, checks):
-    """Writes the two files that are of all modules."""
+def _contract_of(store):
+    """The source's file and the lines of a contract that no manifest tells."""
+    from kmod.modules.contract import further_checks
+
+    contract = store.manifest.contract
+    return (contract or {}).get("source"), further_checks(contract)
+
+
+def seen_from(path: str | Path, file: Path) -> str:
+    """Returns a file's path from a directory that may be made later."""
+    seen = os.path.relpath(file.resolve(), os.path.realpath(path))
+    return Path(seen).as_posix()
+
+
+def write_store_files(
+    directory: Path,
+    manifest: StoreManifest,
+    familiarity: Familiarity | None,
+    source: str | None = None,
+    checks: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Writes the two files of a store that are of all modules.
+
+    Args:
+        directory: Where its modules lie.
+        manifest: What it says; `familiarity` and `contract` are filled in.
+        familiarity: What the source says of images by itself, if known.
+        source: Path of the source model's file from the store, if known.
+        checks: Lines of the contract that the manifest does not tell.
+    """
     from kmod.modules.contract import contract_of
     from kmod.modules.familiarity import write_familiarity
 

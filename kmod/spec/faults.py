@@ -5,17 +5,13 @@ Rules that the JSON Schema can not express are worded in `rules`.
 
 import difflib
 import functools
-import json
 import math
 import re
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import yaml
 
 from kmod.errors import ArtifactError
@@ -26,6 +22,7 @@ from kmod.files.plain_yaml import Document
 from kmod.files.plain_yaml import Fault
 from kmod.files.plain_yaml import KeyPath
 from kmod.files.plain_yaml import shorten
+from kmod.files.schemas import validator
 
 MAX_FAULTS = 50
 # Words that a slip is compared with, and their length: each takes time.
@@ -41,6 +38,7 @@ _TYPES = {
     "object": "a mapping of keys to values",
     "string": "text",
 }
+_PATHS = ("path", "model", "out")  # Keys of relative paths.
 _PATH_REASONS = (
     (r"~", "`~` is another folder for everybody."),
     (r"/|[A-Za-z]:[/\\]", "An absolute path holds on one machine only."),
@@ -99,55 +97,6 @@ class BrokenSourcesError(LocatedError, IntegrityError):
     """A spec one of whose stores is not as it was written."""
 
 
-def read_schema(name: str = SPEC_SCHEMA) -> dict[str, Any]:
-    """Reads a JSON Schema that ships with the package.
-
-    Args:
-        name: Its path in the package. Defaults to that of specs.
-    """
-    file = resources.files("kmod").joinpath(name)
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def expanded_schema(name: str = SPEC_SCHEMA) -> dict[str, Any]:
-    """Returns a schema with the definition in the place of each reference.
-
-    It accepts the same files, in half the time.
-    """
-    schema = read_schema(name)
-    return _expand(schema, schema["$defs"])
-
-
-def _expand(node, definitions):
-    if isinstance(node, list):
-        return [_expand(item, definitions) for item in node]
-    if not isinstance(node, dict):
-        return node
-    expanded = {
-        key: _expand(value, definitions)
-        for key, value in node.items()
-        if key not in ("$ref", "$defs")
-    }
-    if "$ref" in node:
-        name = node["$ref"].removeprefix("#/$defs/")
-        expanded |= _expand(definitions[name], definitions)
-    return expanded
-
-
-@functools.cache
-def _validator(name, keys):
-    schema = expanded_schema(name)
-    if keys is not None:
-        properties = {key: schema["properties"][key] for key in keys}
-        schema = {
-            "type": "object",
-            "additionalProperties": False,
-            "required": list(keys),
-            "properties": properties,
-        }
-    return jsonschema.Draft202012Validator(schema)
-
-
 def schema_faults(
     document: Document,
     name: str = SPEC_SCHEMA,
@@ -166,7 +115,7 @@ def schema_faults(
     Yields:
         A fault for every unknown key and every value that is not accepted.
     """
-    for error in _validator(name, keys).iter_errors(document.data):
+    for error in validator(name, keys).iter_errors(document.data):
         yield from _explain(error, document, what)
 
 
@@ -290,7 +239,7 @@ def _received(path, document):
 
 def _hint(error, text):
     """Names the trap: of paths, or of YAML that took one type for another."""
-    if error.validator == "pattern" and error.absolute_path[-1] == "path":
+    if error.validator == "pattern" and error.absolute_path[-1] in _PATHS:
         return next(
             (
                 f" {reason}"

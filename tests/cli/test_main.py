@@ -164,6 +164,12 @@ def test_light_commands_import_nothing_slow(argv):
 
 
 MODEL, STORE, DATA = "model.keras", "store", "digits:validation"
+JOBS = """\
+version: 1
+out: new
+data: {name: digits}
+sources: [{model: no.keras}]
+"""
 # What each command is given that it can refuse at once, and in which words.
 REFUSED = {
     "compose-slim-alone": (
@@ -234,6 +240,12 @@ REFUSED = {
         + ["--epochs", "0"],
         2,
         "argument --epochs: must be a whole number of at least 1.",
+    ),
+    "jobs-missing": (["jobs", "no.yaml"], 3, "no.yaml: No such file"),
+    "jobs-model": (
+        ["jobs", "jobs.yaml"],
+        3,
+        "no.keras', which does not exist. Look at the path",
     ),
     "slim-missing": (
         ["slim", "modle.keras", "--data", "digits", "--out", "new"],
@@ -367,6 +379,7 @@ def test_typing_mistakes_are_told_before_tensorflow_is_imported(
     tmp_path, argv, exit_code, message
 ):
     (tmp_path / "model.keras").write_text("")
+    (tmp_path / "jobs.yaml").write_text(JOBS)
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("dear")

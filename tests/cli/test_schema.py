@@ -4,36 +4,56 @@ from pathlib import Path
 import pytest
 
 from kmod.cli.main import main
-from kmod.spec.faults import read_schema
+from kmod.files.schemas import read_schema
+from kmod.jobs.job_file import SCHEMA
+from kmod.spec.faults import SPEC_SCHEMA
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture
-def tables(capsys):
-    """The page that `kmod schema --markdown` prints."""
-    assert main(["schema", "--markdown"]) == 0
+# Schema and page by the options that print them.
+KINDS = {
+    (): (SPEC_SCHEMA, "spec_keys.md"),
+    ("--jobs",): (SCHEMA, "job_keys.md"),
+}
+
+
+@pytest.fixture(params=KINDS, ids=["spec", "jobs"])
+def options(request):
+    return request.param
+
+
+def printed(capsys, *options):
+    assert main(["schema", *options]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     return out
 
 
-def test_schema_is_printed_as_json(capsys):
-    assert main(["schema"]) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out) == read_schema()
-    assert err == ""
+@pytest.fixture
+def tables(capsys):
+    """The page that `kmod schema --markdown` prints."""
+    return printed(capsys, "--markdown")
 
 
-def test_docs_hold_the_tables_of_this_schema(tables):
-    written = (DOCS / "spec_keys.md").read_text(encoding="utf-8")
-    assert (
-        written == tables
-    ), "Run `kmod schema --markdown > docs/spec_keys.md`."
+def test_schema_is_printed_as_json(capsys, options):
+    name, _ = KINDS[options]
+    assert json.loads(printed(capsys, *options)) == read_schema(name)
 
 
-def test_every_key_is_in_a_table(tables):
-    for part in (read_schema(), *read_schema()["$defs"].values()):
+def test_docs_hold_the_tables_of_this_schema(capsys, options):
+    _, page = KINDS[options]
+    command = ["schema", *options, "--markdown"]
+    written = (DOCS / page).read_text(encoding="utf-8")
+    assert written == printed(
+        capsys, *command[1:]
+    ), f"Run `kmod {' '.join(command)} > docs/{page}`."
+
+
+def test_every_key_is_in_a_table(capsys, options):
+    tables = printed(capsys, *options, "--markdown")
+    schema = read_schema(KINDS[options][0])
+    for part in (schema, *schema["$defs"].values()):
         for key in part.get("properties", {}):
             assert f"| `{key}` |" in tables
 

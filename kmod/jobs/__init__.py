@@ -1,0 +1,1 @@
+"""Many sources on several processes or machines: lists of jobs, their tasks."""

@@ -1,0 +1,40 @@
+"""Settings that TensorFlow reads when it is imported, as variables."""
+
+import logging
+import os
+import platform
+
+THREADS = (
+    "OMP_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+def use_fast_kernels() -> None:
+    """Keeps TensorFlow's fast kernels on.
+
+    TensorFlow leaves oneDNN off on some processors, such as those without
+    AVX-512, though convolutions gain there as well.
+    """
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+def leave_out_notes() -> None:
+    """Keeps TensorFlow's notes and warnings out of the messages."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def limit_tensorflow(threads: int) -> None:
+    """Sets threads and memory growth, before TensorFlow is imported.
+
+    A worker that is used again keeps what its first task has set.
+    """
+    use_fast_kernels()
+    leave_out_notes()
+    for name in THREADS:
+        os.environ[name] = str(threads)
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # Of JAX.
