@@ -20,6 +20,7 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.errors import UsageError
+from kmod.files.names import MAX_CLASSES
 from kmod.files.names import MAX_NAME
 from kmod.files.names import unusable_names
 from kmod.graph import channel_graph
@@ -689,8 +690,13 @@ def checked_names(
 
     Raises:
         UsageError: If they are not `num_classes` different names, or a spec
-            could not name one.
+            could not name one, or there are too many for a store.
     """
+    if num_classes > MAX_CLASSES:
+        raise UsageError(
+            f"A store has modules of at most {MAX_CLASSES:,} classes. "
+            f"Received: a model of {num_classes:,}. Take one of fewer."
+        )
     if class_names is None:
         return tuple(str(index) for index in range(num_classes))
     names = tuple(class_names)
