@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.determinism import add_deterministic_argument
+from kmod.cli.determinism import prepare
 from kmod.cli.models import add_data_arguments
 from kmod.cli.models import license_expression
 from kmod.cli.models import positive_integer
@@ -107,6 +109,7 @@ def add_parser(subparsers) -> None:
         help="output of the model to take, where it has several",
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    add_deterministic_argument(parser)
     parser.add_argument(
         "--license",
         type=license_expression,
@@ -221,6 +224,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.modules.decompose import cut_modules
     from kmod.modules.refine import refine_modules
 
+    prepare(args)
     source = load_model(args.source, args.output)
     data = load_images(args.data, args, image_shape(source))
     images_for(source, data, "train")
