@@ -390,11 +390,12 @@ def _scales(model):
     """Tells whether a model has its images' values scaled inside."""
     import keras
 
+    from kmod.graph.internals import parts_of
     from kmod.graph.sources import is_preprocessing
 
     scaling = keras.layers.Rescaling, keras.layers.Normalization
     return is_preprocessing(model) or any(
-        isinstance(layer, scaling) for layer in model._flatten_layers()
+        isinstance(layer, scaling) for layer in parts_of(model)
     )
 
 

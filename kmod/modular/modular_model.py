@@ -27,6 +27,7 @@ from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.calls import Trace
 from kmod.graph.exactness import check_exactness
+from kmod.graph.internals import parts_of
 from kmod.graph.kernels import KernelTable
 from kmod.graph.sizes import layer_macs
 from kmod.graph.sources import functional_of
@@ -235,7 +236,7 @@ class ModularModel(keras.Model):
             layer.dtype_policy.name
             for call in graph.trace.calls
             if isinstance(call.operation, keras.layers.Layer)
-            for layer in call.operation._flatten_layers()
+            for layer in parts_of(call.operation)
         }
         own = {}
         if policies == {self.dtype_policy.name}:
