@@ -45,3 +45,20 @@ class CheckError(KmodError, ValueError):
     """A check on a result failed, such as its exactness or its quality."""
 
     exit_code = 5
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns what another library's error says, in one line.
+
+    Args:
+        error: Any error. Some have messages of many lines.
+
+    Returns:
+        The first line, with the one behind it if it only leads to that,
+        without the full stop; the error's type if it says nothing.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    ends = (i for i, line in enumerate(lines, 1) if not line.endswith(":"))
+    return " ".join(lines[: next(ends, None)]).rstrip(".")

@@ -109,3 +109,36 @@ def test_every_public_name_can_be_imported():
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="No kmod attribute nonsense"):
         kmod.nonsense
+
+
+def private_names(path):
+    """Yields names with an underscore that a file reads but does not set."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    own = {function.name for function in functions}
+    own |= {n.attr for n in found if isinstance(n.ctx, ast.Store)}
+    for node in found:
+        is_private = node.attr.startswith("_") and node.attr[1] != "_"
+        if is_private and node.attr not in own:
+            yield node.attr
+
+
+def test_private_parts_of_keras_are_in_one_place():
+    import keras
+
+    dense = keras.layers.Dense(1)
+    sequential = keras.Sequential([keras.Input((2,)), dense])
+    model = keras.Model(sequential.inputs, sequential.outputs)
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(dense.trainable_variables)
+    things = (dense, sequential, model, optimizer, *model.outputs, dense.kernel)
+    of_keras = {name for thing in things for name in dir(thing)}
+    used = {
+        path.relative_to(PACKAGE).as_posix(): names
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if (names := of_keras & set(private_names(path)))
+        or any(name.startswith("keras.src") for name in imported_names(path))
+    }
+    assert list(used) == ["graph/internals.py"]
+    assert used["graph/internals.py"] > {"_inbound_nodes", "_keras_history"}

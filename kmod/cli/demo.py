@@ -3,6 +3,8 @@
 import argparse
 
 from kmod.cli import console
+from kmod.cli.determinism import add_deterministic_argument
+from kmod.cli.determinism import prepare
 from kmod.cli.models import seed
 from kmod.demo.settings import SETTINGS
 from kmod.demo.settings import list_demo
@@ -29,6 +31,7 @@ def add_parser(subparsers) -> None:
         "--out", default="kmod-demo", metavar="DIR", help="(default: kmod-demo)"
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    add_deterministic_argument(parser)
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -47,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     from kmod.demo.pipeline import run_demo
 
+    prepare(args)
     results = run_demo(
         args.data,
         args.out,

@@ -35,6 +35,7 @@ from kmod.cli.faults import print_faults
 from kmod.cli.framework_lines import hide_framework_lines
 from kmod.errors import KmodError
 from kmod.errors import SpecError
+from kmod.errors import reason_of
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.jobs.tensorflow_settings import leave_out_notes
 from kmod.jobs.tensorflow_settings import use_fast_kernels
@@ -194,9 +195,9 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and error.filename is not None:
         return _MISSING, f"kmod: {error.filename}: {error.strerror}."
     if isinstance(error, OSError):
-        return _MISSING, f"kmod: {error}"
+        return _MISSING, f"kmod: {reason_of(error)}."
     name = type(error).__name__
-    first_line = str(error).partition("\n")[0]
     return _UNEXPECTED, (
-        f"kmod: unexpected {name}: {first_line} (--debug shows the traceback)"
+        f"kmod: unexpected {name}: {reason_of(error)} (--debug shows the "
+        "traceback)"
     )

@@ -14,6 +14,7 @@ from typing import Any
 from kmod.cli import console
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.files import check_output
 from kmod.files.plain_yaml import shorten
 from kmod.spec.licences import LicenseSyntaxError
@@ -213,10 +214,10 @@ def _build(name, arguments):
     try:
         return getattr(keras.applications, name)(**arguments)
     except Exception as error:  # Keras has no common class for its errors.
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ArtifactError(
             "Weights must be those of the network that is called. Received: "
-            f"{name} with {arguments}, but {reason}. Give the arguments that "
+            f"{name} with {arguments}, but {reason_of(error)}. Give the "
+            "arguments that "
             "the model was made with, or save it with "
             "`model.save('name.keras')`."
         ) from error
@@ -412,11 +413,12 @@ def _scales(model):
     """Tells whether a model has its images' values scaled inside."""
     import keras
 
+    from kmod.graph.internals import parts_of
     from kmod.graph.sources import is_preprocessing
 
     scaling = keras.layers.Rescaling, keras.layers.Normalization
     return is_preprocessing(model) or any(
-        isinstance(layer, scaling) for layer in model._flatten_layers()
+        isinstance(layer, scaling) for layer in parts_of(model)
     )
 
 

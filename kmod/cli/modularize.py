@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.determinism import add_deterministic_argument
+from kmod.cli.determinism import prepare
 from kmod.cli.models import add_data_arguments
 from kmod.cli.models import license_expression
 from kmod.cli.models import positive_integer
@@ -95,6 +97,7 @@ def add_parser(subparsers) -> None:
         help="output of the model to take, where it has several",
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    add_deterministic_argument(parser)
     parser.add_argument(
         "--license",
         type=license_expression,
@@ -200,6 +203,7 @@ def run(args: argparse.Namespace) -> int:
 
     from kmod.modules.contract import latency_check
 
+    prepare(args)
     given = read_given(args)
     modular, arguments = find_masks(args, given, run_directory, args.resume)
     arguments["run"] = run_digest(run_directory)

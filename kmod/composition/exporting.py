@@ -22,6 +22,7 @@ from kmod.files.manifest import installed_versions
 from kmod.files.manifest import to_plain
 from kmod.files.manifest import write_sealed
 from kmod.graph.content import content_digest
+from kmod.graph.precision import in_float32
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import store_around
@@ -119,7 +120,10 @@ def export_model(
         path = (
             temporary if form == "savedmodel" else temporary / FORMS[form].path
         )
-        given = exportable.model, exportable.class_names
+        model = exportable.model
+        if form != "savedmodel":  # The others' runtimes know float32 alone.
+            model = in_float32(model)
+        given = model, exportable.class_names
         quantized = {}
         if quantize is None:
             write_form(*given, form, path, images)

@@ -29,6 +29,7 @@ from kmod.export.write import write_form
 from kmod.files import atomic_directory
 from kmod.files import check_files
 from kmod.files import file_digest
+from kmod.files import read_again_if_replaced
 from kmod.files import read_files
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.modules.adaptation import comparison_images
@@ -134,6 +135,11 @@ def load(
     ('0', '1', '7')
     """
     directory = Path(directory)
+    with custom_layers_scope(custom_layers):
+        return read_again_if_replaced(directory, lambda: _load(directory))
+
+
+def _load(directory):
     manifest = read_composition_manifest(directory)
     check_files(directory, manifest.files, COMPOSITION_FILE)
     if KERAS_FILE not in manifest.files:
@@ -143,10 +149,9 @@ def load(
             "it again with `--format keras`, or load the SavedModel with "
             "TensorFlow."
         )
-    with custom_layers_scope(custom_layers):
-        model = load_keras_file(
-            directory / KERAS_FILE, recorded=manifest.files[KERAS_FILE]
-        )
+    model = load_keras_file(
+        directory / KERAS_FILE, recorded=manifest.files[KERAS_FILE]
+    )
     _check_shapes(model, manifest, directory)
     model.class_names = manifest.class_names
     model.manifest = manifest

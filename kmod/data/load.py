@@ -30,6 +30,7 @@ from kmod.data.subsets import hold_out
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 
 BATCH_SIZE = 256
 # Shares to validate on: of few images it takes more of them.
@@ -395,7 +396,8 @@ def _builder(name, data_dir):
         ) from error
     except AssertionError as error:  # The version asked for does not exist.
         raise ArtifactError(
-            f"Data set {name!r} can not be opened: {error} Leave the version "
+            f"Data set {name!r} can not be opened: {reason_of(error)}. Leave "
+            "the version "
             "out to take the newest."
         ) from error
 

@@ -37,6 +37,7 @@ from kmod.data.subsets import hold_out_indices
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.files.custom_layers import import_here
 
 # The test images stay the same for every seed, so that a model trained with
@@ -315,7 +316,7 @@ def load_function(name: str) -> ImageData:
             split: LabelledImages(*each) for split, each in zip(SPLITS, arrays)
         }
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"Data of {name!r}: {error}") from error
+        raise ArtifactError(f"Data of {name!r}: {reason_of(error)}") from error
     named = (class_names_of(each) for each in data)
     class_names = next(filter(None, named), None)
     if class_names is None:

@@ -20,6 +20,7 @@ from kmod.demo.settings import settings_for
 from kmod.files import atomic_directory
 from kmod.files import read_files
 from kmod.files.manifest import write_sealed
+from kmod.graph.content import content_digest
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.comparison import compare_evaluations
 from kmod.metrics.evaluate import Evaluation
@@ -110,6 +111,11 @@ class _Demo:
             "composed": after.as_dict(),
             **sizes,
             "patch": patched,
+            "content": {
+                "source": content_digest(source),
+                "store": store.manifest.content_digest,
+                "composed": content_digest(composed),
+            },
             "seconds": self.seconds,
         }
 

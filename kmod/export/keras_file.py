@@ -6,6 +6,7 @@ Keras' own, and registered layers that the user has named.
 """
 
 import contextlib
+import functools
 import json
 import shutil
 import sys
@@ -17,10 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.export.presets import is_preset
 from kmod.export.presets import load_preset
 from kmod.export.savedmodel import predict_by_name
@@ -28,11 +31,15 @@ from kmod.files import unlisted
 from kmod.files.custom_layers import given_custom_layers
 from kmod.files.custom_layers import import_here
 from kmod.files.plain_yaml import broken
+from kmod.graph.internals import declared_bytes
 from kmod.graph.sources import registered_name
 
 LEGACY = (".h5", ".hdf5")
-MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+MEMBERS = {"metadata.json", CONFIG, WEIGHTS}
 MAX_CONFIG_BYTES = 16 * 2**20
+# What a file may declare beside twice its size.
+SLACK_BYTES = 2**26
 MODULES = {
     "keras.layers": keras.layers,
     "keras.initializers": keras.initializers,
@@ -124,8 +131,7 @@ def _load(file, path, allow_custom):
     named = named_layers()
     if not allow_custom:
         _check_classes(file, path, named)
-    if zipfile.is_zipfile(file):
-        _check_sizes(file, path)
+    _check_sizes(file, path, named)
     try:
         return keras.saving.load_model(
             file, custom_objects=named, compile=False, safe_mode=True
@@ -133,7 +139,7 @@ def _load(file, path, allow_custom):
     except Exception as error:  # Keras has no common class for its errors.
         raise ArtifactError(
             f"'{path}' can not be loaded by Keras {keras.__version__} in safe "
-            f"mode: {_first_line(error)}{_others_in(file)} Use the version of "
+            f"mode: {reason_of(error)}.{_others_in(file)} Use the version of "
             "Keras that wrote "
             "it, or save it again without Lambda layers. If it has layers of "
             "your own, register them and import their module first "
@@ -208,17 +214,14 @@ def _others_in(path):
     return others and f" Of other layers it holds {', '.join(others)}." or ""
 
 
-def _first_line(error):
-    return str(error).strip().partition("\n")[0].rstrip(".") + "."
-
-
 def _check_classes(file, path, named):
     """Refuses an archive with other than built-in layers and named ones."""
     try:
         config = _read_config(file)
     except (OSError, RecursionError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(
-            f"'{path}' is not a Keras archive: {error}. Make it again with "
+            f"'{path}' is not a Keras archive: {reason_of(error)}. Make it "
+            "again with "
             "`model.save('name.keras')`."
         ) from error
     refused = sorted(set(_refused_classes(config, named)))
@@ -239,45 +242,67 @@ def _check_classes(file, path, named):
     )
 
 
-def _check_sizes(file, path):
-    """Refuses an archive that would make Keras allocate what it lacks.
+def _check_sizes(file, path, named):
+    """Refuses a file that would make Keras allocate what it does not hold."""
+    most = 2 * file.stat().st_size + SLACK_BYTES
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            items = {item.filename: item for item in archive.infolist()}
+            unpacked = sum(item.file_size for item in items.values())
+            if unpacked > most:
+                _refuse_size(path, "files", unpacked)
+            if not MEMBERS <= items.keys():
+                return
+            if items[CONFIG].file_size > MAX_CONFIG_BYTES:
+                _refuse_size(path, "a config", items[CONFIG].file_size)
+            with archive.open(WEIGHTS) as weights:
+                stored = _stored_bytes(weights)
+            build = functools.partial(_build, archive.read(CONFIG), named)
+    elif h5py.is_hdf5(file):
+        stored = _stored_bytes(file)
+        build = functools.partial(_build_legacy, file, named)
+    else:
+        return  # Keras says what is wrong.
+    if stored > most:
+        _refuse_size(path, "arrays", stored)
+    if (declared := declared_bytes(build)) > most:
+        _refuse_size(path, "layers with weights", declared)
 
-    Each unit and filter has a weight at least, of half a byte if quantized.
-    """
-    with zipfile.ZipFile(file) as archive:
-        sizes = {item.filename: item.file_size for item in archive.infolist()}
-        if sizes.get("config.json", 0) > MAX_CONFIG_BYTES:
-            largest = sizes["config.json"]
-            _refuse_size(path, f"a config of {largest:,} bytes")
-        if not MEMBERS <= sizes.keys():
-            return
-        try:
-            config = json.loads(archive.read("config.json"))
-        except (RecursionError, ValueError, zipfile.BadZipFile):
-            return  # Keras says what is wrong.
-    largest = max(_widths(config), default=0)
-    if largest > 2 * sizes["model.weights.h5"]:
-        _refuse_size(path, f"a layer of {largest:,} units or filters")
 
-
-def _refuse_size(path, received):
+def _refuse_size(path, what, size):
     raise ArtifactError(
-        "A Keras archive holds the weights that its config declares. Received: "
-        f"{received} in '{path}', which holds fewer bytes of weights or is "
-        "no model. It was not loaded. Save the model again."
+        "A file of a Keras model holds the weights that its config declares. "
+        f"Received: {what} of {size:,} bytes in '{path}', which is far "
+        "smaller. It was not loaded. Save the model again."
     )
 
 
-def _widths(config):
-    """Yields the numbers of units and filters in a config."""
-    if isinstance(config, dict):
-        for key in ("filters", "units"):
-            if isinstance(config.get(key), int):
-                yield config[key]
-        config = list(config.values())
-    if isinstance(config, list):
-        for value in config:
-            yield from _widths(value)
+def _stored_bytes(file):
+    """Returns the size of the arrays that a file of HDF5 declares."""
+    sizes = []
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset):
+            sizes.append(item.nbytes)
+
+    # What can not be read, Keras names.
+    with contextlib.suppress(Exception), h5py.File(file, "r") as weights:
+        weights.visititems(note)
+    return sum(sizes)
+
+
+def _build(config, named):
+    config = json.loads(config) | {"compile_config": None}
+    keras.saving.deserialize_keras_object(config, named, safe_mode=True)
+
+
+def _build_legacy(file, named):
+    """Builds the model of a legacy file, which then has no weights to load."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, f"config{LEGACY[0]}")
+        with h5py.File(file, "r") as whole, h5py.File(copy, "w") as config:
+            config.attrs.update(whole.attrs)
+        keras.saving.load_model(copy, named, compile=False, safe_mode=True)
 
 
 def _read_config(path):
@@ -285,9 +310,9 @@ def _read_config(path):
         names = archive.namelist()
         if sorted(names) != sorted(MEMBERS):
             raise ValueError(f"it holds {names}")
-        if archive.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
+        if archive.getinfo(CONFIG).file_size > MAX_CONFIG_BYTES:
             raise ValueError("its config is too large")
-        return json.loads(archive.read("config.json"))
+        return json.loads(archive.read(CONFIG))
 
 
 def _refused_classes(config, named):

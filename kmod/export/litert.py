@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kmod.errors import ArtifactError
+from kmod.errors import reason_of
 from kmod.export.operations import ANSWERING
 from kmod.export.operations import called_functions
 from kmod.export.operations import refuse
@@ -109,7 +110,8 @@ def _check_operations(path):
             faults += [f"operation {n!r}" for n in sorted(names - ANSWERING)]
     except Exception as error:  # The readers have no common class of errors.
         raise ArtifactError(
-            f"'{path}' is not a LiteRT file that kmod wrote: {error}. Make it "
+            f"'{path}' is not a LiteRT file that kmod wrote: "
+            f"{reason_of(error)}. Make it "
             "again with `kmod export`."
         ) from error
     if faults:

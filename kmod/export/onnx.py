@@ -10,6 +10,7 @@ import keras
 
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.export.operations import refuse
 from kmod.export.savedmodel import INPUT_NAME
 from kmod.export.savedmodel import answer_function
@@ -69,7 +70,8 @@ def _check_operators(path):
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # Protobuf's classes of errors vary.
         raise ArtifactError(
-            f"'{path}' is not an ONNX file: {error}. Make it again with `kmod "
+            f"'{path}' is not an ONNX file: {reason_of(error)}. Make it again "
+            "with `kmod "
             "export`."
         ) from error
     faults = [f"function {each.name!r}" for each in model.functions]

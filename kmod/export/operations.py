@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kmod.errors import ArtifactError
+from kmod.errors import reason_of
 
 GRAPH_FILE = "saved_model.pb"
 MAX_FAULTS = 5
@@ -127,7 +128,8 @@ def _read(path):
     except (OSError, DecodeError) as error:
         raise ArtifactError(
             f"A SavedModel is a directory with a valid '{GRAPH_FILE}'. "
-            f"Received: '{path}', which can not be read: {error}. Make it "
+            f"Received: '{path}', which can not be read: {reason_of(error)}. "
+            "Make it "
             "again."
         ) from error
     if len(saved.meta_graphs) != 1 or not (

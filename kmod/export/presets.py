@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kmod.errors import ArtifactError
+from kmod.errors import reason_of
 
 PRESET_FILE = "task.json"
 
@@ -39,9 +40,9 @@ def load_preset(path: Path) -> Any:
     try:
         return keras_hub.models.ImageClassifier.from_preset(str(path))
     except Exception as error:  # It has no common class for its errors.
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ArtifactError(
             f"'{path}' can not be loaded as an `ImageClassifier` of KerasHub "
-            f"{keras_hub.__version__}: {reason}. Use the version that wrote "
+            f"{keras_hub.__version__}: {reason_of(error)}. Use the version "
+            "that wrote "
             "it, and give an image classifier."
         ) from error

@@ -5,6 +5,10 @@ loads a SavedModel.
 """
 
 import errno
+import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -15,9 +19,12 @@ import keras
 
 from kmod.data.streaming import quiet_tensorflow
 from kmod.errors import ArtifactError
+from kmod.errors import reason_of
 from kmod.export.operations import check_saved_model
 
 INPUT_NAME = "image"
+# TensorFlow takes the path of weights for a pattern.
+PATTERN = re.compile(r"[\\*?\[\]]")
 PROBABILITIES_LAYER = "probabilities"
 PROBABILITY_ACTIVATIONS = {"softmax", "sigmoid"}
 
@@ -90,7 +97,11 @@ def load_saved_model(directory: str | Path) -> Any:
     check_saved_model(directory)
     import tensorflow as tf
 
-    return tf.saved_model.load(str(directory))
+    if not PATTERN.search(os.path.abspath(directory)):
+        return tf.saved_model.load(str(directory))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(directory, Path(folder, "saved_model"))
+        return tf.saved_model.load(str(copy))
 
 
 def predict(path: Path, images: Any) -> dict[str, Any]:
@@ -105,10 +116,10 @@ def predict(path: Path, images: Any) -> dict[str, Any]:
         answers = exported.serve(images)
         return {name: values.numpy() for name, values in answers.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
         raise ArtifactError(
             "A SavedModel answers by `serve` with arrays by name. Received: "
-            f"'{path}', of which TensorFlow says: {reason}. Make it again."
+            f"'{path}', of which TensorFlow says: {reason_of(error)}. Make it"
+            " again."
         ) from error
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.export import keras_file
 from kmod.export import litert
 from kmod.export import onnx
@@ -152,7 +153,7 @@ def write_quantized(
     except RuntimeError as error:  # What LiteRT's own faults are.
         raise CheckError(
             f"LiteRT must run a quantized model. Received: {quantize}, of "
-            f"which it says: {str(error).partition(chr(10))[0]} Quantize as "
+            f"which it says: {reason_of(error)}. Quantize as "
             "`dynamic` or `float16`."
         ) from error
     expected = _classes(

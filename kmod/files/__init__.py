@@ -5,6 +5,7 @@ from kmod.files.atomic import atomic_write
 from kmod.files.atomic import check_output
 from kmod.files.atomic import check_output_file
 from kmod.files.atomic import check_outside
+from kmod.files.atomic import read_again_if_replaced
 from kmod.files.atomic import seal
 from kmod.files.digests import bytes_digest
 from kmod.files.digests import check_files
@@ -30,6 +31,7 @@ __all__ = [
     "file_digest",
     "file_record",
     "list_files",
+    "read_again_if_replaced",
     "read_files",
     "seal",
     "short_names",

@@ -20,12 +20,15 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from typing import TypeVar
 
+from kmod.errors import ArtifactError
 from kmod.errors import KmodError
 from kmod.errors import UsageError
 from kmod.files.digests import list_files
@@ -35,7 +38,11 @@ from kmod.files.digests import unlisted
 # those of the manifest included.
 Listing = Callable[[Path], Mapping[str, Mapping[str, Any]]]
 
+T = TypeVar("T")
+
 MAX_NAMES = 5
+MAX_READS = 5
+SECONDS_BETWEEN_RENAMES = 0.01
 # The files that make a directory an artifact. A spec may be called so as well,
 # but does not end in its own digest.
 MANIFESTS = ("store.yaml", "composition.yaml", "export.yaml")
@@ -159,6 +166,34 @@ def check_outside(path: str | Path) -> None:
             )
 
 
+def read_again_if_replaced(directory: str | Path, read: Callable[[], T]) -> T:
+    """Reads an artifact, once more if another took its place meanwhile.
+
+    What is read is then the old or the new one, as a whole; without this, a
+    reader would see files of both and take them for damage, or see none
+    where a system can't exchange directories in one step.
+
+    Args:
+        directory: Directory of the artifact.
+        read: Reads it.
+
+    Returns:
+        What `read` returned.
+
+    Raises:
+        ArtifactError: If `read` did, of a directory that stayed in its place.
+    """
+    for _ in range(MAX_READS):
+        before = _identity(directory)
+        try:
+            return read()
+        except ArtifactError:
+            time.sleep(SECONDS_BETWEEN_RENAMES)
+            if _identity(directory) == before:
+                raise
+    return read()
+
+
 def atomic_write(path: str | Path, content: str | bytes) -> None:
     """Writes a file so that readers see the old or the new content, never half.
 
@@ -246,6 +281,14 @@ def _prepare(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     return path
+
+
+def _identity(directory):
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_artifact(directory):

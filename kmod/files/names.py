@@ -8,6 +8,8 @@ from pathlib import Path
 
 MAX_LENGTH = 60
 MAX_NAME = 200  # That of a class in a spec.
+# A manifest of more is larger than what is read.
+MAX_CLASSES = 10_000
 # Windows opens a device instead of a file of such a name.
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
 

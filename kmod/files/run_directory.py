@@ -25,6 +25,7 @@ import numpy as np
 
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.files import atomic_write
 from kmod.files import data_digest
 
@@ -202,7 +203,8 @@ def _read_run(directory):
     ) as error:
         raise ArtifactError(
             "A run can go on only if its file is as it was written. Received: "
-            f"'{path}', which is damaged: {error}. Leave `resume` out to "
+            f"'{path}', which is damaged: {reason_of(error)}. Leave `resume` "
+            "out to "
             "start anew."
         ) from error
     return {**begun, "digest": digest}

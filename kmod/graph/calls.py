@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import tree
 
+from kmod.graph.internals import takes_training
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorRef:
@@ -106,7 +108,7 @@ def run_call(call: Call, read: Callable[[TensorRef], Any]) -> dict[int, Any]:
 
 def _inference(layer):
     """Asks layers that tell training from use to behave as in use."""
-    return {"training": False} if layer._call_has_training_arg else {}
+    return {"training": False} if takes_training(layer) else {}
 
 
 def run_trace(traced: Trace, images) -> dict[int, Any]:

@@ -15,6 +15,7 @@ from kmod.graph.channels import PINNED
 from kmod.graph.channels import ChannelMap
 from kmod.graph.channels import ChannelSpace
 from kmod.graph.channels import Pin
+from kmod.graph.internals import made_by
 from kmod.graph.kernels import KernelTable
 from kmod.graph.rules.base import set_state
 from kmod.graph.rules.kernels import KernelRule
@@ -252,7 +253,7 @@ def _as_two_logits(traced):
     logits = TensorRef(index, (score.shape[0], 2))
     name = traced.free_name("two_logits")
     padded = ops.pad(keras.KerasTensor(score.shape), [[0, 0], [1, 0]])
-    pad = padded._keras_history.operation
+    pad = made_by(padded)
     call = Call(name, pad, (score,), {}, (score,), (logits,))
     return dataclasses.replace(
         traced, output=logits, calls=(*traced.calls, call)

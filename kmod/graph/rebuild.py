@@ -7,6 +7,7 @@ from keras import tree
 from kmod.graph.calls import arguments_on
 from kmod.graph.channel_graph import ChannelGraph
 from kmod.graph.channels import PINNED
+from kmod.graph.internals import parts_of
 from kmod.graph.rules.base import Kept
 from kmod.graph.rules.base import set_state
 from kmod.graph.rules.kernels import KernelRule
@@ -99,7 +100,7 @@ class _Builder:
             config, activation = self._split_activation(call, config)
         layer = type(layer).from_config(config)
         if self.dtype:
-            for part in layer._flatten_layers(include_self=False):
+            for part in parts_of(layer, include_self=False):
                 part.dtype_policy = self.dtype
         return layer, weights, activation
 

@@ -8,6 +8,9 @@ from keras import tree
 
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
+from kmod.graph.internals import graph_of
+from kmod.graph.internals import output_structure
+from kmod.graph.internals import parts_of
 
 FUNCTIONAL_WAY_OUT = (
     "Write it with the Functional API, `keras.Model(inputs, outputs)`, or as a "
@@ -64,7 +67,7 @@ def _graph_of(model):
             f"{kind.__module__}.{kind.__name__}."
         )
     is_sequential = isinstance(model, keras.Sequential)
-    if is_sequential and (not model.built or model._functional is None):
+    if is_sequential and (not model.built or graph_of(model) is None):
         raise UnsupportedModelError(
             "A Sequential source model must be built. Received: "
             f"{model.name!r}, not built yet. Give it a `keras.Input` as "
@@ -77,7 +80,7 @@ def _graph_of(model):
             f"{model.name!r} of type {kind.__name__}. {FUNCTIONAL_WAY_OUT}"
         )
     _check_predict(model)
-    return model._functional if is_sequential else model
+    return graph_of(model) if is_sequential else model
 
 
 def runs_its_graph(model: Any) -> bool:
@@ -117,7 +120,7 @@ def _names(tensors):
 def _with_output(functional, output):
     """Returns a model of one of several outputs, which share the layers."""
     named = dict(zip(functional.output_names, functional.outputs, strict=True))
-    structure = functional._outputs_struct
+    structure = output_structure(functional)
     if isinstance(structure, dict):
         named |= {
             name: tensor
@@ -157,7 +160,7 @@ def _owner(thing, method):
 def custom_layers_of(model: keras.Model) -> list[type]:
     """Lists the classes of layers in a model that are not Keras' own."""
     kinds = dict.fromkeys(
-        type(layer) for layer in model._flatten_layers(include_self=False)
+        type(layer) for layer in parts_of(model, include_self=False)
     )
     return [kind for kind in kinds if kind.__module__.split(".")[0] != "keras"]
 

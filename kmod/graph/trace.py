@@ -19,6 +19,11 @@ from kmod.graph.calls import TensorRef
 from kmod.graph.calls import Trace
 from kmod.graph.calls import arguments_on
 from kmod.graph.calls import run_trace
+from kmod.graph.internals import calls_forgotten
+from kmod.graph.internals import graph_of
+from kmod.graph.internals import node_of
+from kmod.graph.internals import nodes_in_order
+from kmod.graph.internals import parts_of
 from kmod.graph.rules.table import has_rule
 from kmod.graph.sources import functional_of
 from kmod.graph.sources import is_preprocessing
@@ -171,7 +176,7 @@ class _Tracer:
 
     def run(self, functional, inputs, path):
         """Traces one (nested) model; returns the refs of its outputs."""
-        nodes = _nodes_in_order(functional)
+        nodes = nodes_in_order(functional)
         return self._run(
             nodes, functional.inputs, functional.outputs, inputs, path
         )
@@ -199,7 +204,7 @@ class _Tracer:
         operation = node.operation
         nested = operation
         if isinstance(operation, keras.Sequential):
-            nested = operation._functional
+            nested = graph_of(operation)
         if isinstance(nested, keras.Model) and runs_its_graph(operation):
             return self.run(nested, inputs, (*path, operation.name))
         _refuse_lambda(operation)
@@ -246,22 +251,16 @@ def _parts_of(node):
     layer = node.operation
     is_own = isinstance(layer, keras.layers.Layer)
     is_own &= type(layer).__module__.split(".")[0] != "keras"
-    layers = list(layer._flatten_layers(include_self=False)) if is_own else []
+    layers = parts_of(layer, include_self=False) if is_own else []
     if not layers:
         return None
-    marks = [
-        (each, len(each._inbound_nodes), len(each._outbound_nodes))
-        for each in layers
-    ]
     try:
-        parts = _call_symbolically(node)
-        is_all = _holds_all(layer, parts) and _is_same(node, parts)
-        return parts if is_all else None
+        with calls_forgotten(layers):
+            parts = _call_symbolically(node)
+            is_all = _holds_all(layer, parts) and _is_same(node, parts)
+            return parts if is_all else None
     except Exception:  # Whatever code of others raises on symbolic tensors.
         return None
-    finally:
-        for each, inbound, outbound in marks:
-            del each._inbound_nodes[inbound:], each._outbound_nodes[outbound:]
 
 
 def _patches(layer, images):
@@ -306,8 +305,7 @@ def _call_symbolically(node):
     def visit(tensor):
         if id(tensor) in seen:
             return
-        history = tensor._keras_history
-        made_by = history.operation._inbound_nodes[history.node_index]
+        made_by = node_of(tensor)
         for each in made_by.input_tensors:
             visit(each)
         seen.update(id(each) for each in made_by.outputs)
@@ -369,11 +367,3 @@ def _is_same(node, parts):
         )
         for x, y in zip(expected, results, strict=True)
     )
-
-
-def _nodes_in_order(functional):
-    by_depth = functional._nodes_by_depth
-    for depth in sorted(by_depth, reverse=True):
-        for node in by_depth[depth]:
-            if node.operation is not None and not node.is_input:
-                yield node

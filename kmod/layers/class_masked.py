@@ -5,6 +5,9 @@ import numpy as np
 from keras import backend
 from keras import ops
 
+from kmod.graph.internals import calls_of
+from kmod.graph.internals import made_by
+from kmod.graph.internals import takes_training
 from kmod.layers.kernel_masks import KernelMasks
 from kmod.layers.rows import ClassScaleShift
 from kmod.layers.rows import add_table
@@ -130,7 +133,7 @@ class ClassMasked(keras.layers.Wrapper):
             ops.multiply, inputs, (table,), classes, self.axis, self.branches
         )
         options = {}
-        if self.layer._call_has_training_arg:
+        if takes_training(self.layer):
             options["training"] = training
         return self.layer(values, **options)
 
@@ -157,9 +160,9 @@ class ClassMasked(keras.layers.Wrapper):
         Raises:
             AttributeError: If there is none, outside a graph.
         """
-        for node in self._inbound_nodes:
+        for node in calls_of(self):
             for tensor in node.input_tensors:
-                masks = tensor._keras_history.operation
+                masks = made_by(tensor)
                 if isinstance(masks, KernelMasks):
                     table = self._channel_masks(masks.mask.value)
                     return ops.convert_to_numpy(table).astype("int64")

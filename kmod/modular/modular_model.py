@@ -20,12 +20,14 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.errors import UsageError
+from kmod.files.names import MAX_CLASSES
 from kmod.files.names import MAX_NAME
 from kmod.files.names import unusable_names
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.calls import Trace
 from kmod.graph.exactness import check_exactness
+from kmod.graph.internals import parts_of
 from kmod.graph.kernels import KernelTable
 from kmod.graph.sizes import layer_macs
 from kmod.graph.sources import functional_of
@@ -235,7 +237,7 @@ class ModularModel(keras.Model):
             layer.dtype_policy.name
             for call in graph.trace.calls
             if isinstance(call.operation, keras.layers.Layer)
-            for layer in call.operation._flatten_layers()
+            for layer in parts_of(call.operation)
         }
         own = {}
         if policies == {self.dtype_policy.name}:
@@ -722,8 +724,13 @@ def checked_names(
 
     Raises:
         UsageError: If they are not `num_classes` different names, or a spec
-            could not name one.
+            could not name one, or there are too many for a store.
     """
+    if num_classes > MAX_CLASSES:
+        raise UsageError(
+            f"A store has modules of at most {MAX_CLASSES:,} classes. "
+            f"Received: a model of {num_classes:,}. Take one of fewer."
+        )
     if class_names is None:
         return tuple(str(index) for index in range(num_classes))
     names = tuple(class_names)

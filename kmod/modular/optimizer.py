@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.graph.internals import index_in
+from kmod.graph.internals import moments
 from kmod.modular.recipe import Recipe
 
 LIMIT = 2**26  # Numbers that kept gradients may have, 256 MiB.
@@ -79,7 +81,7 @@ class ModularAdam(keras.optimizers.Adam):
 
     def restart(self, total_steps: int, learning_rate: float | None = None):
         """Forgets all moments and starts the decay of rates anew."""
-        for variable in (*self._momentums, *self._velocities):
+        for variable in moments(self):
             self.assign(variable, ops.zeros(variable.shape, variable.dtype))
         self.iterations.assign(0)
         self.total_steps.assign(total_steps)
@@ -87,7 +89,7 @@ class ModularAdam(keras.optimizers.Adam):
             self.learning_rate.assign(learning_rate)
 
     def update_step(self, gradient, variable, learning_rate):
-        name = self._names[self._get_variable_index(variable)]
+        name = self._names[index_in(self, variable)]
         if name == "mask_scores" and self.importance_steps is not None:
             self._keep_mask_gradient(gradient)
             return

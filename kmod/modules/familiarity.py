@@ -19,6 +19,7 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.files.plain_yaml import broken
 from kmod.modules.adaptation import GREY
 from kmod.modules.adaptation import RGB
@@ -320,7 +321,9 @@ def read_familiarity(content: bytes, path: Path) -> Familiarity:
     try:
         return _read(content)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise broken(path, f"it holds no familiarity: {error}") from error
+        raise broken(
+            path, f"it holds no familiarity: {reason_of(error)}"
+        ) from error
 
 
 def _read(content):

@@ -27,6 +27,7 @@ from kmod.files import bytes_digest
 from kmod.files import check_files
 from kmod.files import file_record
 from kmod.files import list_files
+from kmod.files import read_again_if_replaced
 from kmod.files import slugs
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.files.custom_layers import given_custom_layers
@@ -241,11 +242,15 @@ def load_store(
     """
     # Modules are loaded later, perhaps from another working directory.
     path = Path(path).absolute()
-    with custom_layers_scope(custom_layers):
+
+    def read():
         store = ModuleStore(path, read_store_manifest(path))
-    if verify:
-        store.verify()
-    return store
+        if verify:
+            store.verify()
+        return store
+
+    with custom_layers_scope(custom_layers):
+        return read_again_if_replaced(path, read)
 
 
 def list_store(path: Path) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,8 @@ from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph import set_state
 from kmod.graph.content import content_digest
+from kmod.graph.internals import calls_of
+from kmod.graph.internals import made_by
 from kmod.graph.sharing import SHARED
 from kmod.graph.sharing import merge_models
 from kmod.metrics.calibration import fit_platt
@@ -152,9 +154,9 @@ def _stem_outputs(network):
     for operation in network.operations:
         if _is_stem(operation):
             continue
-        for node in operation._inbound_nodes:
+        for node in calls_of(operation):
             for tensor in node.input_tensors:
-                if _is_stem(tensor._keras_history.operation):
+                if _is_stem(made_by(tensor)):
                     found[id(tensor)] = tensor
     return {f"tensor_{i}": tensor for i, tensor in enumerate(found.values())}
 

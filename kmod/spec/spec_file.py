@@ -195,5 +195,7 @@ def _plain(value: Any, folder: Path) -> Any:
         return [_plain(item, folder) for item in value]
     if isinstance(value, PurePath):
         relative = os.path.relpath(os.path.realpath(value), folder)
-        return Path(relative).as_posix()
+        text = Path(relative).as_posix()
+        # What looks like a URL or a drive is none behind `./`.
+        return f"./{text}" if ":" in text.partition("/")[0] else text
     return value

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from kmod.composition.saving import DEFAULT_FORMATS
 from kmod.composition.saving import load
 from kmod.export.write import FORMS
 from kmod.spec.spec_file import load_spec
+from kmod.spec.spec_file import write_spec
 
 SPEC = """\
 version: 1
@@ -255,3 +257,22 @@ def test_slim_model_must_pass_the_checks(
     assert main(argv) == 5
     assert "accuracy on digits:test is" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_paths_that_look_like_patterns_and_urls(store, tmp_path, capsys):
+    below = shutil.copytree(store.path, tmp_path / "a:b" / "store")
+    spec = {
+        "version": 1,
+        "name": "two",
+        "stores": {"digits": {"path": below}},
+        "classes": [
+            {"name": name, "module": {"store": "digits", "class": name}}
+            for name in ("1", "8")
+        ],
+    }
+    path = tmp_path / "spec.yaml"
+    write_spec(spec, path)
+    out = tmp_path / "re[g]ex*?" / "a\\b"
+    assert main(["compose", str(path), "--out", str(out)]) == 0
+    assert load_spec(out / "spec.yaml").stores["digits"].path.samefile(below)
+    assert main(["test", str(out)]) == 0

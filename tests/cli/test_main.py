@@ -54,7 +54,7 @@ def raising(error):
             "kmod: a.keras: No such file.\n",
             id="missing-file",
         ),
-        pytest.param(OSError("disk"), 3, "kmod: disk\n", id="os-error"),
+        pytest.param(OSError("disk"), 3, "kmod: disk.\n", id="os-error"),
         pytest.param(
             KeyboardInterrupt(), 130, "kmod: interrupted.\n", id="interrupt"
         ),

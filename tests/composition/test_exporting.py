@@ -85,7 +85,9 @@ def test_what_litert_does_not_run_is_refused(exportable, tmp_path, monkeypatch):
 
     monkeypatch.setattr(litert, "predict", fail)
     images = np.random.default_rng(0).uniform(0, 255, (20, 8, 8, 1))
-    with pytest.raises(CheckError, match="says: failed to prepare Quantize as"):
+    with pytest.raises(
+        CheckError, match="says: failed to prepare. Quantize as"
+    ):
         export_model(
             *(exportable, "litert", tmp_path / "out"),
             images=images.astype("float32"),
@@ -101,3 +103,24 @@ def test_manifest_of_an_export(exportable, tmp_path):
     assert manifest["class_names"] == ["3", "8", "9"]
     assert sorted(manifest["files"]) == ["labels.txt", "model.tflite"]
     assert manifest["created_by"]["keras"] == keras.__version__
+
+
+@pytest.mark.parametrize("form", ["litert", "onnx"])
+def test_mixed_precision_is_exported_in_float32(strong, tmp_path, form):
+    half = keras.models.clone_model(strong, clone_function=in_half)
+    half.set_weights(strong.get_weights())
+    half.save(tmp_path / "half.keras")
+    exportable = load_exportable(tmp_path / "half.keras")
+    export_model(exportable, form, tmp_path / "out")
+    images = np.full((1, 8, 8, 1), 100, "float32")
+    answers = FORMS[form].predict(tmp_path / "out" / FORMS[form].path, images)
+    np.testing.assert_allclose(
+        answers["probabilities"], strong(images), atol=1e-4
+    )
+
+
+def in_half(layer):
+    config = layer.get_config()
+    if "dtype" in config:
+        config["dtype"] = "mixed_float16"
+    return type(layer).from_config(config)

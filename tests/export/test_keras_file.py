@@ -1,13 +1,17 @@
+import io
 import json
+import random
 import sys
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
 from kmod.errors import ArtifactError
 from kmod.export.keras_file import load_keras_file
+from kmod.graph.internals import declared_bytes
 
 
 @pytest.fixture
@@ -205,19 +209,118 @@ def test_preset_without_keras_hub(tmp_path, monkeypatch):
         load_keras_file(tmp_path, allow_custom=True)
 
 
+def sequential(units=3):
+    dense = keras.layers.Dense(units, name="dense")
+    return keras.Sequential([keras.Input((4,)), dense], name="small")
+
+
+def with_wide_layers(config):
+    """Asks for ten layers, each of 4,000 x 4,000 weights."""
+    config = json.loads(config)
+    *_, dense = config["config"]["layers"]
+    dense["config"]["units"] = 4000
+    for number in range(10):
+        wide = json.loads(json.dumps(dense))
+        wide["config"]["name"] = f"wide_{number}"
+        wide.pop("build_config", None)
+        config["config"]["layers"].append(wide)
+    return json.dumps(config)
+
+
+def with_huge_layer(config):
+    return str(config, "utf-8").replace('"units": 3', '"units": 200000000')
+
+
+def with_zeros(weights):
+    """Declares 800 MB of zeros, which take no room in the file."""
+    shape = 100_000, 2000
+    weights.create_dataset(
+        "zeros", shape, "f4", chunks=(100_000, 20), compression="gzip"
+    )
+
+
 @pytest.mark.parametrize("allow_custom", [False, True])
-def test_layer_larger_than_the_file_is_not_allocated(tmp_path, allow_custom):
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model.save(tmp_path / "small.keras")
+@pytest.mark.parametrize("change", [with_huge_layer, with_wide_layers])
+def test_layers_larger_than_the_file_are_not_allocated(
+    tmp_path, change, allow_custom
+):
     bomb = tmp_path / "bomb.keras"
-    with (
-        zipfile.ZipFile(tmp_path / "small.keras") as archive,
-        zipfile.ZipFile(bomb, "w") as changed,
+    sequential().save(bomb)
+    rewrite(bomb, change)
+    with pytest.raises(
+        ArtifactError, match="layers with weights of [0-9,]{11}"
     ):
-        for name in archive.namelist():
-            content = archive.read(name)
-            if name == "config.json":
-                content = content.replace(b'"units": 3', b'"units": 200000000')
-            changed.writestr(name, content)
-    with pytest.raises(ArtifactError, match="a layer of 200,000,000 units"):
         load_keras_file(bomb, allow_custom=allow_custom)
+
+
+@pytest.mark.parametrize("change", [with_huge_layer, with_wide_layers])
+def test_layers_larger_than_a_legacy_file_are_not_allocated(tmp_path, change):
+    bomb = tmp_path / "bomb.h5"
+    sequential().save(bomb)
+    with h5py.File(bomb, "r+") as file:
+        config = file.attrs["model_config"].encode()
+        file.attrs["model_config"] = change(config)
+    with pytest.raises(
+        ArtifactError, match="layers with weights of [0-9,]{11}"
+    ):
+        load_keras_file(bomb, allow_custom=True)
+
+
+def test_arrays_larger_than_the_file_are_not_read(tmp_path):
+    legacy, archive = tmp_path / "bomb.h5", tmp_path / "bomb.keras"
+    sequential().save(legacy)
+    sequential().save(archive)
+    with h5py.File(legacy, "r+") as file:
+        with_zeros(file)
+
+    def change(data):
+        weights = io.BytesIO(data)
+        with h5py.File(weights, "r+") as file:
+            with_zeros(file)
+        return weights.getvalue()
+
+    rewrite(archive, change, "model.weights.h5")
+    for bomb in (legacy, archive):
+        with pytest.raises(ArtifactError, match="arrays of 800,0"):
+            load_keras_file(bomb, allow_custom=True)
+
+
+def test_archive_that_unpacks_to_far_more_is_not_read(tmp_path):
+    bomb = tmp_path / "bomb.keras"
+    sequential().save(bomb)
+    with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", bytes(100 * 2**20))
+    with pytest.raises(ArtifactError, match="files of 104,8"):
+        load_keras_file(bomb, allow_custom=True)
+
+
+def test_size_is_told_without_a_trace(tmp_path):
+    model = sequential(30)
+    model.save(tmp_path / "model.keras")
+    random.seed(5)
+    drawn = random.random()
+    random.seed(5)
+    size = declared_bytes(lambda: sequential(30))
+    assert size == 4 * model.count_params()
+    assert random.random() == drawn
+    loaded = load_keras_file(tmp_path / "model.keras")
+    images = np.ones((2, 4), "float32")
+    assert np.array_equal(loaded(images), model(images))
+
+
+def test_what_keras_says_in_many_lines_is_said_in_one(tmp_path):
+    path = tmp_path / "model.keras"
+    sequential().save(path)
+
+    def change(data):
+        weights = io.BytesIO(data)
+        with h5py.File(weights, "r+") as file:
+            del file["layers/dense/vars/0"]
+            file["layers/dense/vars/0"] = np.zeros((2, 2))
+        return weights.getvalue()
+
+    rewrite(path, change, "model.weights.h5")
+    with pytest.raises(ArtifactError, match="could not be loaded") as caught:
+        load_keras_file(path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "shape" in str(caught.value)

@@ -99,3 +99,15 @@ def test_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device: '") as caught:
         savedmodel.write(model, ("a", "b"), tmp_path / "out")
     assert caught.value.filename == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["re[g]ex*?", "a\\b", "x*"])
+def test_path_is_no_pattern(tmp_path, images, build, name):
+    """TensorFlow reads weights by a pattern, so that `x*` may be another."""
+    model, other = build(), build()
+    other.set_weights([weight + 1 for weight in other.get_weights()])
+    for each, folder in ((other, "x"), (other, "xy"), (model, name)):
+        savedmodel.write(each, ("a", "b", "c"), tmp_path / folder / "s")
+    answers = savedmodel.predict(tmp_path / name / "s", images)
+    expected = predict_by_name(model, images)["probabilities"]
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)

@@ -14,6 +14,7 @@ from kmod.files import atomic_directory
 from kmod.files import atomic_write
 from kmod.files import check_output
 from kmod.files import check_output_file
+from kmod.files import read_again_if_replaced
 from kmod.files import read_files
 from kmod.files import seal
 
@@ -330,3 +331,31 @@ def test_errors_of_the_disk_name_the_path(tmp_path, monkeypatch, code):
         with atomic_directory(tmp_path / "b") as temporary:
             (temporary / "file").touch()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_replaced_while_it_was_read_is_read_again(old):
+    found = []
+
+    def read():
+        found.append((old / "store.yaml").read_text())
+        if len(found) == 1:
+            old.rename(old.with_name("gone"))
+            old.mkdir()
+            (old / "store.yaml").write_text("new")
+            raise ArtifactError("files of both")
+        return found[-1]
+
+    assert read_again_if_replaced(old, read) == "new"
+    assert found == ["old", "new"]
+
+
+def test_what_is_damaged_in_its_place_is_read_once(old):
+    found = []
+
+    def read():
+        found.append(1)
+        raise ArtifactError("damaged")
+
+    with pytest.raises(ArtifactError, match="damaged"):
+        read_again_if_replaced(old, read)
+    assert len(found) == 1

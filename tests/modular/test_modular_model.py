@@ -503,3 +503,8 @@ def test_names_that_no_spec_can_name_are_refused(names, received):
         UsageError, match=f"look the same. Received: {received}"
     ):
         checked_names(names, 2)
+
+
+def test_more_classes_than_a_store_holds_are_refused_first():
+    with pytest.raises(UsageError, match="at most 10,000 classes"):
+        checked_names(None, 10_001)

@@ -177,3 +177,16 @@ def test_bad_manifest_is_not_written(tmp_path, manifest, changes, message):
     with pytest.raises(UsageError, match=message):
         write_store_manifest(tmp_path, dataclasses.replace(manifest, **changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_more_than_a_thousand_classes(tmp_path, manifest):
+    names = tuple(f"class {index}" for index in range(1001))
+    records = tuple(
+        dataclasses.replace(
+            CAT, class_name=name, class_index=index, directory=f"n-{index}"
+        )
+        for index, name in enumerate(names)
+    )
+    many = dataclasses.replace(manifest, class_names=names, modules=records)
+    write_store_manifest(tmp_path, many)
+    assert read_store_manifest(tmp_path).modules == records

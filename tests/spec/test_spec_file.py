@@ -542,6 +542,10 @@ def test_unsafe_paths_are_refused(faults_of, path):
         ("C:/store", "An absolute path holds on one machine only."),
         ("~/store", "`~` is another folder for everybody."),
         ("http://host/store", "Nothing is downloaded. Fetch it first."),
+        (
+            "a:b/store",
+            "Write ./ before a name with a colon, which is no URL then.",
+        ),
         ("..\\\\store", "Write / for \\, on Windows, too."),
         ("a /b", "Windows drops a dot or space at the end of a name."),
         ("a//b", "Received: 'a//b'."),
@@ -550,6 +554,12 @@ def test_unsafe_paths_are_refused(faults_of, path):
 def test_unsafe_path_is_refused_with_a_reason(faults_of, path, reason):
     faults = faults_of(PATCH.replace("path: store", f'path: "{path}"'))
     assert faults[0].endswith(reason)
+
+
+@pytest.mark.parametrize("path", ["./a:b/store", "../a:b", "a/b:c/d"])
+def test_names_with_a_colon_are_no_urls(write, tmp_path, path):
+    spec = load_spec(write(PATCH.replace("path: store", f"path: {path}")))
+    assert spec.stores["cifar"].path == (tmp_path / path).resolve()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import numpy as np
 from keras import layers
 from keras import ops
 
+from kmod.graph.internals import made_by
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WideTensor:
@@ -100,7 +102,7 @@ class SliceReader:
         if wide not in self._made:
             stops = np.cumsum(wide.sizes)[:-1].tolist()
             pieces = ops.split(wide.tensor, stops, axis=-1)
-            operation = pieces[0]._keras_history.operation
+            operation = made_by(pieces[0])
             operation.name = self._names("parts")
             self._made[wide] = pieces
         return self._made[wide]

@@ -13,6 +13,7 @@ from kmod.errors import UnsupportedModelError
 from kmod.graph.calls import Call
 from kmod.graph.channels import ChannelMap
 from kmod.graph.channels import ChannelSpace
+from kmod.graph.internals import parts_of
 
 Replacement = tuple[Callable, list[np.ndarray] | None]
 
@@ -139,7 +140,7 @@ def set_state(layer: keras.layers.Layer, weights: Sequence[np.ndarray]) -> None:
         weights: Arrays as `layer.get_weights()` returns them.
     """
     layer.set_weights(weights)
-    for part in layer._flatten_layers():
+    for part in parts_of(layer):
         saved = {}
         part.save_own_variables(saved)
         part.load_own_variables(saved)
