@@ -18,6 +18,7 @@ from kmod.cli import choose
 from kmod.cli import compose
 from kmod.cli import console
 from kmod.cli import demo
+from kmod.cli import dependence
 from kmod.cli import distil
 from kmod.cli import evaluate
 from kmod.cli import export
@@ -46,6 +47,7 @@ COMMANDS = (
     refine,
     import_model,
     familiarity,
+    dependence,
     inspect,
     check,
     lock,
@@ -62,8 +64,8 @@ COMMANDS = (
 )
 
 LOADING_MODELS = frozenset(
-    "choose compose distil evaluate export import inspect modularize patch "
-    "refine report slim test".split()
+    "choose compose dependence distil evaluate export import inspect "
+    "modularize patch refine report slim test".split()
 )
 
 _UNEXPECTED = 1
