@@ -19,6 +19,7 @@ from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.exchange import ABSENT
 from kmod.metrics.exchange import exchange_cost
 from kmod.metrics.exchange import expected_exchange_cost
+from kmod.metrics.exchange import worst_confused
 from kmod.metrics.overlap import class_overlap
 from kmod.metrics.overlap import kept_masks
 from kmod.metrics.overlap import mean_overlap
@@ -30,7 +31,6 @@ from kmod.spec.model import DataRef
 LIMIT = 0.002  # Of the accuracy that an exchange may cost.
 MOST_IMAGES = 20  # Of each class, that responses are measured on.
 LEAST_IMAGES = 2
-MOST_OF_THE_COST = 0.5
 SAFE = "safe to replace alone"
 
 
@@ -127,12 +127,8 @@ class Dependence:
         index = self.class_names.index(class_name)
         if self.exchange_cost[index] <= self.limit:
             return ()
-        more = self.exchange_confused[index].copy()
-        more[index] = -np.inf
-        order = np.argsort(-more, kind="stable")
-        reached = np.cumsum(np.maximum(more[order], 0))
-        count = np.searchsorted(reached, MOST_OF_THE_COST * reached[-1]) + 1
-        return tuple(self.class_names[each] for each in order[:count])
+        chosen = worst_confused(self.exchange_confused[index], index)
+        return tuple(self.class_names[each] for each in chosen)
 
     def recommendation(self, class_name: str) -> str:
         """Says whether a module can be replaced by itself, in words."""

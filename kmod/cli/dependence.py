@@ -112,18 +112,20 @@ def _print(found):
                 f"{own['coupling']:.2f}",
                 own["own_kernels"],
                 *(f"{round(-100 * loss, 2) + 0.0:.2f}" for loss in losses),
+                f"{100 * exchange['broken']:.2f}",
                 ", ".join(own["move_with"]) or "alone",
             ]
         )
     columns = ["class", "cohesion", "coupling", "own kernels"]
-    columns += ["others without", "exchanged", "own F1", "replace with"]
+    columns += ["others without", "exchanged", "own F1", "broken"]
     console.print_table(
-        columns,
+        [*columns, "replace with"],
         rows,
         f"{figures['images']:,} images, accuracy {figures['accuracy']:.4f}",
     )
     console.print_message(
         "In points: what others gain without the module, and what all images "
         "and the F1 of its class are expected to gain if it is exchanged for "
-        "one of another model."
+        "one of another model that is as good. Broken: right answers that "
+        "then become wrong, in percent of all images."
     )

@@ -13,6 +13,7 @@ from kmod.metrics.evaluate import class_figures
 # validation images of benchmarks/dependence.py.
 LIKENESS = 0.8
 DRAWS = 20
+SHARE = 0.5  # Of the confusions that an exchange adds.
 ABSENT = -np.inf  # Score of a module that is left out.
 
 
@@ -134,6 +135,23 @@ def expected_exchange_cost(
         members = np.flatnonzero(labels == label)
         columns[:, members] = _redrawn(own[members], likeness, draws, random)
     return exchange_cost(scores, labels, class_index, columns)
+
+
+def worst_confused(confused: np.ndarray, class_index: int) -> np.ndarray:
+    """Returns the fewest classes that make half of what is confused more.
+
+    Args:
+        confused: Float array `(num_classes,)`, as `ExchangeCost` has it.
+        class_index: Index of the class that is exchanged.
+
+    Returns:
+        int64 array of class indices, the worst first; at least one.
+    """
+    more = np.array(confused)
+    more[class_index] = -np.inf
+    order = np.argsort(-more, kind="stable")
+    reached = np.cumsum(np.maximum(more[order], 0))
+    return order[: np.searchsorted(reached, SHARE * reached[-1]) + 1]
 
 
 def _redrawn(values, likeness, draws, random):

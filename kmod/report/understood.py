@@ -28,6 +28,7 @@ from kmod.report.parts import Text
 from kmod.report.parts import figure
 from kmod.report.parts import number
 from kmod.report.parts import percent
+from kmod.report.parts import share
 from kmod.report.pictures import map_source
 from kmod.report.pictures import picture_source
 from kmod.report.subject import Subject
@@ -69,10 +70,11 @@ def _dependence(found: Dependence):
                 figure(own["coupling"]),
                 number(own["own_kernels"]),
                 *(_gain(-loss) for loss in losses),
+                share(exchange["broken"]),
             ]
         )
     columns = ["class", "replace with", "cohesion", "coupling", "own kernels"]
-    columns += ["others without it", "exchanged", "its F1"]
+    columns += ["others without it", "exchanged", "its F1", "broken"]
     intro = Text(
         "Modules of one source lean on each other. Cohesion: how much the "
         "kernels overlap that respond to two images of the class. Coupling: "
@@ -80,7 +82,8 @@ def _dependence(found: Dependence):
         "layers. Then gains in points, below 0 for a loss: of the others' "
         "accuracy if the module is left out, and, if it is exchanged for one "
         "of another model that is as good, what is expected of the accuracy "
-        "on all images and of the F1 of its class. Where all images are "
+        "on all images and of the F1 of its class. Broken are right answers "
+        "that then become wrong, in share of all images. Where all images are "
         f"expected to lose more than {100 * found.limit:.2g} points, modules "
         "are named that had better be replaced together with it."
     )

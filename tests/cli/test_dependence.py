@@ -34,7 +34,7 @@ def test_table_says_what_moves_together(argv, monkeypatch, capsys):
     assert main([*argv[:3], "digits:test", *argv[4:]]) == 0
     said = capsys.readouterr()
     rows = [line.split() for line in said.out.splitlines()]
-    recommended = {row[0]: row[7:] for row in rows if row[:1] != ["class"]}
+    recommended = {row[0]: row[8:] for row in rows if row[:1] != ["class"]}
     assert recommended["8"] == ["3,", "9"]
     assert recommended["3"] == recommended["9"] == ["alone"]
     assert "-0.00" not in said.out
