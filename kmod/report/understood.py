@@ -28,7 +28,6 @@ from kmod.report.parts import Text
 from kmod.report.parts import figure
 from kmod.report.parts import number
 from kmod.report.parts import percent
-from kmod.report.parts import share
 from kmod.report.pictures import map_source
 from kmod.report.pictures import picture_source
 from kmod.report.subject import Subject
@@ -70,11 +69,11 @@ def _dependence(found: Dependence):
                 figure(own["coupling"]),
                 number(own["own_kernels"]),
                 *(_gain(-loss) for loss in losses),
-                share(exchange["broken"]),
+                Cell(percent(exchange["broken"]), exchange["broken"]),
             ]
         )
     columns = ["class", "replace with", "cohesion", "coupling", "own kernels"]
-    columns += ["others without it", "exchanged", "its F1", "broken"]
+    columns += ["without it", "exchanged", "its F1", "broken"]
     intro = Text(
         "Modules of one source lean on each other. Cohesion: how much the "
         "kernels overlap that respond to two images of the class. Coupling: "
