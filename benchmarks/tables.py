@@ -823,6 +823,40 @@ def _minutes(seconds):
     return f"{seconds / 60:.1f}"
 
 
+def dependence():
+    """Rank correlations of what was foreseen with what exchanges lose."""
+    summary = read_result(SUMMARY)["dependence"]
+    losses = {
+        "f1": "F1 of the class",
+        "accuracy": "accuracy, all images",
+        "others": "accuracy, other classes",
+        "broken": "right answers that break",
+    }
+    titles = {
+        "likeness 0.8": "`kmod dependence`",
+        "1 - F1": "guess: 1 - F1 of the class",
+        "gain of the others without it": "guess: gain of the others without it",
+        "images of a small margin": "guess: images of a small margin",
+        "real, on validation images": "the same exchanges, measured on "
+        "validation images",
+    }
+    kinds = {"same": "the same network", "any": "any network"}
+    rows = []
+    for kind, where in kinds.items():
+        found = summary[kind]
+        for key, title in titles.items():
+            ranks = [_rank(found[loss][key]) for loss in losses]
+            rows.append([where, title, *ranks])
+        means = [f"{100 * found[loss]['mean']:.2f} points" for loss in losses]
+        rows.append([where, "mean real loss", *means])
+    return table(["new module of", "foreseen by", *losses.values()], rows)
+
+
+def _rank(found):
+    low, high = found["interval"]
+    return f"{found['test']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def _with_interval(found):
     mean, (low, high) = 100 * found["mean"], found["interval"]
     if low == high:
@@ -860,6 +894,7 @@ FIGURES = {
         pays_patched,
         pays_new,
         slim,
+        dependence,
         unseen,
         memory,
         own_photos,

@@ -2,6 +2,10 @@ from . import callbacks as callbacks
 from . import graph as graph
 from . import layers as layers
 from . import spec as spec
+from .analysis.dependence import Dependence as Dependence
+from .analysis.dependence import dependence as dependence
+from .analysis.explanation import Explanation as Explanation
+from .analysis.explanation import explain as explain
 from .composition.composer import compose as compose
 from .composition.distillation import distil as distil
 from .composition.patched_model import Patch as Patch

@@ -27,6 +27,7 @@ ORDER = (
     "slimming",
     "patching",
     "selection",
+    "analysis",
     "report",
     "demo",
     "jobs",

@@ -15,6 +15,7 @@ from kmod.cli import choose
 from kmod.cli import compose
 from kmod.cli import console
 from kmod.cli import demo
+from kmod.cli import dependence
 from kmod.cli import distil
 from kmod.cli import doctor
 from kmod.cli import evaluate
@@ -50,6 +51,7 @@ COMMANDS = (
     refine,
     import_model,
     familiarity,
+    dependence,
     inspect,
     check,
     lock,
@@ -67,8 +69,8 @@ COMMANDS = (
 )
 
 LOADING_MODELS = frozenset(
-    "choose compose distil evaluate export import inspect modularize patch "
-    "refine report slim test".split()
+    "choose compose dependence distil evaluate export import inspect "
+    "modularize patch refine report slim test".split()
 )
 
 _UNEXPECTED = 1

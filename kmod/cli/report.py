@@ -13,8 +13,9 @@ def add_parser(subparsers) -> None:
         description="Writes one HTML page that needs no network: what PATH "
         "is, its size, which class comes from which source, the kernels that "
         "are kept, where it is from and how it is made again. With --data, "
-        "figures of every class, confusions, calibration, its worst "
-        "answers and what a patch changed. A spec is composed first.",
+        "figures of every class, confusions, calibration, its worst answers, "
+        "what its modules look at and what a patch changed. A spec is composed "
+        "first.",
     )
     parser.add_argument(
         "path",

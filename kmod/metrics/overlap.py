@@ -1,5 +1,8 @@
 """How much the kernels of different classes overlap."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -23,3 +26,41 @@ def class_overlap(masks: np.ndarray) -> np.ndarray:
     sizes = masks.sum(axis=1)
     either = sizes[:, None] + sizes - both
     return both / np.maximum(either, 1)
+
+
+def kept_masks(
+    kept_kernels: Sequence[Mapping[str, Sequence[int]]],
+    counts: Mapping[str, int],
+) -> dict[str, np.ndarray]:
+    """Writes the kernels that modules keep as masks.
+
+    Args:
+        kept_kernels: For each module the indices that it keeps, by layer.
+        counts: Number of kernels of every layer.
+
+    Returns:
+        For each layer an int64 array `(num_modules, num_kernels)` of 0 and 1.
+    """
+    masks = {
+        layer: np.zeros((len(kept_kernels), count), "int64")
+        for layer, count in counts.items()
+    }
+    for row, kept in enumerate(kept_kernels):
+        for layer, indices in kept.items():
+            masks[layer][row, list(indices)] = 1
+    return masks
+
+
+def mean_overlap(active: np.ndarray) -> float:
+    """Returns the mean overlap of every two different rows.
+
+    Args:
+        active: Array `(n, num_kernels)` of 0 and 1.
+
+    Returns:
+        Mean of the Jaccard indices of all pairs; not a number for fewer than
+        two rows.
+    """
+    overlap = class_overlap(active)
+    pairs = ~np.eye(len(overlap), dtype=bool)
+    return float(overlap[pairs].mean()) if pairs.any() else float("nan")

@@ -16,6 +16,7 @@ from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.plan import prior_in_words
 from kmod.files.plain_yaml import to_yaml
 from kmod.metrics.overlap import class_overlap
+from kmod.metrics.overlap import kept_masks
 from kmod.modules.adaptation import describe
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.manifest import CalibrationImages
@@ -401,24 +402,20 @@ def _overlap_map(store, infos):
         names,
         "class",
         "class",
-        class_overlap(_masks(infos, store.manifest.kernels)),
+        class_overlap(module_masks(infos, store.manifest.kernels)),
     )
 
 
-def _masks(infos: list[ModuleInfo], counts: Mapping[str, int]):
+def module_masks(infos: list[ModuleInfo], counts: Mapping[str, int]):
     """Returns the kernel masks of modules, `(modules, kernels)`."""
-    starts = dict(zip(counts, np.cumsum([0, *counts.values()])))
-    masks = np.zeros((len(infos), sum(counts.values())), "int64")
-    for row, info in zip(masks, infos):
-        for layer, kept in info.kept_kernels.items():
-            row[starts[layer] + np.array(kept, "int64")] = 1
-    return masks
+    masks = kept_masks([info.kept_kernels for info in infos], counts)
+    return np.concatenate(list(masks.values()), axis=1)
 
 
 def mast_masks(subject: Subject) -> list[list[int]]:
     """Returns a few classes' masks, each with a few kernels."""
     for store, infos in _stores(subject):
-        masks = _masks(infos[:MAST_ROWS], store.manifest.kernels)
+        masks = module_masks(infos[:MAST_ROWS], store.manifest.kernels)
         # Where all keep all there is nothing to see.
         columns = np.flatnonzero(masks.min(axis=0) < masks.max(axis=0))
         if len(columns):

@@ -210,6 +210,43 @@ class Pictures:
 
 
 @dataclasses.dataclass(frozen=True)
+class MappedPicture:
+    """An image with a map that lies on it.
+
+    Attributes:
+        picture: The image and what was said of it.
+        overlay: The map as a data URI of an image that can be seen through.
+    """
+
+    picture: Picture
+    overlay: str
+
+
+@dataclasses.dataclass(frozen=True)
+class GalleryRow:
+    """One row of a `Gallery`.
+
+    Attributes:
+        name: What the row is of.
+        note: What is known of it.
+        groups: Images by what they have in common.
+    """
+
+    name: str
+    note: str
+    groups: Mapping[str, Sequence[MappedPicture]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Images with maps, row by row; the maps vanish where one points."""
+
+    macro: ClassVar[str] = "gallery"
+    caption: str
+    rows: Sequence[GalleryRow]
+
+
+@dataclasses.dataclass(frozen=True)
 class Code:
     """Commands or the text of a file."""
 
@@ -234,6 +271,7 @@ Part = Union[
     Histogram,
     Reliability,
     Pictures,
+    Gallery,
     Code,
     Text,
 ]

@@ -7,28 +7,55 @@ import zlib
 import numpy as np
 
 MOST_PIXELS = 96  # Of a side.
+FOR, AGAINST = (255, 122, 0), (43, 108, 255)  # As in `page.css`.
+DENSEST = 0.8  # Of a map that can be seen through.
+CONTRAST = 1.5  # Places that add little recede.
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # By number of channels.
 
 
-def picture_source(image: np.ndarray, value_range: tuple[float, float]) -> str:
+def picture_source(
+    image: np.ndarray,
+    value_range: tuple[float, float],
+    most_pixels: int = MOST_PIXELS,
+) -> str:
     """Returns an image as a data URI, made smaller if it is large.
 
     Args:
         image: Array `(height, width, channels)`; of other than 1, 3 or 4
             channels the first is shown.
         value_range: Smallest and largest value of a pixel.
+        most_pixels: Integer, how long a side may be.
     """
     low, high = value_range
-    pixels = (_small(image.astype("float32")) - low) / (high - low)
+    small = _small(image.astype("float32"), most_pixels)
+    pixels = (small - low) / (high - low)
     if pixels.shape[2] not in _COLOUR_TYPES:
         pixels = pixels[..., :1]
-    content = to_png(np.rint(255 * np.clip(pixels, 0, 1)).astype("uint8"))
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return _data_uri(np.rint(255 * np.clip(pixels, 0, 1)).astype("uint8"))
 
 
-def _small(image):
+def map_source(values: np.ndarray, largest: float) -> str:
+    """Returns a map as the data URI of an image that can be seen through.
+
+    Args:
+        values: Float array `(height, width)`; what is above 0 is orange, what
+            is below it blue, and 0 can't be seen.
+        largest: Positive number, what is densest.
+    """
+    density = DENSEST * np.clip(np.abs(values) / largest, 0, 1) ** CONTRAST
+    colours = np.where((values > 0)[..., None], FOR, AGAINST)
+    pixels = np.concatenate([colours, 255 * density[..., None]], axis=2)
+    return _data_uri(np.rint(pixels).astype("uint8"))
+
+
+def _data_uri(pixels):
+    content = base64.b64encode(to_png(pixels)).decode()
+    return f"data:image/png;base64,{content}"
+
+
+def _small(image, most_pixels):
     """Averages blocks of pixels, so that no side is too long."""
-    step = -(-max(image.shape[:2]) // MOST_PIXELS)
+    step = -(-max(image.shape[:2]) // most_pixels)
     if step == 1:
         return image
     height, width = (max(size // step, 1) for size in image.shape[:2])

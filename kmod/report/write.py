@@ -35,6 +35,7 @@ from kmod.report.parts import Tiles
 from kmod.report.subject import Subject
 from kmod.report.subject import open_demo
 from kmod.report.subject import open_subject
+from kmod.report.understood import understanding_sections
 from kmod.spec.model import IN_MEMORY
 from kmod.spec.model import DataRef
 
@@ -58,8 +59,9 @@ def write_report(
     The page is one HTML file that fetches nothing: what it is of, how large
     that is, which class comes from which source, the kernels that modules
     keep, where it is from and how it is made again. On images, figures of
-    every class with intervals, confusions, calibration, its worst answers
-    and, if it is patched, what the patch changed.
+    every class with intervals, confusions, calibration, its worst answers,
+    how its classes depend on each other, what its modules look at and, if it
+    is patched, what the patch changed.
 
     Args:
         thing: A `ModuleStore`, a model that kmod made or loaded, or the path
@@ -157,6 +159,7 @@ def report_page(
     ]
     if measured is not None:
         sections += image_sections(subject, measured)
+        sections += understanding_sections(subject, measured)
     if results:
         sections += demo_sections(results)
     sections += [provenance_section(subject), reproduce_section(subject)]

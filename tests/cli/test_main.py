@@ -263,6 +263,26 @@ REFUSED = {
         2,
         "did not learn from. Received: --data digits --test digits:validation.",
     ),
+    "dependence-missing": (
+        ["dependence", "no", "--data", "digits"],
+        3,
+        "Received: 'no', which does not exist.",
+    ),
+    "dependence-out": (
+        ["dependence", STORE, "--data", "digits", "--out", "full/thesis.txt"],
+        2,
+        "Received: 'full/thesis.txt', which is there.",
+    ),
+    "dependence-data": (
+        ["dependence", STORE, "--data", "./no"],
+        3,
+        "Received: './no', which is not there.",
+    ),
+    "dependence-limit": (
+        ["dependence", STORE, "--data", "digits", "--limit", "-1"],
+        2,
+        "argument --limit: must be a number from 0 to 1. Received: '-1'",
+    ),
     "refine-missing": (
         ["refine", "no", MODEL, "--data", "digits", "--out", "new"],
         3,

@@ -110,6 +110,7 @@ def commands(strong, weak, donor, binary_path, tmp_path_factory):
         "modularize": ["modularize", source, *search, "--frozen"],
         "refine": ["refine", str(donor.path), source, *search],
         "import": ["import", str(binary_path), "--class", "9", *data[:2]],
+        "dependence": ["dependence", str(donor.path), *held_out],
         "choose": ["choose", *classes, *held_out[:2]],
         "compose": ["compose", str(spec), "--format", "keras"],
         "distil": ["distil", str(folder / "two"), *distil],
@@ -121,7 +122,7 @@ def commands(strong, weak, donor, binary_path, tmp_path_factory):
 
 
 NAMES = (
-    "demo modularize refine import choose compose distil patch slim "
+    "demo modularize refine import dependence choose compose distil patch slim "
     "export report".split()
 )
 

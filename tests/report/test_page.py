@@ -18,6 +18,11 @@ def page_of(*given, title="A page", masks=()):
     return parts.Page("kind", title, title, [section], masks)
 
 
+def mapped_picture():
+    picture = parts.Picture("data:image/png,", EVIL, EVIL)
+    return parts.MappedPicture(picture, "data:image/png,")
+
+
 def evil_parts():
     shares = np.array([[0.0, 1.0], [0.254, np.nan]])
     return [
@@ -35,6 +40,9 @@ def evil_parts():
             EVIL, np.array([0, 0.5, 1]), np.array([np.nan, 1]), np.array([0, 3])
         ),
         parts.Pictures(EVIL, [parts.Picture("data:image/png,", EVIL, EVIL)]),
+        parts.Gallery(
+            EVIL, [parts.GalleryRow(EVIL, EVIL, {EVIL: [mapped_picture()]})]
+        ),
         parts.Code(EVIL, EVIL),
         parts.Text(EVIL),
     ]

@@ -89,7 +89,8 @@ def test_images_of_a_store_give_its_figures(report, donor, digits):
     matrix = re.findall(r'data-note="(\d+) of \d+ images, ', text)
     assert [int(n) for n in matrix] == counts[counts > 0].tolist()
     wrong = int(counts.sum() - counts.trace())
-    assert len(read.all("img")) == min(wrong, 24)
+    gallery = 2 * len(donor) * 2 * 3  # Images and their maps.
+    assert len(read.all("img")) == min(wrong, 24) + gallery
     assert "expected calibration error (ECE)" in read.text
 
 
