@@ -15,6 +15,7 @@ from kmod.data.streaming import predict
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
 from kmod.graph.channel_graph import channel_graph
+from kmod.graph.internals import made_by
 from kmod.graph.rebuild import rebuild
 from kmod.modules.class_module import ClassModule
 from kmod.modules.cut import log_odds_model
@@ -142,11 +143,11 @@ class Explainer:
                 "A class activation map needs feature maps that the whole "
                 f"score comes through. Received: {model_name(model)}, where "
                 "part of the score passes the maps of "
-                f"{maps._keras_history.operation.name!r} by. There is no map "
+                f"{made_by(maps).name!r} by. There is no map "
                 "of such a model."
             ) from error
         front = keras.Model(scored.inputs[0], [maps, score])
-        return cls(maps._keras_history.operation.name, front, tail)
+        return cls(made_by(maps).name, front, tail)
 
     def explain(self, images: np.ndarray) -> Explanation:
         """Explains images `(n, height, width, channels)`."""

@@ -33,6 +33,7 @@ EXTRAS = {
     "onnx": (("onnx", "onnxruntime", "tf2onnx"), "`--format onnx`"),
     "litert": (("ai_edge_litert",), "`--format litert`"),
     "jax": (("jax",), "the JAX backend, KERAS_BACKEND=jax"),
+    "ray": (("ray",), "`kmod jobs --ray`"),
 }
 _DATA_VARIABLES = ("KMOD_DATA_DIR", "TFDS_DATA_DIR")
 _DEFAULT_DATA = "~/tensorflow_datasets"

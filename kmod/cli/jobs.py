@@ -63,7 +63,7 @@ def add_parser(subparsers) -> None:
         help="replace stores that were made of something else",
     )
     parser.add_argument("--json", action="store_true")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, how_to_resume=_how_to_resume)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,6 +99,10 @@ def run(args: argparse.Namespace) -> int:
             style="red",
         )
     return _FAILED if failed else 0
+
+
+def _how_to_resume(args):
+    return " The same call goes on from here."
 
 
 def _checked(args, jobs, groups):
@@ -183,7 +187,8 @@ class _Follower:
             task = event.task
             self._running.pop(task.name, None)
             self._num_done += 1
-            console.print_message(_line(event))
+            say = console.print_note if event.is_good else console.print_message
+            say(_line(event))
             if event.is_good and task.out == task.final:
                 _clear(self._jobs[task.store])
         else:
