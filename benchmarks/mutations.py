@@ -5,6 +5,7 @@ another error, other answers, or nothing for seconds.
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -456,9 +457,9 @@ def mutate_value(data: Any, draw: random.Random) -> str:
     elif how == "key" and isinstance(parent, dict):
         parent[draw.choice(("x", "name", "digest"))] = parent.pop(key)
     elif how == "twice" and isinstance(parent, list):
-        parent.append(parent[key])
+        parent.append(copy.deepcopy(parent[key]))
     else:
-        parent[key] = draw.choice(VALUES)
+        parent[key] = copy.deepcopy(draw.choice(VALUES))
         return f"{key!r}: {parent[key]!r} for {shown}"
     return f"{key!r} {how}, {shown}"
 
