@@ -1,7 +1,9 @@
 """What earlier versions wrote loads and answers as it did.
 
-`tests/golden` was written before 27 November 2026, by the version whose
-digests of stores did not yet cover SavedModels.
+`tests/golden` is kept for ever. `store` and `two` were written before 27
+November 2026, by the version whose digests of stores did not yet cover
+SavedModels; `weak.keras`, `patched` with its lock and `slim` on 29 November
+2026. What a later format needs is added beside them.
 """
 
 import shutil
@@ -49,14 +51,24 @@ def test_spec_composes_as_it_did(answers):
     same(model, answers["images"], answers["two"])
 
 
-def test_composed_model_answers_as_it_did(answers):
-    model = load(GOLDEN / "two")
-    same(model, answers["images"], answers["two"])
+@pytest.mark.parametrize("name", ["two", "patched", "slim"])
+def test_saved_model_answers_as_it_did(answers, name):
+    model = load(GOLDEN / name)
+    same(model, answers["images"], answers[name])
+
+
+def test_patch_spec_composes_as_it_did(answers):
+    model = kmod.compose(GOLDEN / "patched.yaml")
+    same(model, answers["images"], answers["patched"])
+
+
+def test_lock_still_holds(capsys):
+    assert main(["lock", "--check", str(GOLDEN / "patched.yaml")]) == 0
 
 
 def test_saved_forms_answer_alike(capsys):
-    assert main(["test", str(GOLDEN / "two")]) == 0
-    assert main(["test", str(GOLDEN / "store")]) == 0
+    for name in ("two", "store", "patched", "slim"):
+        assert main(["test", str(GOLDEN / name)]) == 0
 
 
 def test_lock_that_covers_no_savedmodel_is_written_anew(golden, capsys):
@@ -89,3 +101,31 @@ def test_store_may_be_replaced(golden):
     from kmod.modules.module_store import list_store
 
     check_output(golden / "store", overwrite=True, listing=list_store)
+
+
+@pytest.mark.parametrize(
+    ("path", "version"),
+    [
+        pytest.param("store/store.yaml", 2, id="newer-store"),
+        pytest.param("store/three/assets.extra/module.yaml", 2, id="module"),
+        pytest.param("two/composition.yaml", 2, id="newer-model"),
+        pytest.param("two/composition.yaml", 0, id="older-model"),
+    ],
+)
+def test_other_formats_are_named_and_not_guessed(golden, path, version):
+    """Another version is no damage: the message says what reads it."""
+    from kmod.errors import ArtifactError
+    from kmod.errors import IntegrityError
+    from kmod.modules.module_store import read_module
+
+    file = golden / path
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("version: 1\n", f"version: {version}\n", 1))
+    folder = golden / path.split("/")[0]
+    if "module" in path:  # By itself: a store tells any change of it.
+        folder = shutil.copytree(folder / "three", golden / "alone")
+    reads = {"store": kmod.load_store, "two": load, "alone": read_module}
+    with pytest.raises(ArtifactError, match=f"version={version} in") as caught:
+        reads[folder.name](folder)
+    assert not isinstance(caught.value, IntegrityError)
+    assert "Use the kmod that wrote it" in str(caught.value)

@@ -244,37 +244,35 @@ def _check_classes(file, path, named):
 
 def _check_sizes(file, path, named):
     """Refuses a file that would make Keras allocate what it does not hold."""
-    most = 2 * file.stat().st_size + SLACK_BYTES
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            items = {item.filename: item for item in archive.infolist()}
-            unpacked = sum(item.file_size for item in items.values())
-            if unpacked > most:
-                _refuse_size(path, "files", unpacked)
-            if not MEMBERS <= items.keys():
-                return
-            if items[CONFIG].file_size > MAX_CONFIG_BYTES:
-                _refuse_size(path, "a config", items[CONFIG].file_size)
-            with archive.open(WEIGHTS) as weights:
-                stored = _stored_bytes(weights)
-            build = functools.partial(_build, archive.read(CONFIG), named)
-    elif h5py.is_hdf5(file):
-        stored = _stored_bytes(file)
-        build = functools.partial(_build_legacy, file, named)
-    else:
-        return  # Keras says what is wrong.
-    if stored > most:
-        _refuse_size(path, "arrays", stored)
-    if (declared := declared_bytes(build)) > most:
-        _refuse_size(path, "layers with weights", declared)
-
-
-def _refuse_size(path, what, size):
+    found = None
+    with contextlib.suppress(Exception):  # What can not be read, Keras names.
+        sizes = _declared_sizes(file, named)
+        found = next((each for each in sizes if each[1] > each[2]), None)
+    if found is None:
+        return
+    what, size, _ = found
     raise ArtifactError(
         "A file of a Keras model holds the weights that its config declares. "
         f"Received: {what} of {size:,} bytes in '{path}', which is far "
         "smaller. It was not loaded. Save the model again."
     )
+
+
+def _declared_sizes(file, named):
+    """Yields what a file declares, its size and its largest size in bytes."""
+    most = 2 * file.stat().st_size + SLACK_BYTES
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            items = {item.filename: item for item in archive.infolist()}
+            yield "files", sum(i.file_size for i in items.values()), most
+            yield "a config", items[CONFIG].file_size, MAX_CONFIG_BYTES
+            with archive.open(WEIGHTS) as weights:
+                yield "arrays", _stored_bytes(weights), most
+            build = functools.partial(_build, archive.read(CONFIG), named)
+    else:
+        yield "arrays", _stored_bytes(file), most
+        build = functools.partial(_build_legacy, file, named)
+    yield "layers with weights", declared_bytes(build), most
 
 
 def _stored_bytes(file):

@@ -195,7 +195,7 @@ def _read_run(directory):
         digest = begun.pop("digest")
         if digest != data_digest(begun):
             raise ValueError("its content does not match its own digest")
-        if "identity" not in begun:
+        if not isinstance(begun.get("identity"), dict):
             raise ValueError("an earlier version of kmod wrote it")
     except (
         *(ValueError, KeyError, TypeError, AttributeError, OSError),
