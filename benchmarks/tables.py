@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 from common import SUMMARY
 from common import read_result
 
@@ -790,6 +791,43 @@ def slim():
     return table(head, rows)
 
 
+def defaults():
+    """Three of ten classes by the commands as they stand, one row a way."""
+    cells = read_result("defaults")["cells"].values()
+    ways = {
+        "cut": "the source, its last layer cut to three outputs",
+        "three": "`kmod modularize`, then `kmod compose` of three classes",
+        "slim": "`kmod slim --only` of the source, a quarter of its MACs",
+    }
+    times = {"cut": None, "three": "modularize", "slim": "slim"}
+    rows = []
+    for key, title in ways.items():
+        own = {
+            name: np.mean([cell[f"{key}_{name}"] for cell in cells])
+            for name in ("accuracy", "parameters", "macs")
+        }
+        latency = np.mean(
+            [cell[f"{key}_ms_1"] / cell["cut_ms_1"] for cell in cells]
+        )
+        seconds = [
+            cell[f"{times[key]}_seconds"] / cell["source_training_seconds"]
+            for cell in cells
+            if times[key]
+        ]
+        rows.append(
+            [
+                title,
+                f"{own['accuracy']:.1%}",
+                f"{own['parameters']:,.0f}",
+                f"{own['macs'] / 1e6:.1f} M",
+                f"{latency:.2f}x",
+                f"{np.mean(seconds):.2f}x" if seconds else "",
+            ]
+        )
+    head = ["way", "accuracy", "parameters", "MACs", "ms, 1 image", "time"]
+    return table(head, rows)
+
+
 def scale():
     found = read_result(SUMMARY)["scale"]
     killed, opening = found["killed"], found["opening"]
@@ -894,6 +932,7 @@ FIGURES = {
         pays_patched,
         pays_new,
         slim,
+        defaults,
         dependence,
         unseen,
         memory,
