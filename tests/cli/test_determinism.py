@@ -28,6 +28,7 @@ def run_all(*commands):
         assert process.returncode == 0, message
 
 
+@pytest.mark.slow
 def test_runs_of_one_seed_give_the_same_modules(three_path, tmp_path):
     outs = [str(tmp_path / name) for name in ("first", "second", "other")]
     seeds = ["1", "1", "2"]
