@@ -59,7 +59,7 @@ def _dilated(x, draw):
 
 
 def _valid(x, draw):
-    return _conv(x, draw, padding="valid") if x.shape[1] > 3 else x
+    return _conv(x, draw, padding="valid") if min(x.shape[1:3]) > 3 else x
 
 
 def _grouped(x, draw):

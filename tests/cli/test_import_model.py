@@ -47,7 +47,8 @@ def test_store_holds_the_one_module(model_path, tmp_path, capsys, ten_digits):
     # Nothing is compared with other classes' images under a wrong name.
     assert main(["test", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [row["outcome"] for row in found] == ["passed", "passed", "skipped"]
+    *others, last = [row["outcome"] for row in found]
+    assert (set(others), last) == ({"passed"}, "skipped")
 
 
 def test_class_is_one_of_the_data(model_path, tmp_path, capsys):

@@ -18,7 +18,7 @@ FILES = (
 )
 MODELS = ("source", "composed")
 RESULTS = (
-    "class_names composed composed_accuracy composed_macs_ratio data "
+    "class_names composed composed_accuracy composed_macs_ratio content data "
     "kernels_by_layer macs_ratio max_output_gap modules overlap patch "
     "retention_rate seconds seed settings sizes source source_accuracy"
 )

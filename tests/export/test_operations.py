@@ -231,12 +231,12 @@ def test_onnx_file_with_weights_elsewhere_or_operators_of_others(tmp_path):
 
 def test_savedmodels_are_loaded_in_one_place():
     package = Path(kmod.__file__).parent
-    found = [
+    found = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute)
         and node.attr == "load"
         and ast.unparse(node.value).endswith("saved_model")
-    ]
-    assert found == ["export/savedmodel.py"]
+    }
+    assert found == {"export/savedmodel.py"}

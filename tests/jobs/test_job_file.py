@@ -97,7 +97,7 @@ def test_options_are_those_of_modularize():
     )
     own = {"source", "data", "out", "data_dir", "overwrite", "resume", "json"}
     about = {"run", "options", "debug", "figures"}
-    about |= {"quiet", "verbose", "how_to_resume"}
+    about |= {"quiet", "verbose", "how_to_resume", "deterministic"}
     options = read_schema(SCHEMA)["$defs"]["options"]["properties"]
     names = {{"for": "purpose"}.get(name, name) for name in options}
     assert names == vars(args).keys() - own - about
