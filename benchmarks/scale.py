@@ -86,7 +86,7 @@ def main():
         "planning": planning,
     }
     facts = {
-        "command": "python benchmarks/scale.py",
+        "command": f"python benchmarks/scale.py --sources {args.sources}",
         "machine": {**machine(), "load": round(os.getloadavg()[0], 1)},
     }
     write_result("scale", {**facts, **figures})
