@@ -132,6 +132,25 @@ def write_result(name: str, data: dict) -> None:
     _write(RESULTS / f"{name}.json", data)
 
 
+def update_cells(name: str, cells: dict, command: str) -> dict:
+    """Writes a result of cells, beside those of earlier calls.
+
+    Args:
+        name: Name of the result.
+        cells: Figures of each cell that this call made or read, by its name.
+        command: The command line of this call.
+
+    Returns:
+        All cells.
+    """
+    earlier = read_result(name)
+    cells = dict(sorted({**earlier.get("cells", {}), **cells}.items()))
+    commands = dict.fromkeys([*earlier.get("commands", []), command])
+    result = {"commands": list(commands), "machine": machine(), "cells": cells}
+    write_result(name, result)
+    return cells
+
+
 def update_summary(section: str, data: dict) -> None:
     """Merges figures into one section of `benchmarks/results/summary.json`.
 

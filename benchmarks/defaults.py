@@ -27,11 +27,9 @@ import yaml
 from common import accuracy
 from common import command
 from common import interval_of_mean
-from common import machine
 from common import part
-from common import read_result
+from common import update_cells
 from common import update_summary
-from common import write_result
 from pays import EPOCHS
 from pays import IMAGES
 from pays import images_of
@@ -169,23 +167,15 @@ def main():
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    earlier = read_result("defaults")
-    cells = earlier.get("cells", {})
+    cells = {}
     for architecture in args.architectures:
         for seed in args.seeds:
             name = f"{architecture}-{seed}"
             path = args.work / "cells" / f"{name}.json"
             cells[name] = part(path, taken, args, architecture, seed)
             print(name, cells[name], flush=True)
-    commands = earlier.get("commands", [])
-    commands.append(command(args, "seeds", "architectures"))
-    write_result(
-        "defaults",
-        {
-            "commands": list(dict.fromkeys(commands)),
-            "machine": machine(),
-            "cells": dict(sorted(cells.items())),
-        },
+    cells = update_cells(
+        "defaults", cells, command(args, "seeds", "architectures")
     )
     update_summary("defaults", summarise(cells))
 

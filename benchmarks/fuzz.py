@@ -207,6 +207,8 @@ def _spec_cells():
         yield f"specs-{first:05d}", check_many, first
 
 
+# What there is none of is said, too: `summary.json` keeps earlier keys.
+OUTCOMES = ("same", "refused", "other answers", "other error", "hang")
 PARTS = {
     "mutations": _mutation_cells,
     "topologies": _topology_cells,
@@ -239,9 +241,9 @@ def _write(work):
 
 
 def _sum(cells):
-    counts = sum(
-        (collections.Counter(c["counts"]) for c in cells), collections.Counter()
-    )
+    counts = collections.Counter(dict.fromkeys(OUTCOMES, 0))
+    for cell in cells:
+        counts.update(cell["counts"])
     return {
         "number": counts.total(),
         **counts,

@@ -28,11 +28,9 @@ import twins
 from common import accuracy
 from common import command
 from common import interval_of_mean
-from common import machine
 from common import part
-from common import read_result
+from common import update_cells
 from common import update_summary
-from common import write_result
 from pays import EPOCHS
 from pays import IMAGES
 from pays import images_of
@@ -188,8 +186,7 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=list(TARGETS))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    earlier = read_result("slim")
-    cells = earlier.get("cells", {})
+    cells = {}
     for architecture in args.architectures:
         for kind in args.kinds:
             for seed in args.seeds:
@@ -198,15 +195,8 @@ def main():
                 given = args, architecture, kind, seed
                 cells[name] = part(path, slimmed, *given)
                 print(name, cells[name], flush=True)
-    commands = earlier.get("commands", [])
-    commands.append(command(args, "seeds", "architectures", "kinds"))
-    write_result(
-        "slim",
-        {
-            "commands": list(dict.fromkeys(commands)),
-            "machine": machine(),
-            "cells": dict(sorted(cells.items())),
-        },
+    cells = update_cells(
+        "slim", cells, command(args, "seeds", "architectures", "kinds")
     )
     update_summary("slim", summarise(cells))
 

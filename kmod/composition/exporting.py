@@ -10,7 +10,9 @@ from kmod.composition.composition_manifest import COMPOSITION_FILE
 from kmod.composition.composition_manifest import EXPORT_FILE
 from kmod.composition.composition_manifest import list_export
 from kmod.composition.saving import load
+from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
+from kmod.errors import reason_of
 from kmod.export.keras_file import load_keras_file
 from kmod.export.write import FORMS
 from kmod.export.write import LEAST_AGREEMENT
@@ -22,7 +24,7 @@ from kmod.files.manifest import installed_versions
 from kmod.files.manifest import to_plain
 from kmod.files.manifest import write_sealed
 from kmod.graph.content import content_digest
-from kmod.graph.precision import in_float32
+from kmod.graph.internals import parts_of
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import store_around
@@ -31,6 +33,7 @@ from kmod.modules.module_store import read_module
 VERSION = 1
 BYTES = (0.0, 255.0)
 EXPORTED = ("savedmodel", "litert", "onnx")
+FLOAT32 = "float32"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,3 +171,50 @@ def _next_version(directory, form):
     found = directory.iterdir() if directory.is_dir() else ()
     versions = [int(entry.name) for entry in found if entry.name.isdecimal()]
     return directory / str(max(versions, default=0) + 1)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns a model with the same weights that computes in float32.
+
+    Args:
+        model: A Functional or Sequential model.
+
+    Returns:
+        A copy; the model itself if it does so already.
+
+    Raises:
+        UnsupportedModelError: If it can not be copied layer by layer.
+    """
+    if all(_is_float32(part) for part in parts_of(model)):
+        return model
+    try:
+        copy = keras.models.clone_model(
+            model, clone_function=_copy, recursive=True
+        )
+        copy.set_weights(model.get_weights())
+    except Exception as error:  # Keras has no common class for its errors.
+        raise UnsupportedModelError(
+            "A model that does not compute in float32 must be made of layers "
+            "that can be copied. Received: "
+            f"{model.name!r}, of which Keras says: {reason_of(error)}. Save it "
+            'in float32 first, with `keras.config.set_dtype_policy("float32")`.'
+        ) from error
+    return copy
+
+
+def _is_float32(part):
+    return isinstance(part, keras.layers.InputLayer) or (
+        part.compute_dtype == part.variable_dtype == FLOAT32
+    )
+
+
+def _copy(layer):
+    config = layer.get_config()
+    if "dtype" in config:  # Some layers only hold others.
+        config["dtype"] = FLOAT32
+    copy = type(layer).from_config(config)
+    if not isinstance(layer, keras.layers.Layer):
+        return copy  # An operation, such as `x + y`, has no weights.
+    for part in parts_of(copy):
+        part.dtype_policy = FLOAT32
+    return copy

@@ -8,7 +8,7 @@ import pytest
 
 import kmod
 from kmod.analysis.dependence import SAFE
-from kmod.analysis.responses import kernel_responses
+from kmod.analysis.dependence import kernel_responses
 from kmod.data.image_data import LabelledImages
 from kmod.errors import UsageError
 from kmod.metrics.evaluate import evaluate
