@@ -55,11 +55,11 @@ class Explanation:
         found = self.maps.mean(axis=(1, 2), dtype="float64") + self.bias
         return float(np.abs(found - self.scores).max())
 
-    def surest(self, count: int = 1) -> np.ndarray:
+    def most_confident(self, count: int = 1) -> np.ndarray:
         """Returns the indices of the images of the highest scores, in order."""
         return np.argsort(-self.scores, kind="stable")[:count]
 
-    def least_sure(self, count: int = 1) -> np.ndarray:
+    def least_confident(self, count: int = 1) -> np.ndarray:
         """Returns the indices of the images of scores nearest 0, in order."""
         return np.argsort(np.abs(self.scores), kind="stable")[:count]
 
@@ -99,7 +99,7 @@ def explain(
     Example:
 
     >>> found = kmod.explain(store["cat"], images)
-    >>> found.maps[found.surest(3)].shape
+    >>> found.maps[found.most_confident(3)].shape
     (3, 8, 8)
 
     Reference:

@@ -133,7 +133,7 @@ def _explanation(rows):
         "Point at an image to see it without its map."
     )
     caption = (
-        "Images that each module is surest of, and least sure of, with the "
+        "Images of the most and the least confident answers, with the "
         "true class and the module's score."
     )
     parts: list[Part] = [intro, Gallery(caption, [row for row, _ in rows])]
@@ -179,13 +179,13 @@ def _modules_of(subject) -> dict[ModuleStore, list[tuple[str, str]]]:
 
 
 def _chosen(subject, log_odds) -> dict[str, np.ndarray]:
-    """Returns where the images are that a module is surest of, and least."""
+    """Returns where the images are of the most and least confident answers."""
     many = len(subject.manifest.class_names) > MANY_CLASSES
     count = FEW_SHOWN if many else MOST_SHOWN
     least = np.argsort(np.abs(log_odds), kind="stable")[:count]
-    surest = np.argsort(-log_odds, kind="stable")
-    surest = surest[~np.isin(surest, least)][:count]
-    return {"surest of": surest, "least sure of": least}
+    highest = np.argsort(-log_odds, kind="stable")
+    highest = highest[~np.isin(highest, least)][:count]
+    return {"most confident": highest, "least confident": least}
 
 
 def _groups(subject, chosen, shown, explanation: Explanation):
@@ -208,7 +208,7 @@ def _groups(subject, chosen, shown, explanation: Explanation):
             shown.images, shown.labels, odds, explanation.maps
         )
     ]
-    count = len(chosen["surest of"])
+    count = len(chosen["most confident"])
     return dict(zip(chosen, (pictures[:count], pictures[count:])))
 
 

@@ -95,11 +95,11 @@ def test_place_is_worth_what_the_score_loses_without_it(images):
     )
 
 
-def test_surest_and_least_sure():
+def test_most_and_least_confident():
     scores = np.array([-5.0, 0.5, 3.0, -0.1], "float32")
     found = Explanation("maps", scores, np.zeros((4, 1, 2)), 0.0, True)
-    assert found.surest(2).tolist() == [2, 1]
-    assert found.least_sure(2).tolist() == [3, 1]
+    assert found.most_confident(2).tolist() == [2, 1]
+    assert found.least_confident(2).tolist() == [3, 1]
 
 
 def test_labels_are_not_looked_at(donor, images):

@@ -55,14 +55,14 @@ def test_table_says_what_dependence_found(sections, donor, digits):
         assert float(row[6].text) == pytest.approx(100 * gain, abs=0.006)
 
 
-def test_gallery_shows_the_surest_and_the_least_sure(gallery, donor, digits):
+def test_gallery_shows_the_most_and_the_least_confident(gallery, donor, digits):
     images = digits.test
     for row, name in zip(gallery.rows, donor, strict=True):
         found = kmod.explain(donor[name], images)
         chances = 1 / (1 + np.exp(-found.scores.astype("float64")))
         for title, rows in (
-            ("surest of", found.surest(3)),
-            ("least sure of", found.least_sure(3)),
+            ("most confident", found.most_confident(3)),
+            ("least confident", found.least_confident(3)),
         ):
             shown = row.groups[title]
             assert [each.picture.text for each in shown] == [
@@ -75,7 +75,7 @@ def test_gallery_shows_the_surest_and_the_least_sure(gallery, donor, digits):
 
 def test_maps_of_a_module_have_one_scale(gallery, donor, digits):
     found = kmod.explain(donor["8"], digits.test)
-    rows = [*found.surest(3), *found.least_sure(3)]
+    rows = [*found.most_confident(3), *found.least_confident(3)]
     largest = float(np.abs(found.maps[rows]).max())
     shown = [
         each.overlay
