@@ -6,11 +6,12 @@ Usage, from the root of the project:
 
 Parts: `mutations` damages every file of every kind of artifact at random;
 reading must answer exactly as before, or raise an error of kmod's, within
-five seconds. `topologies` builds random Functional models over all layers
-that kmod has rules for; a cut module must answer as the masked model did.
-`specs` draws specs from the schema; `kmod check` must name faults with their
-places, within a second of processor time. `composes` composes one spec in
-sixteen processes at once; all must be the same model.
+five seconds and within 500 MB and twice the bytes of the artifact.
+`topologies` builds random Functional models over all layers that kmod has
+rules for; a cut module must answer as the masked model did. `specs` draws
+specs from the schema; `kmod check` must name faults with their places, within
+a second of processor time. `composes` composes one spec in sixteen processes
+at once; all must be the same model.
 
 A later call goes on from the cells that are done, which `DIR` keeps. Writes
 `benchmarks/results/fuzz.json` and its key of `summary.json`.
@@ -87,10 +88,11 @@ def damage(kind: str, first: int) -> dict:
 
 
 def _counted(outcomes, first):
-    counts, wrong, longest = collections.Counter(), [], 0.0
+    counts, wrong, longest, largest = collections.Counter(), [], 0.0, 0.0
     for seed, outcome in enumerate(outcomes, first):
         counts[outcome.kind] += 1
         longest = max(longest, outcome.seconds)
+        largest = max(largest, outcome.mebibytes)
         if not outcome.is_right:
             wrong.append(
                 {"seed": seed, "kind": outcome.kind, "what": outcome.what}
@@ -99,6 +101,7 @@ def _counted(outcomes, first):
         "counts": dict(counts),
         "violations": wrong,
         "longest": round(longest, 3),
+        "largest": round(largest, 1),
     }
 
 
@@ -208,7 +211,7 @@ def _spec_cells():
 
 
 # What there is none of is said, too: `summary.json` keeps earlier keys.
-OUTCOMES = ("same", "refused", "other answers", "other error", "hang")
+OUTCOMES = ("same", "refused", "other answers", "other error", "hang", "memory")
 PARTS = {
     "mutations": _mutation_cells,
     "topologies": _topology_cells,
@@ -244,12 +247,14 @@ def _sum(cells):
     counts = collections.Counter(dict.fromkeys(OUTCOMES, 0))
     for cell in cells:
         counts.update(cell["counts"])
-    return {
+    found = {
         "number": counts.total(),
         **counts,
         "violations": [each for cell in cells for each in cell["violations"]],
         "longest_seconds": max(cell["longest"] for cell in cells),
     }
+    largest = max(cell["largest"] for cell in cells)
+    return {**found, "largest_mib": largest} if largest else found
 
 
 if __name__ == "__main__":

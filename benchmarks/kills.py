@@ -1,4 +1,4 @@
-"""Kills `kmod modularize` at its worst moments and lets it go on.
+"""Kills `kmod` at its worst moments and lets it go on.
 
 Usage, from the root of the project:
 
@@ -13,6 +13,11 @@ nothing cut short: the same content of every module and the same metrics. Two
 uninterrupted runs are compared first. A kill so late that no run is left to
 go on with leaves a complete store; `--resume` then refuses to replace it with
 exit code 2, and it must be the same, too.
+
+`kmod compose --overwrite` is killed while it replaces a composed model, with
+and without a system that lets two directories change places in one step. The
+old or the new model must be there as a whole, or the old one aside from where
+the next call puts it back; the same command must then make the new one.
 
 Needs Linux. A later call goes on from the cells that are done. Writes
 `benchmarks/results/kills.json`.
@@ -49,19 +54,36 @@ GRADSPLITTER = ["--epochs", "4", "--batch-size", "256", *COMMON]
 GRADSPLITTER += ["--for", "alone"]
 CNNSPLITTER = ["--method", "cnnsplitter", "--population", "6", *COMMON]
 CNNSPLITTER += ["--generations", "3", "--images", "60", "--head-epochs", "2"]
+MODULARIZE = ["modularize", "../source.keras"]
+COMPOSE = ["compose", "../new.yaml", "--overwrite", "--out", OUT]
 COMMANDS = {
-    "gradsplitter": GRADSPLITTER,
-    "overwrite": [*GRADSPLITTER, "--overwrite"],
-    "cnnsplitter": CNNSPLITTER,
+    "gradsplitter": [*MODULARIZE, *GRADSPLITTER],
+    "overwrite": [*MODULARIZE, *GRADSPLITTER, "--overwrite"],
+    "cnnsplitter": [*MODULARIZE, *CNNSPLITTER],
+    "compose": COMPOSE,
+    "two renames": COMPOSE,
 }
 # Kills at events, at events twice in a row, and at random times.
 CELLS = {
-    "gradsplitter": (30, 6, 6),
-    "overwrite": (8, 0, 0),
-    "cnnsplitter": (6, 2, 2),
+    "gradsplitter": (44, 10, 8),
+    "overwrite": (16, 0, 4),
+    "cnnsplitter": (10, 4, 4),
+    "compose": (50, 0, 8),
+    "two renames": (32, 0, 0),
 }
+SPEC = """\
+version: 1
+name: {name}
+stores: {{old: {{path: old-store}}}}
+classes:
+"""
 KILLED = -signal.SIGKILL
-MOVES = ("rename", "replace", "exchange")
+# Half of a file is written, or something changes its place.
+WORST = {("write", "half")} | {
+    (kind, when)
+    for kind in ("rename", "replace", "exchange")
+    for when in ("before", "after")
+}
 
 
 class Watch:
@@ -80,16 +102,22 @@ class Watch:
         self.count = 0
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def patch(self) -> None:
-        """Puts a counter around all that changes files."""
+    def patch(self, exchanges: bool = True) -> None:
+        """Puts a counter around all that changes files.
+
+        Args:
+            exchanges: Whether directories can change places in one step.
+        """
         for name in ("mkdir", "rmdir", "unlink", "remove", "fsync"):
             self._wrap(os, name, 0)
         for name in ("rename", "replace"):
             self._wrap(os, name, 1)
         from kmod.files import atomic
 
-        if hasattr(atomic, "_exchange"):
+        if exchanges:
             self._wrap(atomic, "_exchange", 1)
+        else:
+            atomic._exchange = lambda first, second: False
         builtins.open = io.open = self._opener(io.open)
 
     def event(self, kind: str, when: str, path: str) -> None:
@@ -179,14 +207,14 @@ def _path_of(file, options):
     )
 
 
-def child(folder: str, log: str, at: str, arguments: list[str]) -> int:
+def child(folder: str, log: str, at: str, how: str, words: list[str]) -> int:
     """Runs `kmod` under watch, in the folder."""
     watch = Watch(Path(folder), Path(log), None if at == "-" else int(at))
     os.chdir(folder)
-    watch.patch()
+    watch.patch(how == "exchange")
     from kmod.cli.main import main as kmod
 
-    return kmod(arguments)
+    return kmod(words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,25 +243,50 @@ class Bench:
 
     def __init__(self, work: Path):
         self.work = work.absolute()
-        self.source = self.work / "source.keras"
-        self.old = self.work / "old"
+        # What is there before a run that replaces it.
+        self.old = {
+            "overwrite": self.work / "old-store",
+            "compose": self.work / "old-model",
+            "two renames": self.work / "old-model",
+        }
 
     def prepare(self) -> dict:
-        """Trains the source and runs all that no kill cuts short.
+        """Runs all that no kill cuts short.
 
         Returns:
-            By method: `events`, `seconds`, `facts` of the store, and whether
+            By method: `events`, `seconds`, `facts` of the output, and whether
             a second run's are `equal`.
         """
-        self.work.mkdir(parents=True, exist_ok=True)
-        if not self.source.exists():
-            train = [sys.executable, __file__, "source", self.source]
-            subprocess.run(train, check=True)
-        if not self.old.exists():
-            folder = self._folder("making-old", "gradsplitter")
-            self._finish(folder, [*GRADSPLITTER, "--seed", "1"])
-            shutil.move(folder / OUT, self.old)
+        self.make_old()
         return {method: self._whole(method) for method in COMMANDS}
+
+    def make_old(self) -> None:
+        """Trains the source and makes a store, specs and a composed model."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        if not (self.work / "source.keras").exists():
+            path = self.work / "source.keras"
+            train = [sys.executable, __file__, "source", path]
+            subprocess.run(train, check=True)
+        if not self.old["overwrite"].exists():
+            command = [*COMMANDS["gradsplitter"], "--seed", "1"]
+            self._make_old("gradsplitter", command, self.old["overwrite"])
+        if not self.old["compose"].exists():
+            for name, classes in (("old", "012"), ("new", "7315")):
+                rows = (
+                    f'  - {{name: "{c}", module: {{store: old, class: "{c}"}}}}'
+                    for c in classes
+                )
+                text = "\n".join([SPEC.format(name=name), *rows, ""])
+                (self.work / f"{name}.yaml").write_text(text)
+            command = ["compose", "../old.yaml", "--out", OUT]
+            self._make_old("compose", command, self.old["compose"])
+
+    def _make_old(self, method, command, path):
+        folder = self.work / "making-old"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        self._finish(folder, method, command)
+        shutil.move(folder / OUT, path)
 
     def _whole(self, method):
         path = self.work / f"whole-{method}.json"
@@ -241,11 +294,11 @@ class Bench:
             command = COMMANDS[method]
             first = self._folder(f"first-{method}", method)
             start = time.perf_counter()
-            self._finish(first, command)
+            self._finish(first, method, command)
             seconds = time.perf_counter() - start
             second = self._folder(f"second-{method}", method)
-            self._finish(second, command, at="-")
-            facts = [store_facts(folder / OUT) for folder in (first, second)]
+            self._finish(second, method, command, at="-")
+            facts = [facts_of(folder / OUT) for folder in (first, second)]
             whole = {
                 "seconds": seconds,
                 "facts": facts[0],
@@ -259,21 +312,26 @@ class Bench:
         """Kills a run, lets it go on, and says what came of it."""
         folder = self._folder(f"cell-{cell.number:02d}", cell.method)
         command = COMMANDS[cell.method]
-        resume = [*command, "--resume"]
+        resume = command
+        if "modularize" in command:
+            resume = [*command, "--resume"]
         codes, kills = [], []
         if cell.share is not None:
             seconds = cell.share * whole["seconds"]
-            while self._run(folder, command, seconds=seconds) != KILLED:
+            while (
+                self._run(folder, cell.method, command, seconds=seconds)
+                != KILLED
+            ):
                 seconds *= 0.8  # The machine was faster than before.
                 folder = self._folder(folder.name, cell.method)
             codes.append(KILLED)
             kills.append({"kind": "time", "seconds": round(seconds, 2)})
         for number, at in enumerate(cell.events):
             given = resume if number else command
-            codes.append(self._run(folder, given, at=str(at)))
+            codes.append(self._run(folder, cell.method, given, at=str(at)))
             kills += _events(folder) or [{"kind": "none, it ended before"}]
-        found = self._found(folder)
-        codes.append(self._run(folder, resume))
+        found = self._found(folder, cell.method)
+        codes.append(self._run(folder, cell.method, resume))
         # Without a run to go on with, a complete store is left as it is.
         is_late = found == {"store": "new", "run": False}
         left = sorted(path.name for path in folder.iterdir())
@@ -286,18 +344,24 @@ class Bench:
             "found": found,
             "exit_codes": codes,
             "left": left,
-            "equal": store_facts(folder / OUT) == whole["facts"]
+            "lost": cell.method in self.old and found["store"] == "none",
+            "half_written": found["store"] == "broken",
+            "equal": facts_of(folder / OUT) == whole["facts"]
             and codes[-1] in ((0, 2) if is_late else (0,))
             and left == [OUT],
         }
 
-    def _found(self, folder):
-        """What a kill left: a store or none, and a run or none."""
-        facts = store_facts(folder / OUT)
-        if facts is None:
-            store = "broken" if (folder / OUT).exists() else "none"
+    def _found(self, folder, method):
+        """What a kill left: an output or none, and a run or none."""
+        old = facts_of(self.old[method]) if method in self.old else None
+        found = facts_of(folder / OUT)
+        aside = [facts_of(path) for path in folder.glob(f".{OUT}.old-*")]
+        if found is not None:
+            store = "old" if found == old else "new"
+        elif (folder / OUT).exists():
+            store = "broken"
         else:
-            store = "old" if facts == store_facts(self.old) else "new"
+            store = "old, aside" if old and old in aside else "none"
         return {"store": store, "run": (folder / RUN / "run.json").exists()}
 
     def _folder(self, name, method):
@@ -305,16 +369,16 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_suffix(".err").unlink(missing_ok=True)
         folder.mkdir()
-        if method == "overwrite":
-            shutil.copytree(self.old, folder / OUT)
+        if method in self.old:
+            shutil.copytree(self.old[method], folder / OUT)
         return folder
 
-    def _finish(self, folder, command, at=None):
-        code = self._run(folder, command, at)
+    def _finish(self, folder, method, command, at=None):
+        code = self._run(folder, method, command, at)
         if code != 0:
             raise SystemExit(f"A run that nothing cut short exited with {code}")
 
-    def _run(self, folder, command, at=None, seconds=None):
+    def _run(self, folder, method, command, at=None, seconds=None):
         """Runs the command and returns its exit code.
 
         With `at`, under watch; with `seconds`, killed after that time.
@@ -323,10 +387,11 @@ class Bench:
         if at is not None:
             log = folder.with_suffix(".log")
             log.unlink(missing_ok=True)
-            start = [sys.executable, __file__, "child", folder, log, at]
+            how = "rename" if method == "two renames" else "exchange"
+            start = [sys.executable, __file__, "child", folder, log, at, how]
         with open(folder.with_suffix(".err"), "a") as errors:
             process = subprocess.Popen(
-                [*start, "modularize", self.source, *command],
+                [*start, *command],
                 cwd=folder,
                 stdout=errors,
                 stderr=errors,
@@ -342,11 +407,15 @@ def _events(folder):
         return [json.loads(row) for row in log]
 
 
-def store_facts(path: Path) -> dict | None:
-    """Returns what makes a store the same, `None` if it is not whole."""
+def facts_of(path: Path) -> dict | None:
+    """Returns what makes a store or a model the same, `None` if not whole."""
     import kmod
+    from kmod.graph.content import content_digest
 
     try:
+        if (path / "composition.yaml").exists():
+            model = kmod.load(path)
+            return {model.name: [content_digest(model), *model.class_names]}
         store = kmod.load_store(path)
     except kmod.ArtifactError:
         return None
@@ -403,10 +472,7 @@ def _spread(events, count, draw):
     groups = {}
     for event in events:
         groups.setdefault(_sort_of(event), []).append(event["event"])
-    # Half-written files and moves are the worst moments.
-    worst = [("write", "half"), *((kind, "after") for kind in MOVES)]
-    worst += [(kind, "before") for kind in MOVES]
-    order = sorted(groups, key=lambda g: (g[:2] not in worst, draw.random()))
+    order = sorted(groups, key=lambda g: (g[:2] not in WORST, draw.random()))
     chosen = []
     while len(chosen) < count:
         for key in order[: count - len(chosen)]:
@@ -455,7 +521,14 @@ def _result(args, wholes, rows):
         "summary": {
             "cells": len(done),
             "equal": sum(row["equal"] for row in done),
+            "lost": sum(row["lost"] for row in done),
+            "half_written": sum(row["half_written"] for row in done),
             "kills": sum(row["exit_codes"].count(KILLED) for row in done),
+            "kills_at_worst_moments": sum(
+                (kill["kind"], kill.get("when")) in WORST
+                for row in done
+                for kill in row["kills"]
+            ),
             "uninterrupted_runs_equal": {
                 method: whole["equal"] for method, whole in wholes.items()
             },
@@ -466,7 +539,7 @@ def _result(args, wholes, rows):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
-        sys.exit(child(*sys.argv[2:5], sys.argv[5:]))
+        sys.exit(child(*sys.argv[2:6], sys.argv[6:]))
     elif sys.argv[1:2] == ["source"]:
         train_source(Path(sys.argv[2]))
     else:

@@ -1,7 +1,8 @@
 """Damages artifacts at random, and tells how reading them ends.
 
 What is read must answer exactly as before, or raise an error of kmod's: never
-another error, other answers, or nothing for seconds.
+another error, other answers, nothing for seconds, or much more memory than it
+has bytes. Memory is that of Linux's `/proc`.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -44,6 +46,8 @@ from kmod.spec.spec_file import write_spec
 
 CLASS_NAMES = ("one", "two", "three")
 MOST_SECONDS = 5
+# Of memory, beside two times the artifact's bytes.
+MOST_BYTES = 500 * 10**6
 # What ends a read that hangs: beyond any doubt, and not an error of kmod's.
 DEADLINE = 4 * MOST_SECONDS
 VALUES = (
@@ -78,14 +82,16 @@ class Outcome:
 
     Attributes:
         kind: `"same"`, `"refused"` or what must not be: `"other answers"`,
-            `"other error"`, `"hang"`.
+            `"other error"`, `"hang"`, `"memory"`.
         what: What was done to it, and what was said.
         seconds: How long the read took the processor.
+        mebibytes: How much memory it took at most.
     """
 
     kind: str
     what: str
     seconds: float
+    mebibytes: float = 0.0
 
     @property
     def is_right(self) -> bool:
@@ -229,6 +235,8 @@ def outcome_of(artifact: Artifact, draw: random.Random, right: Any) -> Outcome:
         is_manifest = artifact.path.is_dir() and draw.random() < 0.3
         damage = _damage_manifest if is_manifest else _damage_file
         what = damage(artifact.path, draw)
+        most_bytes = MOST_BYTES + 2 * _size(artifact.path)
+        before = _forget_peak()
         start = time.process_time()
         try:
             with _deadline():
@@ -247,9 +255,28 @@ def outcome_of(artifact: Artifact, draw: random.Random, right: Any) -> Outcome:
             elif "resealed" in what and _holds_no_others(found, right):
                 kind = "same"
         seconds = time.process_time() - start
+        taken = _memory("VmHWM") - before
     if seconds > MOST_SECONDS:
         kind = "hang"
-    return Outcome(kind, what, seconds)
+    if taken > most_bytes:
+        kind = "memory"
+    return Outcome(kind, what, seconds, taken / 2**20)
+
+
+def _size(path):
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files)
+
+
+def _forget_peak():
+    """Lets the peak be what is taken now; returns that, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _memory(name):
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{name}:\s+(\d+)", status)[1]) * 1024
 
 
 def _holds_no_others(found, right):

@@ -39,6 +39,21 @@ def build(num_classes=len(NAMES), seed=0):
     return keras.Model(image, x, name=f"source_{seed}")
 
 
+# What is made while tests are collected, while fixtures are set up and in a
+# test must not depend on the tests before.
+keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seeded_module():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded_test():
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen_garbage():
     """Keeps collections from visiting what earlier tests have left, again."""

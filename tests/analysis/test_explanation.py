@@ -1,6 +1,7 @@
 """Maps add up to scores where that is so, and say where it is not."""
 
 import dataclasses
+from functools import partial
 
 import keras
 import numpy as np
@@ -16,13 +17,19 @@ from kmod.modules.cut import log_odds_model
 LAYERS = keras.layers
 
 
+HIDDEN = partial(LAYERS.Dense, 4, activation="relu")
+
+
 def classifier(*behind):
-    """A network of 8x8 images with layers behind its last convolution."""
+    """A network of 8x8 images with layers behind its last convolution.
+
+    They are made after the seed is set, since each draws its own.
+    """
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 1))
     x = LAYERS.Conv2D(5, 3, strides=2, activation="relu", name="maps")(image)
-    for layer in behind:
-        x = layer(x)
+    for make_layer in behind:
+        x = make_layer()(x)
     return keras.Model(image, LAYERS.Dense(3, activation="softmax")(x))
 
 
@@ -45,7 +52,7 @@ def test_map_of_a_module_adds_up_to_its_score(donor, images):
 
 
 def test_map_is_the_class_activation_map(images):
-    model = classifier(LAYERS.GlobalAveragePooling2D())
+    model = classifier(LAYERS.GlobalAveragePooling2D)
     kernel, bias = model.layers[-1].get_weights()
     maps = keras.Model(model.input, model.get_layer("maps").output)
     expected = maps.predict(images, verbose=0) @ kernel[:, 2]
@@ -58,16 +65,12 @@ def test_map_is_the_class_activation_map(images):
 @pytest.mark.parametrize(
     ("behind", "is_exact"),
     [
-        pytest.param([LAYERS.Flatten()], True, id="flat"),
+        pytest.param([LAYERS.Flatten], True, id="flat"),
         pytest.param(
-            [LAYERS.Flatten(), LAYERS.Dense(4)], True, id="linear-hidden"
+            [LAYERS.Flatten, partial(LAYERS.Dense, 4)], True, id="linear-hidden"
         ),
-        pytest.param(
-            [LAYERS.Flatten(), LAYERS.Dense(4, activation="relu")],
-            False,
-            id="hidden",
-        ),
-        pytest.param([LAYERS.GlobalMaxPooling2D()], False, id="maximum"),
+        pytest.param([LAYERS.Flatten, HIDDEN], False, id="hidden"),
+        pytest.param([LAYERS.GlobalMaxPooling2D], False, id="maximum"),
     ],
 )
 def test_exact_is_what_adds_up(images, behind, is_exact):
@@ -77,8 +80,8 @@ def test_exact_is_what_adds_up(images, behind, is_exact):
 
 
 def test_place_is_worth_what_the_score_loses_without_it(images):
-    hidden = LAYERS.Dense(4, activation="relu")
-    model = classifier(LAYERS.Flatten(), hidden)
+    model = classifier(LAYERS.Flatten, HIDDEN)
+    hidden = model.layers[-2]
     found = kmod.explain(model, images, 0)
     features = keras.Model(model.input, model.get_layer("maps").output)
     maps = features.predict(images, verbose=0)
@@ -110,7 +113,7 @@ def test_labels_are_not_looked_at(donor, images):
 
 
 def test_large_maps_are_taken_in_parts(images, monkeypatch):
-    model = classifier(LAYERS.GlobalAveragePooling2D())
+    model = classifier(LAYERS.GlobalAveragePooling2D)
     whole = kmod.explain(model, images, 0)
     monkeypatch.setattr("kmod.analysis.explanation.MOST_VALUES", 700)
     parts = kmod.explain(model, images, 0)
@@ -146,7 +149,7 @@ def test_models_without_a_map(build, message, images):
 
 @pytest.mark.parametrize("class_index", [None, 3, -1])
 def test_class_must_be_the_models(class_index, images):
-    model = classifier(LAYERS.GlobalAveragePooling2D())
+    model = classifier(LAYERS.GlobalAveragePooling2D)
     with pytest.raises(UsageError, match="0 to 2. Received: class_index="):
         kmod.explain(model, images, class_index)
 
