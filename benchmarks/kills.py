@@ -65,11 +65,11 @@ COMMANDS = {
 }
 # Kills at events, at events twice in a row, and at random times.
 CELLS = {
-    "gradsplitter": (44, 10, 8),
-    "overwrite": (16, 0, 4),
-    "cnnsplitter": (10, 4, 4),
-    "compose": (50, 0, 8),
-    "two renames": (32, 0, 0),
+    "gradsplitter": (20, 28, 8),
+    "overwrite": (12, 4, 4),
+    "cnnsplitter": (6, 6, 4),
+    "compose": (46, 0, 8),
+    "two renames": (26, 0, 0),
 }
 SPEC = """\
 version: 1

@@ -1,13 +1,17 @@
-"""Takes a model of thirty classes apart: CIFAR-10, Fashion-MNIST and MNIST.
+"""Takes models of thirty and of a hundred classes apart.
 
-    python benchmarks/many_classes.py --data-dir DIR
+    python benchmarks/many_classes.py --data-dir DIR [--data thirty]
 
-One small SimCNN learns all thirty classes; its modules are searched behind a
+`thirty`: the classes of CIFAR-10, Fashion-MNIST and MNIST. `hundred`: pairs of
+a digit of MNIST, in red, and a garment of Fashion-MNIST, in green; each pair
+of classes is a class, and the two images of a pair are drawn from the same
+split. One small SimCNN learns all classes; its modules are searched behind a
 shared stem, cut, refined and composed. A step of the search is timed beside
 that of a ten-class model of the same layers: modules per image are sampled,
 so the number of classes should not matter. Settings were chosen on validation
 images; accuracy is of test images. Every finished part is kept under `--work`.
-Writes `benchmarks/results/many_classes.json` and `classes_30` in the section
+Writes `benchmarks/results/many_classes.json` (of the hundred,
+`hundred_classes.json`) and `classes_30` or `classes_100` in the section
 `efficiency` of `benchmarks/results/summary.json`.
 """
 
@@ -19,6 +23,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from common import accuracy
+from common import command
 from common import machine
 from common import part
 from common import update_summary
@@ -40,6 +45,7 @@ from kmod.zoo.build import build
 from kmod.zoo.train import train_source
 
 DATA_SETS = ("cifar10", "fashion_mnist", "mnist")
+PAIRED = ("mnist", "fashion_mnist")
 SHAPE = (32, 32, 3)
 SOURCE_EPOCHS = 5
 SEARCH_EPOCHS = 1
@@ -53,12 +59,12 @@ RECIPE = dataclasses.replace(DEFAULT, retention_target=0.8)
 
 def main():
     args = parse_arguments()
-    data = thirty_classes(args)
-    work = args.work
-    part(work / "source.json", train, args, data)
+    data = DATA[args.data](args)
+    work = args.work / args.data
+    part(work / "source.json", train, args, data, work)
     source = keras.models.load_model(work / "source.keras")
-    part(work / "search.json", search, args, data, source)
-    part(work / "refine.json", improve, args, data, source)
+    part(work / "search.json", search, args, data, source, work)
+    part(work / "refine.json", improve, args, data, source, work)
     steps = part(work / "steps.json", time_steps, data, source)
     composed = compose_all(work / "refined")
     figures = {
@@ -69,30 +75,32 @@ def main():
     }
     loss = figures["source_accuracy"] - figures["composed_accuracy"]
     figures["accuracy_loss"] = round(100 * loss, 6)
-    figures["step_ratio"] = steps["thirty"] / steps["ten"]
-    command = "python benchmarks/many_classes.py --data-dir DIR"
+    figures["step_ratio"] = steps["many"] / steps["ten"]
     facts = {
-        "command": command,
+        "command": command(args, "data", "images", "seed"),
         "machine": machine(),
         "seed": args.seed,
-        "images_per_class": args.images,
+        "images_per_class": args.images or IMAGES[args.data],
     }
-    write_result("many_classes", {**facts, **figures})
+    name = {"thirty": "many_classes", "hundred": "hundred_classes"}[args.data]
+    write_result(name, {**facts, **figures})
     short = {key: figures[key] for key in ("accuracy_loss", "step_ratio")}
-    update_summary("efficiency", {"classes_30": short})
+    count = len(data.class_names)
+    update_summary("efficiency", {f"classes_{count}": short})
     print(figures)
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--data", choices=DATA, default="thirty")
     parser.add_argument("--work", type=Path, default=Path("classes-work"))
     parser.add_argument(
         "--images",
         type=int,
-        default=1500,
         metavar="N",
-        help="training images of each class",
+        help="training images of each class (default: 1500 of the thirty, 400 "
+        "of the hundred)",
     )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -106,7 +114,8 @@ def thirty_classes(args) -> ImageData:
         for split, found in parts.items():
             images = getattr(data, split)
             if split == "train":
-                images = some_of_each(images, args.images, args.seed)
+                count = args.images or IMAGES["thirty"]
+                images = some_of_each(images, count, args.seed)
             found.append((in_colour(images.images), images.labels + 10 * index))
         names += [f"{name} {class_name}" for class_name in data.class_names]
     joined = {
@@ -117,6 +126,48 @@ def thirty_classes(args) -> ImageData:
     return dataclasses.replace(
         first, name="thirty", class_names=tuple(names), **joined
     )
+
+
+def hundred_classes(args) -> ImageData:
+    """Pairs digits with garments: class 10 d + g is digit d, garment g."""
+    digits, garments = (load_data(name, args.data_dir) for name in PAIRED)
+    draw = np.random.default_rng(args.seed)
+    count = args.images or IMAGES["hundred"]
+    joined = {}
+    for split, each in (("train", count), ("validation", 50), ("test", 100)):
+        labels = np.repeat(np.arange(100), each)
+        pair = [
+            _of_classes(getattr(data, split), classes, draw)
+            for data, classes in (
+                (digits, labels // 10),
+                (garments, labels % 10),
+            )
+        ]
+        blank = np.zeros_like(pair[0])
+        images = np.concatenate([*pair, blank], axis=3)
+        border = (SHAPE[0] - images.shape[1]) // 2
+        sides = (border, border)
+        images = np.pad(images, ((0, 0), sides, sides, (0, 0)))
+        joined[split] = LabelledImages(images, labels)
+    names = tuple(
+        f"{digit} {garment}"
+        for digit in digits.class_names
+        for garment in garments.class_names
+    )
+    return dataclasses.replace(
+        digits, name="hundred", class_names=names, **joined
+    )
+
+
+def _of_classes(images, classes, draw):
+    """Draws an image of each class that is named."""
+    of_class = [np.flatnonzero(images.labels == c) for c in range(10)]
+    chosen = [draw.choice(of_class[c]) for c in classes]
+    return images.images[chosen]
+
+
+DATA = {"thirty": thirty_classes, "hundred": hundred_classes}
+IMAGES = {"thirty": 1500, "hundred": 400}
 
 
 def some_of_each(images, count, seed):
@@ -132,9 +183,9 @@ def in_colour(images):
     return np.repeat(padded, SHAPE[2] // images.shape[3], axis=3)
 
 
-def train(args, data):
+def train(args, data, work):
     keras.utils.set_random_seed(args.seed)
-    source = build("simcnn", SHAPE, 30)
+    source = build("simcnn", SHAPE, len(data.class_names))
     train_source(
         source,
         data,
@@ -144,10 +195,10 @@ def train(args, data):
         seed=args.seed,
         verbose=2,
     )
-    source.save(args.work / "source.keras")
+    source.save(work / "source.keras")
 
 
-def search(args, data, source):
+def search(args, data, source, work):
     validation = (data.validation.images, data.validation.labels)
     modular = modularize(
         source,
@@ -162,13 +213,13 @@ def search(args, data, source):
         seed=args.seed,
         verbose=2,
     )
-    decompose(modular, args.work / "cut", data=validation, overwrite=True)
+    decompose(modular, work / "cut", data=validation, overwrite=True)
 
 
-def improve(args, data, source):
+def improve(args, data, source, work):
     refine(
-        load_store(args.work / "cut"),
-        args.work / "refined",
+        load_store(work / "cut"),
+        work / "refined",
         source,
         (data.train.images, data.train.labels),
         (data.validation.images, data.validation.labels),
@@ -181,8 +232,8 @@ def improve(args, data, source):
 
 
 def time_steps(data, source):
-    """Times a step with thirty and with ten classes in turn; medians."""
-    models = {"thirty": source, "ten": build("simcnn", SHAPE, 10)}
+    """Times a step with many and with ten classes in turn; medians."""
+    models = {"many": source, "ten": build("simcnn", SHAPE, 10)}
     few = data.train.take(np.arange(TIMED_STEPS * BATCH_SIZE))
     times = {name: [] for name in models}
     for name, model in models.items():
@@ -205,7 +256,7 @@ def compose_all(path):
     ]
     spec = {
         "version": 1,
-        "name": "thirty",
+        "name": "all",
         "stores": {"source": {"path": path}},
         "classes": classes,
     }
