@@ -828,6 +828,39 @@ def defaults():
     return table(head, rows)
 
 
+def scale():
+    found = read_result(SUMMARY)["scale"]
+    killed, opening = found["killed"], found["opening"]
+    planning = found["planning"]
+    rows = [
+        [
+            f"{found['sources']} sources, two nodes of one core",
+            f"{found['throughput_ratio']:.2f}x the throughput of one process "
+            f"of one core ({_minutes(found['seconds']['one'])} and "
+            f"{_minutes(found['seconds']['two'])} minutes)",
+        ],
+        [
+            "one of the nodes removed",
+            f"{killed['missing']} stores missing, {killed['done_twice']} tasks "
+            "done twice, modules "
+            + ("identical" if found["equal"] else "not identical"),
+        ],
+        [
+            f"a store of {opening['modules']:,} modules is opened",
+            f"{opening['seconds']:.2f} s, {opening['peak_mib']} MiB",
+        ],
+        [
+            "a spec of all of them is planned",
+            f"{planning['seconds']:.2f} s, {planning['peak_megabytes']} MB",
+        ],
+    ]
+    return table(["measured", "result"], rows)
+
+
+def _minutes(seconds):
+    return f"{seconds / 60:.1f}"
+
+
 def dependence():
     """Rank correlations of what was foreseen with what exchanges lose."""
     summary = read_result(SUMMARY)["dependence"]
@@ -905,6 +938,7 @@ FIGURES = {
         memory,
         own_photos,
         real_networks,
+        scale,
     )
 }
 
