@@ -1,10 +1,16 @@
 """`kmod choose`: chooses modules of several stores for a new model."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmod.cli import console
 from kmod.files import short_names
+
+if TYPE_CHECKING:
+    from kmod.selection.composition_choice import CompositionChoice
 
 MOST_WEAK = 3  # Classes that are shown.
 
@@ -81,10 +87,24 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the choice as JSON"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, arguments=None)
 
 
 def run(args: argparse.Namespace) -> int:
+    choice = choose_given(args)
+    if args.json:
+        console.print_json(choice.as_dict())
+    else:
+        _print(choice, args)
+    return 0
+
+
+def choose_given(args: argparse.Namespace) -> CompositionChoice:
+    """Writes the spec that the arguments ask for, and may compose it.
+
+    Returns:
+        What was chosen.
+    """
     from kmod.cli.models import check_out
     from kmod.composition.composition_manifest import list_composition
     from kmod.files import check_output_file
@@ -118,12 +138,13 @@ def run(args: argparse.Namespace) -> int:
     if args.compose is not None:
         with console.status("composing"):
             model = compose(spec, args.data_dir)
-            save(model, args.compose, overwrite=args.overwrite)
-    if args.json:
-        console.print_json(choice.as_dict())
-    else:
-        _print(choice, args)
-    return 0
+            save(
+                model,
+                args.compose,
+                arguments=args.arguments,
+                overwrite=args.overwrite,
+            )
+    return choice
 
 
 def _data(args):

@@ -12,6 +12,7 @@ from kmod.cli.store_making import cut_given
 from kmod.cli.store_making import find_masks
 from kmod.cli.store_making import read_given
 from kmod.errors import ArtifactError
+from kmod.errors import CheckError
 from kmod.errors import KmodError
 from kmod.errors import UsageError
 from kmod.files.run_directory import RUN_FILE
@@ -29,7 +30,7 @@ ARGUMENTS = {"for": "purpose"}
 
 
 def arguments_of(task: Task, data_dir: str | None) -> argparse.Namespace:
-    """Returns the arguments that `kmod modularize` would have.
+    """Returns the arguments that the command would have.
 
     Args:
         task: The task.
@@ -37,13 +38,26 @@ def arguments_of(task: Task, data_dir: str | None) -> argparse.Namespace:
     """
     from kmod.cli.main import build_parser
 
-    args = build_parser().parse_args(
-        ["modularize", "--data", task.data, "--out", task.out, task.model]
-    )
+    args = build_parser().parse_args(_command(task))
     for name, value in task.options.items():
         setattr(args, ARGUMENTS.get(name, name), value)
     args.data_dir = data_dir
+    args.arguments = {"task": task.digest}
     return args
+
+
+def _command(task):
+    data = [] if task.data is None else ["--data", task.data]
+    if task.kind == "choose":
+        stores = [word for path in task.stores for word in ("--store", path)]
+        spec = f"{task.out}.yaml"
+        out = ["--out", spec, "--compose", task.out, "--class", ""]
+        return ["choose", *stores, *data, *out]
+    out = ["--out", task.out, task.model]
+    if task.kind == "patch":
+        donors = [word for path in task.stores for word in ("--donor", path)]
+        return ["patch", *donors, *data, *out]
+    return ["modularize", *data, *out]
 
 
 class TaskRunner:
@@ -59,7 +73,8 @@ class TaskRunner:
     def __call__(self, task: Task) -> dict[str, Any]:
         """Does a task and returns its figures, or its `fault`.
 
-        Wrong usage is final: another try would find the same.
+        Wrong usage and a failed check are final: another try would find the
+        same.
         """
         import keras
 
@@ -80,7 +95,7 @@ class TaskRunner:
                 "fault": in_options(message, args.options).removeprefix(
                     "kmod: "
                 ),
-                "is_final": isinstance(error, UsageError),
+                "is_final": isinstance(error, (UsageError, CheckError)),
             }
 
 
@@ -177,6 +192,29 @@ def _merge(task, args):
     return figures_of(store)
 
 
+def _patch(task, args):
+    from kmod.cli.patch import patch_given
+    from kmod.composition.composition_manifest import list_composition
+    from kmod.files import check_output
+
+    check_output(task.out, task.overwrite, list_composition)
+    args.overwrite = task.overwrite
+    patch_given(args)
+    return found_at(task)
+
+
+def _choose(task, args):
+    from kmod.cli.choose import choose_given
+    from kmod.composition.composition_manifest import list_composition
+    from kmod.files import check_output
+
+    check_output(task.out, task.overwrite, list_composition)
+    # A spec of ours is all that a call may have left that was cut short.
+    args.overwrite = True
+    choose_given(args)
+    return found_at(task)
+
+
 def _read_masks(path) -> Mapping[str, Any]:
     from kmod.files.plain_yaml import read_yaml
 
@@ -195,9 +233,28 @@ def figures_of(store: ModuleStore) -> dict[str, Any]:
     }
 
 
+def found_at(task: Task) -> dict[str, Any]:
+    """Returns what the table of jobs says of a result that is there."""
+    from kmod.composition.composition_manifest import read_composition_manifest
+    from kmod.modules.module_store import load_store
+
+    if task.kind not in ("patch", "choose"):
+        return figures_of(load_store(task.out, verify=False))
+    manifest = read_composition_manifest(task.out)
+    measured = manifest.metrics.get("test", {}).get("overall", {})
+    accuracy = measured.get("accuracy", {})
+    return {
+        "source_accuracy": accuracy.get("before"),
+        "accuracy": accuracy.get("after"),
+        "modules": len(manifest.sources),
+    }
+
+
 DOING = {
     "store": _make_store,
     "masks": _find_masks,
     "part": _cut_part,
     "merge": _merge,
+    "patch": _patch,
+    "choose": _choose,
 }

@@ -1,4 +1,4 @@
-"""`kmod jobs`: takes many sources apart, on several processes or machines."""
+"""`kmod jobs`: makes many stores and models, on processes or machines."""
 
 import argparse
 import os
@@ -16,11 +16,13 @@ LISTED = 3
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "jobs",
-        help="take many models apart, on several processes or machines",
-        description="Makes the module stores that a job list asks for, as "
-        "`kmod modularize` does, and prints a table of them. A store that is "
-        "there and was made of the same source, data and options is kept, so "
-        "the same call again goes on where the last one was cut short.",
+        help="take many models apart, patch and choose, on several processes "
+        "or machines",
+        description="Makes the module stores and models that a job list asks "
+        "for, as `kmod modularize`, `kmod patch` and `kmod choose` do, and "
+        "prints a table of them. What is there and was made of the same "
+        "models, data and options is kept, so the same call again goes on "
+        "where the last one was cut short.",
     )
     parser.add_argument("list", metavar="JOBS.yaml", help="the job list")
     executor = parser.add_mutually_exclusive_group()
@@ -60,7 +62,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace stores that were made of something else",
+        help="replace stores and models that were made of something else",
     )
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run, how_to_resume=_how_to_resume)
@@ -69,11 +71,9 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from kmod.jobs.job_file import load_jobs
     from kmod.jobs.schedule import Schedule
-    from kmod.jobs.tasks import tasks_of
 
     jobs = load_jobs(args.list)
-    groups = [tasks_of(job, args.overwrite) for job in jobs]
-    tasks = _checked(args, jobs, groups)
+    tasks = _checked(args, jobs, _groups(args, jobs))
     with console.ProgressBar("starting", len(tasks)) as bar:
         executor = _executor(args)
         follow = _Follower(bar, jobs)
@@ -105,10 +105,25 @@ def _how_to_resume(args):
     return " The same call goes on from here."
 
 
+def _groups(args, jobs):
+    """Returns the tasks of each job."""
+    from kmod.jobs.job_file import Job
+    from kmod.jobs.tasks import model_task
+    from kmod.jobs.tasks import tasks_of
+
+    groups, makers = [], {}
+    for job in jobs:
+        if isinstance(job, Job):
+            groups.append(tasks_of(job, args.overwrite))
+            *_, makers[str(job.out)] = groups[-1]
+        else:
+            groups.append((model_task(job, makers, args.overwrite),))
+    return groups
+
+
 def _checked(args, jobs, groups):
     """Returns the tasks to run, if nothing stands in their way."""
-    from kmod.cli.job_tasks import arguments_of
-    from kmod.cli.store_making import check_options
+    from kmod.composition.composition_manifest import list_composition
     from kmod.errors import UsageError
     from kmod.files import check_output
     from kmod.files.plain_yaml import Fault
@@ -120,27 +135,43 @@ def _checked(args, jobs, groups):
     for job, group in zip(jobs, groups):
         *_, last = group
         try:
-            check_options(arguments_of(last, args.data_dir))
+            _check_options(last, args)
         except UsageError as error:
             message = re.sub("--([a-z-]+)", _as_key, str(error))
             faults.append(Fault(*job.place, message))
             continue
         if is_done(last):
-            _clear(job)
+            _clear(last, job)
             tasks.append(last)
             continue
-        check_output(job.out, args.overwrite, list_store)
+        listing = list_store if _makes_store(last) else list_composition
+        check_output(job.out, args.overwrite, listing)
         tasks += group
     if faults:
         raise InvalidSpecError(args.list, faults)
     return tasks
 
 
-def _clear(job):
+def _check_options(task, args):
+    from kmod.cli.job_tasks import arguments_of
+    from kmod.cli.store_making import check_options
+
+    given = arguments_of(task, args.data_dir)
+    if _makes_store(task):
+        check_options(given)
+
+
+def _makes_store(task):
+    return task.kind in ("store", "merge")
+
+
+def _clear(task, job):
     """Removes what led to a store, but for what is not ours."""
     from kmod.errors import KmodError
     from kmod.jobs.tasks import clear
 
+    if not _makes_store(task):
+        return  # Nothing leads to a model.
     try:
         clear(job)
     except KmodError as error:
@@ -176,7 +207,7 @@ class _Follower:
 
     def __init__(self, bar, jobs):
         self._bar = bar
-        self._jobs = {job.store: job for job in jobs}
+        self._jobs = {str(job.out): job for job in jobs}
         self._running = {}
         self._num_done = 0
 
@@ -190,7 +221,7 @@ class _Follower:
             say = console.print_note if event.is_good else console.print_message
             say(_line(event))
             if event.is_good and task.out == task.final:
-                _clear(self._jobs[task.store])
+                _clear(task, self._jobs[task.out])
         else:
             self._running[event.name] = event
         self._bar.show(_names(list(self._running)), self._num_done)
@@ -212,12 +243,11 @@ def _names(running: Sequence[str]) -> str:
 
 
 def _row(outcome) -> dict[str, Any]:
-    from kmod.cli.job_tasks import figures_of
-    from kmod.modules.module_store import load_store
+    from kmod.cli.job_tasks import found_at
 
-    found = outcome.found
-    if outcome.state == "kept" and outcome.task.out == outcome.task.final:
-        found = figures_of(load_store(outcome.task.out, verify=False))
+    found, task = outcome.found, outcome.task
+    if outcome.state == "kept" and task.out == task.final:
+        found = found_at(task)
     peak = found.get("peak_bytes")
     return {
         "task": outcome.task.name,

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
@@ -101,10 +102,24 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, arguments=None)
 
 
 def run(args: argparse.Namespace) -> int:
+    figures = patch_given(args)
+    if args.json:
+        console.print_json(figures)
+    else:
+        _print(figures, args)
+    return 0
+
+
+def patch_given(args: argparse.Namespace) -> dict[str, Any]:
+    """Saves the patched model that the arguments ask for.
+
+    Returns:
+        Its figures on test images.
+    """
     from kmod.cli.models import image_contract
     from kmod.cli.models import image_shape
     from kmod.cli.models import images_for
@@ -136,15 +151,12 @@ def run(args: argparse.Namespace) -> int:
             patched if taken is None else taken,
             args.out,
             metrics=metrics,
+            arguments=args.arguments,
             overwrite=args.overwrite,
         )
         figures["tried"] = [each.as_dict() for each in choice.tried]
         figures["ways"] = ways
-    if args.json:
-        console.print_json(figures)
-    else:
-        _print(figures, args)
-    return 0
+    return figures
 
 
 def _check(args):

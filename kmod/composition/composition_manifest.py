@@ -138,6 +138,8 @@ class CompositionManifest:
             `before`, the `data`, `num_images` and `epochs` of the training
             after that, and its `agreement` with what it was on
             `num_held_out` other images. Empty if none were.
+        arguments: JSON data about how it was made, such as the `task` of a
+            job list.
         contract: What it must keep to: `checks`, lines as those of a spec,
             and `answers`, what it scores a few digits in front of its
             softmax. Empty if it was written without.
@@ -159,6 +161,7 @@ class CompositionManifest:
     calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     slimmed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     contract: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     created_by: Mapping[str, str] = dataclasses.field(
         default_factory=installed_versions

@@ -50,6 +50,7 @@ def save(
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     metrics: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Saves a composed, patched, distilled or slim model, whole or not at all.
@@ -65,6 +66,7 @@ def save(
             them. Only a directory with the second can be loaded by
             `kmod.load`.
         metrics: More figures on data, by name, for manifest and card.
+        arguments: JSON data about how it was made, for the manifest.
         overwrite: Whether a composed model may be replaced that nobody
             changed.
 
@@ -94,6 +96,7 @@ def save(
         made_from.manifest,
         sizes=total_sizes([model]),
         metrics={**made_from.manifest.metrics, **(metrics or {})},
+        arguments=arguments or {},
     )
     images = comparison_images(manifest.input)
     with atomic_directory(directory, overwrite, list_composition) as temporary:

@@ -1,4 +1,4 @@
-"""Job lists: YAML files that name the sources to take apart."""
+"""Job lists: YAML files that name sources to take apart, and what to make."""
 
 import dataclasses
 import os
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from typing import Literal
 
 from kmod.files import slug
 from kmod.files.plain_yaml import Document
@@ -21,6 +22,8 @@ from kmod.spec.licences import LicenseSyntaxError
 from kmod.spec.licences import parse_license
 
 SCHEMA = "jobs/jobs.schema.json"
+# Where what is made goes, by the key of its folder.
+_OUTPUTS = {"out": ("sources",), "models": ("patches", "choices")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +51,39 @@ class Job:
     place: tuple[int, int]
 
 
-def load_jobs(path: str | Path) -> tuple[Job, ...]:
+@dataclasses.dataclass(frozen=True)
+class ModelJob:
+    """A model to make of modules that are there or that the list makes.
+
+    Attributes:
+        name: Name of the model.
+        kind: `patch` or `choose`, the command that makes it.
+        out: Where the model will be.
+        model: Absolute path of the model to patch, if it is a patch.
+        stores: Absolute paths of the stores.
+        data: As of a `Job`; `None` if modules are chosen without images.
+        options: Options of the command, names as in Python.
+        place: Line and column in the list.
+    """
+
+    name: str
+    kind: Literal["patch", "choose"]
+    out: Path
+    model: Path | None
+    stores: tuple[Path, ...]
+    data: str | None
+    options: Mapping[str, Any]
+    place: tuple[int, int]
+
+
+def load_jobs(path: str | Path) -> tuple[Job | ModelJob, ...]:
     """Loads a job list.
 
     Args:
         path: YAML file. Its relative paths are resolved against its folder.
 
     Returns:
-        The jobs in their order.
+        The jobs in their order, sources first.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -79,20 +107,63 @@ def load_jobs(path: str | Path) -> tuple[Job, ...]:
 
 def _is_text(path: KeyPath, value: Any) -> bool:
     """Class names and names of stores are taken as written: `no`, `010`."""
-    return path[-1:] == ("store",) or path[-2:-1] == ("classes",)
+    is_class = path[-2:-1] in (("classes",), ("target_classes",))
+    return is_class or path[-1:] in (("store",), ("name",))
 
 
 def _rule_faults(document: Document) -> Iterator[Fault]:
+    data = document.data
+    for key, kinds in _OUTPUTS.items():
+        given = [kind for kind in kinds if kind in data]
+        if given and key not in data:
+            yield Fault(
+                *document.keys[(given[0],)],
+                f"`{given[0]}` need a folder to be made in. Give the list "
+                f"`{key}`.",
+            )
+    if not any(kind in data for kinds in _OUTPUTS.values() for kind in kinds):
+        yield Fault(
+            *document.values[()],
+            "a job list has `sources`, `patches` or `choices`. Received: none "
+            "of them.",
+        )
+    yield from _source_faults(document)
+    yield from _model_faults(document)
+
+
+def _model_faults(document):
+    data, names = document.data, {}
+    for kind in _OUTPUTS["models"]:
+        for index, row in enumerate(data.get(kind, ())):
+            path = (kind, index)
+            if kind == "patches" and "data" not in row and "data" not in data:
+                yield _no_images(document, path)
+            name = _model_name(row)
+            first = names.setdefault(name.lower(), path)
+            if first != path:
+                key = "name" if "name" in row else "model"
+                yield Fault(
+                    *document.values[(*path, key)],
+                    f"`{first[0]}[{first[1]}]` makes a model {shorten(name)}, "
+                    "too. Give one of them another `name`.",
+                )
+
+
+def _no_images(document, path):
+    return Fault(
+        *document.values[path],
+        f"`{path[0]}[{path[1]}]` has no images. Give it `data`, or the whole "
+        "list.",
+    )
+
+
+def _source_faults(document):
     data, stores = document.data, {}
-    for index, source in enumerate(data["sources"]):
+    for index, source in enumerate(data.get("sources", ())):
         path = ("sources", index)
         options = _options(data, source)
         if "data" not in source and "data" not in data:
-            yield Fault(
-                *document.values[path],
-                f"`sources[{index}]` has no images. Give it `data`, or the "
-                "whole list.",
-            )
+            yield _no_images(document, path)
         if options.get("frozen") and "refine_epochs" in options:
             yield Fault(
                 *document.values[path],
@@ -133,8 +204,8 @@ def _license_faults(document, path, text):
 
 def _jobs(document, folder):
     data = document.data
-    out = _resolve(data["out"], folder)
-    for index, source in enumerate(data["sources"]):
+    for index, source in enumerate(data.get("sources", ())):
+        out = _resolve(data["out"], folder)
         options = _options(data, source)
         if "negatives" in options:
             options["negatives"] = _data(options["negatives"], folder)
@@ -148,6 +219,35 @@ def _jobs(document, folder):
             shards=int(source.get("shards", 1)),
             place=document.values[("sources", index)],
         )
+    for kind, command in (("patches", "patch"), ("choices", "choose")):
+        for index, row in enumerate(data.get(kind, ())):
+            place = document.values[(kind, index)]
+            yield _model_job(data, row, command, folder, place)
+
+
+def _model_job(data, row, kind, folder, place):
+    options = dict(row.get("options", {}))
+    if kind == "choose":
+        options["class_names"] = row["classes"]
+    images = row.get("data") or data.get("data")
+    name = _model_name(row)
+    return ModelJob(
+        name=name,
+        kind=kind,
+        out=_resolve(data["models"], folder) / name,
+        model=_resolve(row["model"], folder) if kind == "patch" else None,
+        stores=tuple(
+            _resolve(path, folder)
+            for path in row["donors" if kind == "patch" else "stores"]
+        ),
+        data=images and _data({**images, "split": "validation"}, folder),
+        options=options,
+        place=place,
+    )
+
+
+def _model_name(row):
+    return row.get("name") or slug(Path(row["model"]).stem)
 
 
 def _options(data, source):

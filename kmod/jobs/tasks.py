@@ -1,7 +1,8 @@
 """Tasks: what a job list comes down to, and which of them are done.
 
-A task is known by what it is made of: the source's file, the data, the options
-and, if it cuts some of the classes only, which. Its result says so itself.
+A task is known by what it is made of: the model's file, the stores, the data,
+the options and, if it cuts some of the classes only, which. Its result says so
+itself.
 """
 
 import dataclasses
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 from typing import Literal
 
+from kmod.composition.composition_manifest import COMPOSITION_FILE
+from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
+from kmod.files import check_files
 from kmod.files import check_output
 from kmod.files import data_digest
 from kmod.files import file_digest
@@ -24,6 +28,9 @@ from kmod.files import unlisted
 from kmod.files.manifest import list_sealed
 from kmod.files.run_directory import discard_run
 from kmod.jobs.job_file import Job
+from kmod.jobs.job_file import ModelJob
+from kmod.modules.manifest import STORE_FILE
+from kmod.modules.manifest import read_store_manifest
 from kmod.modules.module_store import list_store
 from kmod.modules.module_store import load_store
 
@@ -37,32 +44,35 @@ class Task:
     """A piece of work for one process. All its values are plain.
 
     Attributes:
-        name: Name of the store, and what is done for it.
+        name: Name of the store or model, and what is done for it.
         kind: `store` makes a whole store. With shards, `masks` trains, each
             `part` cuts some of the modules, and `merge` puts them together.
-        store: Name of the store.
+            `patch` and `choose` make models of stores.
+        store: Name of the store or model.
         out: Where the result will be.
         digest: Digest of what the result is made of.
-        model: The source model.
-        data: Its data, as `kmod modularize` takes it.
-        options: Options of `kmod modularize` by their names in Python.
+        model: The source model, or that to patch; empty for `choose`.
+        data: Its data, as the command takes it; `None` for none.
+        options: Options of the command by their names in Python.
         part: Number of the part and of all parts.
-        final: Where the store of all classes will be.
+        final: Where the store of all classes, or the model, will be.
         needs: Names of the tasks whose results it reads, and where these are.
-        overwrite: Whether a store at `final` may be replaced.
+        stores: The stores that a model is made of.
+        overwrite: Whether what is at `final` may be replaced.
     """
 
     name: str
-    kind: Literal["store", "masks", "part", "merge"]
+    kind: Literal["store", "masks", "part", "merge", "patch", "choose"]
     store: str
     out: str
     digest: str
     model: str
-    data: str
+    data: str | None
     options: Mapping[str, Any]
     final: str
     part: tuple[int, int] = (0, 1)
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stores: tuple[str, ...] = ()
     overwrite: bool = False
 
     @property
@@ -131,6 +141,48 @@ def tasks_of(job: Job, overwrite: bool = False) -> tuple[Task, ...]:
     return masks, *parts, merge
 
 
+def model_task(
+    job: ModelJob, makers: Mapping[str, Task], overwrite: bool = False
+) -> Task:
+    """Returns the task that makes a model.
+
+    Args:
+        job: The job.
+        makers: The tasks that make stores of the same list, by their paths.
+        overwrite: As of `tasks_of`.
+
+    Raises:
+        ArtifactError: If the model, a store that the list does not make, or a
+            file of its data is missing.
+    """
+    stores = tuple(map(str, job.stores))
+    made = [makers[path] for path in stores if path in makers]
+    parts = {
+        "kind": job.kind,
+        "model": job.model and _source_digest(job.model),
+        "stores": [
+            makers[path].digest if path in makers else _store_digest(path)
+            for path in stores
+        ],
+        "data": _data_identity(job.data),
+        "options": job.options,
+    }
+    return Task(
+        name=f"{job.kind} {job.name}",
+        kind=job.kind,
+        store=job.name,
+        out=str(job.out),
+        digest=data_digest(parts),
+        model=str(job.model or ""),
+        data=job.data,
+        options=dict(job.options),
+        final=str(job.out),
+        needs={task.name: task.out for task in made},
+        stores=stores,
+        overwrite=overwrite,
+    )
+
+
 def is_done(task: Task) -> bool:
     """Tells whether a task's result is there, whole and of this task.
 
@@ -142,13 +194,24 @@ def is_done(task: Task) -> bool:
     path = Path(task.out)
     if task.kind == "masks":
         return not unlisted(list_files(path), list_masks(path))
+    is_model = task.kind in ("patch", "choose")
     try:
-        store = load_store(path)
+        manifest = (_whole_model if is_model else _whole_store)(path)
     except IntegrityError:
         raise
     except ArtifactError:  # Something else is there.
         return False
-    return store.manifest.arguments.get("task") == task.digest
+    return manifest.arguments.get("task") == task.digest
+
+
+def _whole_store(path):
+    return load_store(path).manifest
+
+
+def _whole_model(path):
+    manifest = read_composition_manifest(path)
+    check_files(path, manifest.files, COMPOSITION_FILE)
+    return manifest
 
 
 def list_masks(path: Path) -> Mapping[str, Any]:
@@ -193,6 +256,11 @@ def _source_digest(path):
     if path.is_dir():  # A preset of KerasHub.
         return data_digest(read_files(path))
     return file_digest(path)
+
+
+def _store_digest(path):
+    read_store_manifest(Path(path))  # A store is there.
+    return file_digest(Path(path) / STORE_FILE)
 
 
 def _data_identity(data):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from kmod.cli.main import main
+from kmod.composition.saving import load
 from kmod.modules.module_store import load_store
 
 # The driver leaves what it has imported behind, to be looked at.
@@ -112,6 +113,41 @@ def test_a_failed_task_is_named_and_the_others_are_there(listed, capsys):
     assert "`shards` must be at most the number of classes, 3." in err
     assert "nonsense" in err and "7 of 8 tasks failed or were left" in err
     assert list(contents(path.parent / "stores")) == ["good"]
+
+
+def test_models_are_made_of_the_stores_of_the_list(listed, weak, capsys):
+    path = listed("store: whole")
+    folder = path.parent
+    weak.save(folder / "weak.keras")
+    three = "classes: [3, 8, 9]"
+    path.write_text(
+        f"{path.read_text()}models: built\n"
+        "patches:\n"
+        "  - model: weak.keras\n"
+        "    donors: [stores/whole]\n"
+        f"    options: {{target_classes: [8], {three}}}\n"
+        "  - {model: weak.keras, name: worse, donors: [stores/whole],\n"
+        f"     options: {{target_classes: [7], {three}}}}}\n"
+        "choices:\n"
+        "  - {name: few, classes: [8, 9], stores: [stores/whole]}\n"
+    )
+    command = ["jobs", str(path), "--threads", "1", "--json"]
+    for state in "made", "kept":
+        assert main(command) == 1
+        out, err = capsys.readouterr()
+        rows = {row["task"]: row for row in json.loads(out)}
+        assert rows["patch weak"]["state"] == state
+        assert rows["choose few"]["state"] == state
+        assert rows["patch weak"]["accuracy"] > 0.6
+        # Another try would not change that there is no such class.
+        assert rows["patch worse"]["state"] == "failed"
+        assert rows["patch worse"]["tries"] == 1
+        assert "'7'" in rows["patch worse"]["fault"]
+        assert "1 of 4 tasks failed" in err
+    made = sorted(each.name for each in (folder / "built").iterdir())
+    assert made == ["few", "few.yaml", "weak"]
+    assert load(folder / "built" / "weak").class_names == ("3", "8", "9")
+    assert load(folder / "built" / "few").class_names == ("8", "9")
 
 
 @pytest.mark.skipif(

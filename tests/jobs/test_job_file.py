@@ -24,6 +24,23 @@ sources:
 """
 
 
+MODELS = """\
+version: 1
+models: ../built
+data: {name: digits}
+patches:
+  - model: models/My Pets.keras
+    donors: [../stores/pets, b]
+    options: {target_classes: [no]}
+choices:
+  - name: 01
+    classes: [no, 010]
+    stores: [b]
+    data: {path: photos}
+    options: {images_per_class: 5}
+"""
+
+
 @pytest.fixture
 def load(tmp_path):
     def load(text):
@@ -91,15 +108,82 @@ def test_a_fault_has_its_place(load, old, new, place, message):
     assert any(f"jobs.yaml:{place}: " in x and message in x for x in lines)
 
 
-def test_options_are_those_of_modularize():
-    args = build_parser().parse_args(
-        ["modularize", "a.keras", "--data", "digits", "--out", "a"]
-    )
-    own = {"source", "data", "out", "data_dir", "overwrite", "resume", "json"}
-    about = {"run", "options", "debug", "figures"}
-    about |= {"quiet", "verbose", "how_to_resume", "deterministic"}
-    options = read_schema(SCHEMA)["$defs"]["options"]["properties"]
-    names = {{"for": "purpose"}.get(name, name) for name in options}
+def test_models_have_absolute_paths_and_validation_images(load, tmp_path):
+    folder = tmp_path.resolve() / "lists"
+    patch, choice = load(MODELS)
+    assert (patch.kind, choice.kind) == ("patch", "choose")
+    assert patch.out == folder.parent / "built" / "my-pets"
+    assert patch.model == folder / "models/My Pets.keras"
+    assert patch.stores == (folder.parent / "stores/pets", folder / "b")
+    assert patch.data == "digits:validation"
+    assert patch.options == {"target_classes": ["no"]}
+    assert choice.out == folder.parent / "built" / "01"
+    assert (choice.model, choice.stores) == (None, (folder / "b",))
+    assert choice.data == f"{folder / 'photos'}:validation"
+    assert choice.options["class_names"] == ["no", "010"]
+    assert choice.options["images_per_class"] == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        pytest.param(
+            "models: ../built\n",
+            "",
+            "3:1: `patches` need a folder",
+            id="folder",
+        ),
+        pytest.param(
+            "name: 01", "name: My-pets", "9:11: `patches[0]` makes", id="twice"
+        ),
+        pytest.param(
+            "data: {name: digits}\n",
+            "",
+            "4:5: `patches[0]` has no",
+            id="images",
+        ),
+        pytest.param(
+            "[no]", "[no], epochs: 1", "unknown key 'epochs'", id="key"
+        ),
+        pytest.param(MODELS, "version: 1", "1:1: a job list has", id="nothing"),
+    ],
+)
+def test_a_fault_of_a_model_has_its_place(load, old, new, message):
+    assert old in MODELS
+    with pytest.raises(InvalidSpecError) as caught:
+        load(MODELS.replace(old, new))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "own"),
+    [
+        pytest.param(
+            "options",
+            ["modularize", "a.keras", "--data", "digits", "--out", "a"],
+            {"source", "resume", "figures", "deterministic"},
+            id="modularize",
+        ),
+        pytest.param(
+            "patch_options",
+            ["patch", "a.keras", "--data", "d", "--out", "a", "--donor", "b"],
+            {"weak", "donors", "combine", "take", "arguments"},
+            id="patch",
+        ),
+        pytest.param(
+            "choice_options",
+            ["choose", "--class", "a", "--store", "b", "--out", "a"],
+            {"class_names", "stores", "compose", "arguments"},
+            id="choose",
+        ),
+    ],
+)
+def test_options_are_those_of_the_command(options, words, own):
+    args = build_parser().parse_args(words)
+    own |= {"data", "out", "data_dir", "overwrite", "json"}
+    about = {"run", "options", "debug", "quiet", "verbose", "how_to_resume"}
+    schema = read_schema(SCHEMA)["$defs"][options]["properties"]
+    names = {{"for": "purpose"}.get(name, name) for name in schema}
     assert names == vars(args).keys() - own - about
 
 

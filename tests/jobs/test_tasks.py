@@ -3,16 +3,19 @@ import shutil
 
 import pytest
 
+import kmod
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.files import file_record
 from kmod.files.manifest import write_sealed
 from kmod.jobs.job_file import Job
+from kmod.jobs.job_file import ModelJob
 from kmod.jobs.tasks import MASKS_FILE
 from kmod.jobs.tasks import MODEL_FILE
 from kmod.jobs.tasks import clear
 from kmod.jobs.tasks import is_done
+from kmod.jobs.tasks import model_task
 from kmod.jobs.tasks import tasks_of
 from kmod.modules.manifest import write_store_manifest
 
@@ -29,6 +32,20 @@ def job(tmp_path):
         data=str(tmp_path / "photos"),
         options={"epochs": 1},
         shards=1,
+        place=(1, 1),
+    )
+
+
+@pytest.fixture
+def model_job(job, donor):
+    return ModelJob(
+        name="better",
+        kind="patch",
+        out=job.out.parent.parent / "built" / "better",
+        model=job.model,
+        stores=(donor.path, job.out),
+        data="digits:validation",
+        options={},
         place=(1, 1),
     )
 
@@ -77,6 +94,43 @@ def test_a_store_counts_if_it_is_whole_and_of_the_task(job, donor):
     write_store_manifest(job.out, manifest)
     assert is_done(task)
     next(job.out.glob("*/saved_model.pb")).write_bytes(b"")
+    with pytest.raises(IntegrityError):
+        is_done(task)
+
+
+def test_a_model_is_known_by_its_stores(job, model_job, poor):
+    (maker,) = tasks_of(job)
+    makers = {maker.out: maker}
+    task = model_task(model_job, makers)
+    assert task.needs == {"a": maker.out}
+    assert model_task(model_job, makers).digest == task.digest
+    stores = (poor.path, job.out)
+    other = dataclasses.replace(model_job, stores=stores)
+    assert model_task(other, makers).digest != task.digest
+    (maker,) = tasks_of(dataclasses.replace(job, options={"epochs": 2}))
+    assert model_task(model_job, {maker.out: maker}).digest != task.digest
+    with pytest.raises(ArtifactError, match="store.yaml"):
+        model_task(model_job, {})
+
+
+def test_a_model_counts_if_it_is_whole_and_of_the_task(
+    model_job, weak, donor, digits
+):
+    job = dataclasses.replace(model_job, stores=(donor.path,))
+    task = model_task(job, {})
+    assert not is_done(task)
+    images, names = digits.validation, digits.class_names
+    model = kmod.patch(weak, "8", donor["8"], images, class_names=names)
+    for arguments, is_right in (None, False), ({"task": task.digest}, True):
+        kmod.save(
+            model,
+            job.out,
+            formats=["keras"],
+            arguments=arguments,
+            overwrite=True,
+        )
+        assert is_done(task) == is_right
+    (job.out / "model.keras").write_bytes(b"")
     with pytest.raises(IntegrityError):
         is_done(task)
 
