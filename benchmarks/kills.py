@@ -4,7 +4,7 @@ Usage, from the root of the project:
 
     python benchmarks/kills.py [--seed 0] [--processes 2] [--work DIR]
 
-Every cell starts the command in a process that counts what it does to files
+Every cell runs the command in a process that counts what it does to files
 below its folder (makes, writes, syncs, renames, removes) and kills itself by
 SIGKILL at one of these events, half of a file's bytes written among them;
 some cells are killed at a random time, some a second time while they go on.
@@ -25,9 +25,9 @@ Needs Linux. A later call goes on from the cells that are done. Writes
 
 import argparse
 import builtins
-import contextlib
 import dataclasses
 import functools
+import importlib
 import io
 import json
 import os
@@ -82,6 +82,14 @@ classes:
 """
 # Compiling takes longer than these networks compute.
 ENVIRONMENT = {"XLA_FLAGS": "--xla_backend_optimization_level=0"} | os.environ
+IMPORTED = (
+    "sklearn.datasets",
+    "kmod.composition.saving",
+    "kmod.composition.composer",
+    "kmod.modular.cnnsplitter.modularize",
+    "kmod.modular.modularize",
+    "kmod.modules.decompose",
+)
 KILLED = -signal.SIGKILL
 # Half of a file is written, or something changes its place.
 WORST = {("write", "half")} | {
@@ -212,14 +220,48 @@ def _path_of(file, options):
     )
 
 
-def child(folder: str, log: str, at: str, how: str, words: list[str]) -> int:
-    """Runs `kmod` under watch, in the folder."""
-    watch = Watch(Path(folder), Path(log), None if at == "-" else int(at))
-    os.chdir(folder)
-    watch.patch(how == "exchange")
+def serve() -> None:
+    """Forks a process for every run that standard input asks for.
+
+    It has imported all that `kmod` imports, and done nothing else, so that a
+    run does not begin with seconds of imports.
+    """
+    import keras  # noqa: F401
+    import tensorflow  # noqa: F401
+
     from kmod.cli.main import main as kmod
 
-    return kmod(words)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            errors = os.open(asked["errors"], os.O_WRONLY | os.O_APPEND)
+            os.dup2(errors, 1), os.dup2(errors, 2)
+            os.chdir(asked["folder"])
+            if asked["log"] is not None:
+                folder, log = Path(asked["folder"]), Path(asked["log"])
+                watch = Watch(folder, log, asked["at"])
+                watch.patch(asked["exchanges"])
+            code = kmod(asked["words"])
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+        answers.write(f"{_wait_for(process, asked['seconds'])}\n")
+        answers.flush()
+
+
+def _wait_for(process, seconds):
+    """Returns how a child ended, which is killed after so many seconds."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if end is not None and time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.005)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +290,7 @@ class Bench:
 
     def __init__(self, work: Path):
         self.work = work.absolute()
+        self._servers = threading.local()  # A process for each thread.
         # What is there before a run that replaces it.
         self.old = {
             "overwrite": self.work / "old-store",
@@ -333,7 +376,7 @@ class Bench:
             kills.append({"kind": "time", "seconds": round(seconds, 2)})
         for number, at in enumerate(cell.events):
             given = resume if number else command
-            codes.append(self._run(folder, cell.method, given, at=str(at)))
+            codes.append(self._run(folder, cell.method, given, at=at))
             kills += _events(folder) or [{"kind": "none, it ended before"}]
         found = self._found(folder, cell.method)
         codes.append(self._run(folder, cell.method, resume))
@@ -388,24 +431,31 @@ class Bench:
 
         With `at`, under watch; with `seconds`, killed after that time.
         """
-        start = [sys.executable, "-m", "kmod"]
+        log, errors = folder.with_suffix(".log"), folder.with_suffix(".err")
+        errors.touch()
         if at is not None:
-            log = folder.with_suffix(".log")
             log.unlink(missing_ok=True)
-            how = "rename" if method == "two renames" else "exchange"
-            start = [sys.executable, __file__, "child", folder, log, at, how]
-        with open(folder.with_suffix(".err"), "a") as errors:
-            process = subprocess.Popen(
-                [*start, *command],
-                cwd=folder,
+        asked = {
+            "folder": str(folder),
+            "log": None if at is None else str(log),
+            "at": None if at == "-" else at,
+            "exchanges": method != "two renames",
+            "errors": str(errors),
+            "words": command,
+            "seconds": seconds,
+        }
+        if not hasattr(self._servers, "process"):
+            self._servers.process = subprocess.Popen(
+                [sys.executable, __file__, "serve"],
                 env=ENVIRONMENT,
-                stdout=errors,
-                stderr=errors,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
-            process.kill()
-            return process.wait()
+        server = self._servers.process
+        server.stdin.write(f"{json.dumps(asked)}\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
 
 
 def _events(folder):
@@ -549,8 +599,8 @@ def _result(args, wholes, rows):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["child"]:
-        sys.exit(child(*sys.argv[2:6], sys.argv[6:]))
+    if sys.argv[1:2] == ["serve"]:
+        serve()
     elif sys.argv[1:2] == ["source"]:
         train_source(Path(sys.argv[2]), classes=list(map(int, CLASSES)))
     else:
