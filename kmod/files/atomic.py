@@ -31,6 +31,7 @@ from typing import TypeVar
 from kmod.errors import ArtifactError
 from kmod.errors import KmodError
 from kmod.errors import UsageError
+from kmod.files.claims import claimed
 from kmod.files.digests import list_files
 from kmod.files.digests import unlisted
 
@@ -74,20 +75,21 @@ def atomic_directory(
 
     Raises:
         UsageError: If something would be lost; see `check_output`.
+        ArtifactError: If another process makes the same output.
     """
     path = _prepare(path)
     check_output(path, overwrite, listing)
     temporary = _sibling(path, "tmp")
-    try:
-        with _named_errors(path):
+    with _named_errors(path), claimed(path):
+        try:
             temporary.mkdir()
             yield temporary
             _sync_tree(temporary)
-            # Another process may have finished first.
+            # Something may have been put there meanwhile.
             check_output(path, overwrite, listing)
             _move_into_place(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_output(
