@@ -197,7 +197,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KmodError):
         return error.exit_code, f"kmod: {error}"
     if isinstance(error, OSError) and error.filename is not None:
-        return _MISSING, f"kmod: {error.filename}: {error.strerror}."
+        path = error.filename2 or error.filename  # Where a copy goes.
+        return _MISSING, f"kmod: {path}: {error.strerror}."
     if isinstance(error, OSError):
         return _MISSING, f"kmod: {reason_of(error)}."
     name = type(error).__name__

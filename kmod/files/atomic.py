@@ -189,7 +189,7 @@ def read_again_if_replaced(directory: str | Path, read: Callable[[], T]) -> T:
         before = _identity(directory)
         try:
             return read()
-        except ArtifactError:
+        except (ArtifactError, FileNotFoundError, NotADirectoryError):
             time.sleep(SECONDS_BETWEEN_RENAMES)
             if _identity(directory) == before:
                 raise
@@ -308,6 +308,13 @@ def _is_sealed_manifest(path):
 
 def _move_into_place(new, path):
     """Puts a directory in its place; `new` is then the old one or gone."""
+    is_here = path.exists() and _identity(path) == _identity(os.curdir)
+    _replace(path, new)
+    if is_here:  # The working directory would else be the old one.
+        os.chdir(path)
+
+
+def _replace(path, new):
     if path.exists() and _exchange(new, path):
         _sync(path.parent)
         return
