@@ -104,9 +104,11 @@ def run(args: argparse.Namespace) -> int:
     from kmod.composition.composition_manifest import list_composition
     from kmod.composition.lock import check_lock
     from kmod.files import check_output
+    from kmod.files import claim
 
     if args.out is not None:
         check_output(args.out, args.overwrite, list_composition)
+        claim(args.out)
     _check_slimming(args)
     planned = load_plan(args.spec)
     if args.locked:

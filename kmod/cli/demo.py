@@ -45,8 +45,10 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.files import check_output
+    from kmod.files import claim
 
     check_output(args.out, args.overwrite, list_demo)
+    claim(args.out)
 
     from kmod.demo.pipeline import run_demo
 

@@ -78,12 +78,14 @@ def run(args: argparse.Namespace) -> int:
     from kmod.data.own_images import own_path
     from kmod.files import check_output
     from kmod.files import check_outside
+    from kmod.files import claim
     from kmod.files.plain_yaml import read_yaml
 
     if args.serving:  # Beside the versions that are there.
         check_outside(Path(args.out, "1"))
     else:
         check_output(args.out, args.overwrite, list_export)
+        claim(args.out)
     check_path(args.model)
     if args.quantize is not None and args.data is None:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import shlex
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def _kind(path):
     """Returns how a path of its kind is read and shown."""
     from kmod.composition.composition_manifest import COMPOSITION_FILE
     from kmod.export.presets import is_preset
+    from kmod.files.manifest import what_is_at
     from kmod.modules.manifest import MODULE_FILE
     from kmod.modules.manifest import STORE_FILE
 
@@ -85,12 +87,12 @@ def _kind(path):
     if not path.is_dir() or is_preset(path):
         return _read_model, _show_model
     for name, kind in kinds.items():
-        if (path / name).is_file():
+        if os.path.lexists(path / name):
             return kind
     raise ArtifactError(
         "A directory of kmod holds one of the files "
-        f"{', '.join(kinds)}. Received: '{path}' without any. Give a store, a "
-        "module in it, a composed model or a `.keras` file."
+        f"{', '.join(kinds)}. Received: '{path}'{what_is_at(path)}. Give a "
+        "store, a module in it, a composed model or a `.keras` file."
     )
 
 
@@ -407,11 +409,16 @@ def _read_store(path):
 
 def _read_module(path):
     from kmod.files import check_files
+    from kmod.files import read_again_if_replaced
     from kmod.modules.manifest import MODULE_FILE
     from kmod.modules.manifest import read_module_manifest
 
-    manifest = read_module_manifest(path)
-    check_files(path, manifest.files, MODULE_FILE)
+    def read():
+        manifest = read_module_manifest(path)
+        check_files(path, manifest.files, MODULE_FILE)
+        return manifest
+
+    manifest = read_again_if_replaced(path, read)
     return {
         "kind": "module",
         **module_row(manifest.info),
@@ -440,13 +447,10 @@ def _show_module(figures):
 
 
 def _read_composition(path):
-    from kmod.composition.composition_manifest import COMPOSITION_FILE
+    from kmod.composition.composition_manifest import check_composition
     from kmod.composition.composition_manifest import is_own
-    from kmod.composition.composition_manifest import read_composition_manifest
-    from kmod.files import check_files
 
-    manifest = read_composition_manifest(path)
-    check_files(path, manifest.files, COMPOSITION_FILE)
+    manifest = check_composition(path)
     return {
         "kind": "composed model",
         "name": manifest.name,

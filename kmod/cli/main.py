@@ -37,6 +37,7 @@ from kmod.cli.framework_lines import hide_framework_lines
 from kmod.errors import KmodError
 from kmod.errors import SpecError
 from kmod.errors import reason_of
+from kmod.files import claims_scope
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.jobs.tensorflow_settings import leave_out_notes
 from kmod.jobs.tensorflow_settings import use_fast_kernels
@@ -101,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give either --quiet or --verbose")
     _set_up_messages(args, is_program=argv is None)
     try:
-        with custom_layers_scope(getattr(args, "custom_layers", ())):
+        custom_layers = getattr(args, "custom_layers", ())
+        with claims_scope(), custom_layers_scope(custom_layers):
             return args.run(args)
     except (Exception, KeyboardInterrupt) as error:
         if args.debug:
@@ -195,7 +197,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KmodError):
         return error.exit_code, f"kmod: {error}"
     if isinstance(error, OSError) and error.filename is not None:
-        return _MISSING, f"kmod: {error.filename}: {error.strerror}."
+        path = error.filename2 or error.filename  # Where a copy goes.
+        return _MISSING, f"kmod: {path}: {error.strerror}."
     if isinstance(error, OSError):
         return _MISSING, f"kmod: {reason_of(error)}."
     name = type(error).__name__

@@ -16,6 +16,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.errors import reason_of
 from kmod.files import check_output
+from kmod.files import claim
 from kmod.files.plain_yaml import shorten
 from kmod.spec.licences import LicenseSyntaxError
 from kmod.spec.licences import parse_license
@@ -40,15 +41,19 @@ CALL = re.compile(r"(?:keras\.)?(?:applications\.)?[A-Z]\w*\(.*\)", re.DOTALL)
 
 
 def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
-    """Returns the directory to make, before any work is done for it.
+    """Claims the directory to make, before any work is done for it.
 
     Args:
         out: The directory.
         overwrite: Whether what kmod wrote there may be replaced.
         listing: Reads what the manifest of such a directory lists.
 
+    Returns:
+        Its path.
+
     Raises:
         UsageError: If something is there that may not be replaced.
+        ArtifactError: If another process makes the same one.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -57,6 +62,7 @@ def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
             "there. Choose another, or give `--overwrite`."
         )
     check_output(out, overwrite, listing)
+    claim(out)
     return out
 
 

@@ -7,6 +7,7 @@ each whether it passed.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Literal
 import keras
 
 from kmod.composition.composition_manifest import COMPOSITION_FILE
+from kmod.composition.composition_manifest import check_composition
 from kmod.composition.composition_manifest import manifest_of
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.composition_manifest import wanted
@@ -38,7 +40,6 @@ from kmod.errors import IntegrityError
 from kmod.export.write import FORMS
 from kmod.export.write import TOLERANCE
 from kmod.export.write import largest_gap
-from kmod.files import check_files
 from kmod.files.plain_yaml import read_yaml
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.module_store import load_store
@@ -241,7 +242,8 @@ class ContractTester:
         self._path = Path(path)
         self._data_dir = data_dir
         self._sources = tuple(map(Path, sources))
-        self._is_store = not (self._path / COMPOSITION_FILE).is_file()
+        is_composed = os.path.lexists(self._path / COMPOSITION_FILE)
+        self._is_store = not is_composed
 
     def test(self, line: ContractLine) -> TestResult:
         """Tests one line.
@@ -295,8 +297,7 @@ class ContractTester:
     def _digests(self, line):
         if self._is_store:
             return "passed", f"{len(load_store(self._path))} modules"
-        manifest = read_composition_manifest(self._path)
-        check_files(self._path, manifest.files, COMPOSITION_FILE)
+        manifest = check_composition(self._path)
         return "passed", f"{len(manifest.files)} files"
 
     @functools.cached_property

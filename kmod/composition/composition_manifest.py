@@ -6,6 +6,7 @@ Manifests are read without importing Keras.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -20,13 +21,16 @@ from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.plan import CompositionPlan
 from kmod.composition.plan import prior_in_words
 from kmod.errors import ArtifactError
+from kmod.files import check_files
 from kmod.files import data_digest
 from kmod.files import file_record
+from kmod.files import read_again_if_replaced
 from kmod.files.manifest import VERSION
 from kmod.files.manifest import installed_versions
 from kmod.files.manifest import list_sealed
 from kmod.files.manifest import read_manifest
 from kmod.files.manifest import to_plain
+from kmod.files.manifest import what_is_at
 from kmod.files.manifest import write_manifest
 from kmod.files.plain_yaml import broken
 from kmod.modules.manifest import InputContract
@@ -343,11 +347,12 @@ def read_composition_manifest(directory: str | Path) -> CompositionManifest:
         IntegrityError: If it is not as it was written.
     """
     path = Path(directory) / COMPOSITION_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ArtifactError(
             "A composed model is a directory with the file "
-            f"{COMPOSITION_FILE!r}. Received: '{directory}' without one. Give "
-            "the directory that `kmod compose --out` wrote."
+            f"{COMPOSITION_FILE!r}. Received: '{directory}'"
+            f"{what_is_at(path.parent)}. Give the directory that "
+            "`kmod compose --out` wrote."
         )
     data = read_manifest(path, SCHEMA)
     if data.pop("digest") != _digest(data):
@@ -358,6 +363,26 @@ def read_composition_manifest(directory: str | Path) -> CompositionManifest:
     contract = InputContract.from_plain(data["input"])
     lists = {key: tuple(data[key]) for key in ("class_names", "sources")}
     return CompositionManifest(**{**data, **lists, "input": contract})
+
+
+def check_composition(directory: str | Path) -> CompositionManifest:
+    """Reads the manifest of a composed model and checks every file by it.
+
+    Args:
+        directory: Directory that `kmod.save` wrote.
+
+    Raises:
+        ArtifactError: If there is none, or of another version.
+        IntegrityError: If it is not as it was written.
+    """
+    directory = Path(directory)
+
+    def read():
+        manifest = read_composition_manifest(directory)
+        check_files(directory, manifest.files, COMPOSITION_FILE)
+        return manifest
+
+    return read_again_if_replaced(directory, read)
 
 
 def list_export(path: Path) -> dict[str, Any]:

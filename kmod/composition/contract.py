@@ -4,6 +4,7 @@ No framework is imported to list them.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +87,7 @@ def contract_lines(
     further = () if contract is None else load_checks(contract)
     digests = ContractLine("digests")
     try:
-        if (path / COMPOSITION_FILE).is_file():
+        if os.path.lexists(path / COMPOSITION_FILE):
             manifest = read_composition_manifest(path)
             own = list(_of_composition(path, manifest))
             names = manifest.class_names

@@ -1,6 +1,7 @@
 """Exports saved models for those who serve them."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def load_exportable(path: str | Path) -> Exportable:
         IntegrityError: If it is not as it was written.
     """
     path = Path(path)
-    if (path / COMPOSITION_FILE).is_file():
+    if os.path.lexists(path / COMPOSITION_FILE):
         model = load(path)
         return Exportable(model, model.class_names, model.manifest.input)
     if path.is_dir():

@@ -20,6 +20,7 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
@@ -31,12 +32,14 @@ from kmod.files import unlisted
 from kmod.files.custom_layers import given_custom_layers
 from kmod.files.custom_layers import import_here
 from kmod.files.plain_yaml import broken
+from kmod.files.plain_yaml import shorten
 from kmod.graph.internals import declared_bytes
 from kmod.graph.sources import registered_name
 
 LEGACY = (".h5", ".hdf5")
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-MEMBERS = {"metadata.json", CONFIG, WEIGHTS}
+METADATA = "metadata.json"
+MEMBERS = {METADATA, CONFIG, WEIGHTS}
 MAX_CONFIG_BYTES = 16 * 2**20
 # What a file may declare beside twice its size.
 SLACK_BYTES = 2**26
@@ -133,19 +136,43 @@ def _load(file, path, allow_custom):
         _check_classes(file, path, named)
     _check_sizes(file, path, named)
     try:
-        return keras.saving.load_model(
+        model = keras.saving.load_model(
             file, custom_objects=named, compile=False, safe_mode=True
         )
     except Exception as error:  # Keras has no common class for its errors.
         raise ArtifactError(
             f"'{path}' can not be loaded by Keras {keras.__version__} in safe "
             f"mode: {reason_of(error)}.{_others_in(file)} Use the version of "
-            "Keras that wrote "
-            "it, or save it again without Lambda layers. If it has layers of "
+            f"Keras that wrote it{_version_in(file)}, or save it again "
+            "without Lambda layers. If it has layers of "
             "your own, register them and import their module first "
             "(`--custom-layers MODULE`). Of a file of weights, load them into "
             "the model and save that."
         ) from error
+    _check_finite(model, path)
+    return model
+
+
+def _check_finite(model, path):
+    """Refuses weights of which no answer could be right."""
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(weight.value)
+        if keras.backend.is_float_dtype(weight.dtype) and not np.all(
+            np.isfinite(values)
+        ):
+            raise ArtifactError(
+                "The weights of a model are finite numbers. Received: NaN or "
+                f"infinity in {weight.path!r} of '{path}'. Take an earlier "
+                "checkpoint, or train again with a smaller learning rate."
+            )
+
+
+def _version_in(file):
+    """Says which Keras wrote an archive, if it is said there."""
+    with contextlib.suppress(Exception), zipfile.ZipFile(file) as archive:
+        written = json.loads(archive.read(METADATA))["keras_version"]
+        return f", {shorten(str(written))}"
+    return ""
 
 
 def named_layers() -> dict[str, type]:

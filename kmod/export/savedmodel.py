@@ -116,10 +116,10 @@ def predict(path: Path, images: Any) -> dict[str, Any]:
         answers = exported.serve(images)
         return {name: values.numpy() for name, values in answers.items()}
     except (AttributeError, TypeError, ValueError) as error:
+        reason = reason_of(error).partition(". Received args: ")[0]
         raise ArtifactError(
             "A SavedModel answers by `serve` with arrays by name. Received: "
-            f"'{path}', of which TensorFlow says: {reason_of(error)}. Make it"
-            " again."
+            f"'{path}', of which TensorFlow says: {reason}. Make it again."
         ) from error
 
 

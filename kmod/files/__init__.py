@@ -7,6 +7,9 @@ from kmod.files.atomic import check_output_file
 from kmod.files.atomic import check_outside
 from kmod.files.atomic import read_again_if_replaced
 from kmod.files.atomic import seal
+from kmod.files.claims import claim
+from kmod.files.claims import claimed
+from kmod.files.claims import claims_scope
 from kmod.files.digests import bytes_digest
 from kmod.files.digests import check_files
 from kmod.files.digests import data_digest
@@ -27,6 +30,9 @@ __all__ = [
     "check_output",
     "check_output_file",
     "check_outside",
+    "claim",
+    "claimed",
+    "claims_scope",
     "data_digest",
     "file_digest",
     "file_record",

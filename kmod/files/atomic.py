@@ -31,6 +31,7 @@ from typing import TypeVar
 from kmod.errors import ArtifactError
 from kmod.errors import KmodError
 from kmod.errors import UsageError
+from kmod.files.claims import claimed
 from kmod.files.digests import list_files
 from kmod.files.digests import unlisted
 
@@ -74,20 +75,21 @@ def atomic_directory(
 
     Raises:
         UsageError: If something would be lost; see `check_output`.
+        ArtifactError: If another process makes the same output.
     """
     path = _prepare(path)
     check_output(path, overwrite, listing)
     temporary = _sibling(path, "tmp")
-    try:
-        with _named_errors(path):
+    with _named_errors(path), claimed(path):
+        try:
             temporary.mkdir()
             yield temporary
             _sync_tree(temporary)
-            # Another process may have finished first.
+            # Something may have been put there meanwhile.
             check_output(path, overwrite, listing)
             _move_into_place(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_output(
@@ -187,7 +189,7 @@ def read_again_if_replaced(directory: str | Path, read: Callable[[], T]) -> T:
         before = _identity(directory)
         try:
             return read()
-        except ArtifactError:
+        except (ArtifactError, FileNotFoundError, NotADirectoryError):
             time.sleep(SECONDS_BETWEEN_RENAMES)
             if _identity(directory) == before:
                 raise
@@ -306,6 +308,13 @@ def _is_sealed_manifest(path):
 
 def _move_into_place(new, path):
     """Puts a directory in its place; `new` is then the old one or gone."""
+    is_here = path.exists() and _identity(path) == _identity(os.curdir)
+    _replace(path, new)
+    if is_here:  # The working directory would else be the old one.
+        os.chdir(path)
+
+
+def _replace(path, new):
     if path.exists() and _exchange(new, path):
         _sync(path.parent)
         return

@@ -5,6 +5,7 @@ they say. No framework is imported to read them.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -58,6 +59,21 @@ def to_plain(value: Any) -> Any:
         f"mappings of them. Received: {value!r} of type "
         f"{type(value).__name__}. Convert it first."
     )
+
+
+def what_is_at(path: Path) -> str:
+    """Says what is in the place of a directory that has a manifest.
+
+    Returns:
+        Words to stand behind its path.
+    """
+    if not os.path.lexists(path):
+        return ", which does not exist"
+    if not path.is_dir():
+        return ", which is no directory"
+    if (path / "saved_model.pb").is_file():
+        return ", a SavedModel that kmod did not write"
+    return " without one"
 
 
 def write_manifest(path: Path, schema: str, data: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import re
 import reprlib
 import secrets
@@ -28,6 +29,8 @@ from kmod.errors import UsageError
 from kmod.errors import reason_of
 from kmod.files import atomic_write
 from kmod.files import data_digest
+
+_log = logging.getLogger("kmod")
 
 RUN_FILE = "run.json"
 SENSITIVITY_FILE = "sensitivity.json"
@@ -96,12 +99,20 @@ class RunDirectory:
                 (self.path / other).unlink(missing_ok=True)
 
     def latest(self, stage: str) -> Checkpoint | None:
-        """Reads a stage's last checkpoint that is whole and of this run."""
+        """Reads a stage's last checkpoint that is whole and of this run.
+
+        Those that are not are named in a warning.
+        """
         for name in self._names(stage):
             checkpoint = self._read(name)
             if checkpoint is not None:
                 self._kept[stage] = [name]
                 return checkpoint
+            _log.warning(
+                "'%s' is damaged or of another run, and left out: the run "
+                "goes on from the checkpoint before it, or begins anew.",
+                self.path / name,
+            )
         return None
 
     def _names(self, stage):

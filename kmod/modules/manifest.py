@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from kmod.files import read_files
 from kmod.files.manifest import installed_versions
 from kmod.files.manifest import read_manifest
 from kmod.files.manifest import to_plain
+from kmod.files.manifest import what_is_at
 from kmod.files.manifest import write_manifest
 from kmod.files.plain_yaml import broken
 from kmod.modules.class_module import ModuleInfo
@@ -248,11 +250,11 @@ def read_store_manifest(directory: Path) -> StoreManifest:
         IntegrityError: If it is not as it was written.
     """
     path = directory / STORE_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ArtifactError(
             f"A module store is a directory with the file {STORE_FILE!r}. "
-            f"Received: '{directory}' without one. Give the directory that "
-            "`kmod modularize --out` or `kmod.decompose` wrote."
+            f"Received: '{directory}'{what_is_at(directory)}. Give the "
+            "directory that `kmod modularize --out` or `kmod.decompose` wrote."
         )
     data = read_manifest(path, STORE_SCHEMA)
     if data.pop("digest") != data_digest(data):
@@ -331,13 +333,14 @@ def read_module_manifest(
         IntegrityError: If it is missing, or not as the store was written.
     """
     path = directory / MODULE_FILE
-    if record is None and not path.is_file():
+    is_there = os.path.lexists(path)
+    if record is None and not is_there:
         raise ArtifactError(
             f"A module is a directory with the file {MODULE_FILE!r}. "
-            f"Received: '{directory}' without one. Give a class's directory "
-            "in a module store."
+            f"Received: '{directory}'{what_is_at(directory)}. Give a class's "
+            "directory in a module store."
         )
-    if not path.exists():
+    if not is_there:
         raise broken(path, "it is missing")
     record = record or _record_around(directory)
     data = read_manifest(path, MODULE_SCHEMA, record and record.manifest)
@@ -347,6 +350,9 @@ def read_module_manifest(
         layer: tuple(kept) for layer, kept in data["kept_kernels"].items()
     }
     data["answers"] = tuple(data.get("answers", ()))
+    for layer, kept in data["kept_kernels"].items():
+        if any(one >= next for one, next in itertools.pairwise(kept)):
+            raise broken(path, f"its kernels of {layer!r} do not rise")
     return ModuleManifest(ModuleInfo(**data), content, files)
 
 

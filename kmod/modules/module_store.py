@@ -182,6 +182,7 @@ class ModuleStore:
             manifest = read_module_manifest(directory, record)
             check_files(directory, manifest.files, MODULE_FILE)
             info = manifest.info
+            self._check_kernels(info, directory)
             is_same = record.sizes in (None, ModuleSizes.of(info))
             is_same &= record.calibration in (None, CalibrationImages.of(info))
             if not is_same:
@@ -189,6 +190,17 @@ class ModuleStore:
                     self.path / STORE_FILE,
                     f"its figures of class {record.class_name!r} are not "
                     "those of the module",
+                )
+
+    def _check_kernels(self, info, directory):
+        """Refuses kernels that the source of the store does not have."""
+        for layer, kept in info.kept_kernels.items():
+            count = self.manifest.kernels.get(layer, 0)
+            if kept and kept[-1] >= count:
+                raise broken(
+                    directory / MODULE_FILE,
+                    f"it keeps kernel {kept[-1]} of layer {layer!r}, of which "
+                    f"the store's source has {count}",
                 )
 
     def _record(self, class_name):

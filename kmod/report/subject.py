@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,9 +141,9 @@ def open_subject(thing: Any, data_dir: str | Path | None = None) -> Subject:
 def _of_path(path, data_dir):
     if path.suffix in _SPECS and not path.is_dir():
         return _of_spec(load_spec(path), data_dir)
-    if (path / STORE_FILE).is_file():
+    if os.path.lexists(path / STORE_FILE):
         return _of_store(load_store(path))
-    if (path / COMPOSITION_FILE).is_file():
+    if os.path.lexists(path / COMPOSITION_FILE):
         return _of_directory(path)
     if (path / RESULTS_FILE).is_file() and (path / DEMO_SPEC).is_file():
         return open_demo(path)

@@ -61,7 +61,7 @@ def test_demos_of_one_seed_give_the_same_stores(tmp_path):
     assert first.content_digest == second.content_digest
 
 
-def test_composes_at_once_give_the_same_model(store, tmp_path):
+def test_c09_composes_at_once_to_other_outputs_give_the_same(store, tmp_path):
     path = tmp_path / "spec.yaml"
     write_spec(
         {

@@ -317,7 +317,7 @@ REFUSED = {
         ["patch", MODEL, "--donor", "no:cat", "--data", DATA, "--out", "new"],
         3,
         "A module store is a directory with the file 'store.yaml'. Received: "
-        "'no' without one.",
+        "'no', which does not exist. Give the directory",
     ),
     "evaluate-missing": (
         ["evaluate", "no.keras", "--data", DATA],

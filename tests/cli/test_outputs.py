@@ -179,7 +179,7 @@ def users_folder(request, tmp_path):
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=len)
 @pytest.mark.parametrize("name", NAMES)
-def test_users_folder_stays_as_it_is(
+def test_c16_users_folder_stays_as_it_is(
     commands, name, overwrite, users_folder, capsys
 ):
     before = content(users_folder.parent)

@@ -248,7 +248,7 @@ def assert_equal(one, other):
         pytest.param("phases", 2, True, id="within-a-phase"),
     ],
 )
-def test_resumed_run_ends_as_one_that_ran_through(
+def test_c13_resumed_run_ends_as_one_that_ran_through(
     run, whole, tmp_path, recipe, epoch, eagerly
 ):
     given = {**RECIPES[recipe], "eagerly": eagerly}
@@ -278,8 +278,8 @@ def test_resumed_run_on_disk_ends_as_one_that_ran_through(
 
 
 @pytest.mark.parametrize("left", [1, 0], ids=["one-is-whole", "none-is-whole"])
-def test_damaged_checkpoints_cost_epochs_but_change_nothing(
-    run, whole, tmp_path, left
+def test_c15_damaged_checkpoints_cost_epochs_but_change_nothing(
+    run, whole, tmp_path, caplog, left
 ):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, callbacks=[Kill(3)])
@@ -291,6 +291,10 @@ def test_damaged_checkpoints_cost_epochs_but_change_nothing(
     resumed = run(tmp_path, resume=True, callbacks=[count])
     assert count.epochs == ([2, 3] if left else [0, 1, 2, 3])
     assert_equal(resumed, whole())
+    said = [r.getMessage() for r in caplog.records if r.name == "kmod"]
+    assert [each.split("'")[1] for each in said] == [
+        str(path) for path in files[left:][::-1]
+    ]
 
 
 def test_run_with_all_epochs_done_trains_none_and_ends_the_same(
@@ -344,7 +348,7 @@ def test_run_that_was_stopped_stays_stopped(run, tmp_path):
     assert_equal(again, stopped)
 
 
-def test_best_epoch_before_the_cut_is_still_the_choice(run, tmp_path):
+def test_c13_best_epoch_before_the_cut_is_still_the_choice(run, tmp_path):
     class Worsen(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             logs["val_accuracy"] = 1.0 - epoch
@@ -511,7 +515,7 @@ def other_source(source):
         ),
     ],
 )
-def test_run_of_something_else_is_not_resumed(
+def test_c14_run_of_something_else_is_not_resumed(
     run, begun_run, source, images, changes, message
 ):
     train, _ = split(images)
