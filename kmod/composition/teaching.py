@@ -20,6 +20,7 @@ from kmod.data.disk_arrays import take
 from kmod.data.image_data import LabelledImages
 from kmod.data.image_data import UnlabelledImages
 from kmod.data.load import unlabelled_of
+from kmod.data.replicas import predict_batch
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.errors import UsageError
@@ -64,7 +65,7 @@ class Teacher:
 
     def answers_on_batch(self, images: np.ndarray) -> np.ndarray:
         """Does what `answers` does, sooner for a batch."""
-        return self._logarithms(self.model.predict_on_batch(images))
+        return self._logarithms(predict_batch(self.model, images))
 
     def _logarithms(self, scores):
         scores = np.asarray(scores, "float32")

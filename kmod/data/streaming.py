@@ -17,6 +17,8 @@ from keras import tree
 from kmod.data import disk_arrays
 from kmod.data.disk_arrays import collect
 from kmod.data.disk_arrays import rows
+from kmod.data.replicas import num_shards
+from kmod.data.replicas import predict_batch
 
 USUAL_BATCH_SIZE = 32  # Of Keras, where none is given.
 FEW_BATCHES = 4  # To trace a graph takes longer.
@@ -133,7 +135,8 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
     Returns:
         What the model makes of all images: an array, or a structure of them.
     """
-    if not _is_on_disk(images) and not _makes_much(model, images):
+    is_whole = not (_is_on_disk(images) or _makes_much(model, images))
+    if is_whole and num_shards() == 1:
         if _are_few(model, images, batch_size):
             return _answers(model, images, batch_size)
         with quiet_tensorflow():
@@ -143,7 +146,7 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
     def results():
         nonlocal made
         for index in range(batches.num_batches):
-            made = model.predict_on_batch(*batches[index])
+            made = predict_batch(model, *batches[index])
             yield tree.flatten(made)
 
     found = collect(results())

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmod.data.replicas import outside_scopes
 from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.errors import reason_of
@@ -56,6 +57,7 @@ FORMS = {
 }
 
 
+@outside_scopes
 def write_form(
     model: keras.Model,
     class_names: Sequence[str],
@@ -94,6 +96,7 @@ def write_form(
         )
 
 
+@outside_scopes
 def write_quantized(
     model: keras.Model,
     class_names: Sequence[str],

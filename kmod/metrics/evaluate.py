@@ -11,6 +11,7 @@ from keras import tree
 
 from kmod.data.batches import common_class_names
 from kmod.data.batches import iter_batches
+from kmod.data.replicas import predict_batch
 from kmod.errors import UsageError
 from kmod.graph.channel_graph import score_threshold
 from kmod.graph.sources import functional_of
@@ -259,7 +260,7 @@ def answers(
 
 
 def _only_output(model, images):
-    found = tree.flatten(model.predict_on_batch(images))
+    found = tree.flatten(predict_batch(model, images))
     if len(found) > 1:
         raise UsageError(
             "A classifier has one output, a score for each class. Received: "

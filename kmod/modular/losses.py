@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kmod.data.replicas import mean_over_images
 from kmod.modular.recipe import Recipe
 
 UNSEEN = -1e9  # Stands where a module did not see an image.
@@ -122,7 +123,7 @@ def distillation_loss(scores, logits, classes, temperature: float):
     wanted = ops.log_softmax(logits / temperature, axis=-1)
     answer = ops.log_softmax(scores / temperature, axis=-1)
     divergence = ops.sum(ops.exp(wanted) * (wanted - answer), axis=-1)
-    return temperature**2 * ops.mean(divergence)
+    return temperature**2 * mean_over_images(divergence)
 
 
 def loss_of(

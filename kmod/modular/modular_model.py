@@ -17,6 +17,10 @@ from kmod.data.batches import count_steps
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.image_data import LabelledImages
+from kmod.data.replicas import check_scope
+from kmod.data.replicas import check_shards
+from kmod.data.replicas import draw_by_image
+from kmod.data.replicas import scope_of
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.errors import UsageError
@@ -281,13 +285,15 @@ class ModularModel(keras.Model):
                 modules that saw an image, in evaluation among all.
             **kwargs: Arguments of `keras.Model.compile`.
         """
-        super().compile(
-            optimizer=optimizer
-            or optimizer_of(self.recipe, len(self.placement.adapted)),
-            loss=loss or loss_of(self.recipe, self.num_classes, self._num_rows),
-            metrics=["accuracy"] if metrics is None else metrics,
-            **kwargs,
-        )
+        recipe = self.recipe
+        with scope_of(self):
+            super().compile(
+                optimizer=optimizer
+                or optimizer_of(recipe, len(self.placement.adapted)),
+                loss=loss or loss_of(recipe, self.num_classes, self._num_rows),
+                metrics=["accuracy"] if metrics is None else metrics,
+                **kwargs,
+            )
 
     @property
     def _num_rows(self):
@@ -326,10 +332,12 @@ class ModularModel(keras.Model):
 
         Raises:
             UsageError: If a target can not be reached, the length of the data
-                is unknown, the recipe's phases need a `ModularAdam`, or
-                negatives are not as the source takes images.
+                is unknown, the recipe's phases need a `ModularAdam`,
+                negatives are not as the source takes images, or the model was
+                built for other devices or they can not share every batch.
             ValueError: If labels are not of the model's classes.
         """
+        check_scope(self)
         check_targets(
             self.recipe,
             self.placement,
@@ -345,6 +353,7 @@ class ModularModel(keras.Model):
         self._take_class_names(arguments["x"], arguments["validation_data"])
         _unpack_labelled(arguments)
         of_epoch = count_steps(arguments)
+        check_shards(arguments)
         self._check_labels(arguments)
         if negatives is not None:
             negatives = check_negatives(
@@ -443,9 +452,13 @@ class ModularModel(keras.Model):
 
     def _rejection(self, negatives, masks):
         count = ops.shape(tree.flatten(negatives)[0])[0]
-        classes = self._classes(  # Of each image with any of them as its own.
-            keras.random.randint((count,), 0, self.num_classes, seed=self.draws)
+        own = draw_by_image(  # Of each image any of them, as if its own.
+            lambda count: keras.random.randint(
+                (count,), 0, self.num_classes, seed=self.draws
+            ),
+            count,
         )
+        classes = self._classes(own)
         logits = self.network(negatives, masks, classes)
         scores = self.heads(logits, classes)
         return rejection_loss(scores, self.num_classes)
@@ -693,7 +706,10 @@ def sample_rows(labels, num_classes: int, num_rows: int, seed):
         without repetition.
     """
     own = ops.one_hot(labels, num_classes)
-    luck = keras.random.uniform((ops.shape(labels)[0], num_classes), seed=seed)
+    luck = draw_by_image(
+        lambda count: keras.random.uniform((count, num_classes), seed=seed),
+        ops.shape(labels)[0],
+    )
     _, others = ops.top_k(luck - 2.0 * ops.cast(own, luck.dtype), num_rows - 1)
     return ops.concatenate(
         [ops.cast(labels[:, None], "int32"), ops.cast(others, "int32")], axis=1

@@ -17,6 +17,8 @@ from kmod.data.batches import count_steps
 from kmod.data.disk_arrays import rows
 from kmod.data.image_data import UnlabelledImages
 from kmod.data.load import unlabelled_of
+from kmod.data.replicas import mean_over_images
+from kmod.data.replicas import num_shards
 from kmod.data.streaming import DiskBatches
 from kmod.data.streaming import streamed
 from kmod.errors import UsageError
@@ -140,6 +142,7 @@ class NegativeBatches(keras.utils.PyDataset):
         batch = self.data[index] if self._is_indexed else next(self._batches)
         images, *others = batch
         count = max(1, round(SHARE * len(tree.flatten(images)[0])))
+        count += -count % num_shards()
         draw = np.random.default_rng([self._epoch, index % self.steps])
         drawn = draw.integers(len(tree.flatten(self.negatives)[0]), size=count)
         negatives = tree.map_structure(
@@ -183,5 +186,5 @@ def rejection_loss(scores, num_modules: int):
     - [Hendrycks et al., 2019](https://arxiv.org/abs/1812.04606): outlier
       exposure.
     """
-    each = ops.mean(ops.softplus(scores))
+    each = mean_over_images(ops.softplus(scores))
     return SHARE * WEIGHT * num_modules * each

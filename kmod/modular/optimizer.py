@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.data.replicas import scope_of
 from kmod.graph.internals import index_in
 from kmod.graph.internals import moments
 from kmod.modular.recipe import Recipe
@@ -139,11 +140,13 @@ def build_ahead(model: keras.Model, labels, num_scores: int) -> None:
             wait for the first step.
         num_scores: Integer, length of an image's output.
     """
-    model.optimizer.build(model.trainable_variables)
-    if labels is not None:
-        scores = np.zeros((1, num_scores), "float32")
-        model.compute_metrics(None, ops.convert_to_tensor(labels[:1]), scores)
-        model.reset_metrics()
+    with scope_of(model):
+        model.optimizer.build(model.trainable_variables)
+        if labels is not None:
+            labels = ops.convert_to_tensor(labels[:1])
+            scores = np.zeros((1, num_scores), "float32")
+            model.compute_metrics(None, labels, scores)
+            model.reset_metrics()
 
 
 def optimizer_of(recipe: Recipe, num_adapted: int = 0) -> ModularAdam:

@@ -16,6 +16,7 @@ import numpy as np
 from kmod.data.batches import iter_batches
 from kmod.data.batches import to_arrays
 from kmod.data.image_data import LabelledImages
+from kmod.data.replicas import predict_batch
 from kmod.data.streaming import predict
 from kmod.data.value_range import value_range_of
 from kmod.errors import UsageError
@@ -274,7 +275,7 @@ def _measured(data, num_classes, contract):
     statistics, labels = [], []
     for each in map(_some, data):
         for images, own in iter_batches(each, BATCH_SIZE, num_classes):
-            statistics.append(model.predict_on_batch(images))
+            statistics.append(predict_batch(model, images))
             labels.append(own)
     statistics = np.concatenate(statistics).astype("float64")
     return statistics, np.concatenate(labels)
