@@ -80,7 +80,7 @@ def atomic_directory(
     path = _prepare(path)
     check_output(path, overwrite, listing)
     temporary = _sibling(path, "tmp")
-    with _named_errors(path), claimed(path):
+    with _named_errors(path, temporary), claimed(path):
         try:
             temporary.mkdir()
             yield temporary
@@ -210,7 +210,7 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     temporary = _sibling(path, "tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with _named_errors(path):
+        with _named_errors(path, temporary):
             temporary.write_bytes(data)
             _sync(temporary)
             os.replace(temporary, path)
@@ -265,12 +265,15 @@ def check_output_file(path: str | Path, overwrite: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors(path):
-    """Adds the path to errors that do not name one, as of a full disk."""
+def _named_errors(path, temporary):
+    """Lets errors name the output, not its temporary place or nothing."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        named = error.filename2 or error.filename
+        is_told = isinstance(named, str | os.PathLike)
+        is_other = is_told and not Path(named).is_relative_to(temporary)
+        if error.errno is None or is_other:
             raise
         reason = os.strerror(error.errno)
         raise OSError(error.errno, reason, str(path)) from error

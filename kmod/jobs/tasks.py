@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 from typing import Literal
 
-from kmod.composition.composition_manifest import COMPOSITION_FILE
-from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.composition_manifest import check_composition
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
-from kmod.files import check_files
 from kmod.files import check_output
 from kmod.files import data_digest
 from kmod.files import file_digest
@@ -196,7 +194,7 @@ def is_done(task: Task) -> bool:
         return not unlisted(list_files(path), list_masks(path))
     is_model = task.kind in ("patch", "choose")
     try:
-        manifest = (_whole_model if is_model else _whole_store)(path)
+        manifest = (check_composition if is_model else _whole_store)(path)
     except IntegrityError:
         raise
     except ArtifactError:  # Something else is there.
@@ -206,12 +204,6 @@ def is_done(task: Task) -> bool:
 
 def _whole_store(path):
     return load_store(path).manifest
-
-
-def _whole_model(path):
-    manifest = read_composition_manifest(path)
-    check_files(path, manifest.files, COMPOSITION_FILE)
-    return manifest
 
 
 def list_masks(path: Path) -> Mapping[str, Any]:

@@ -331,6 +331,12 @@ def test_errors_of_the_disk_name_the_path(tmp_path, monkeypatch, code):
     with pytest.raises(OSError, match=f"'{tmp_path}/b'"):
         with atomic_directory(tmp_path / "b") as temporary:
             (temporary / "file").touch()
+    with pytest.raises(OSError, match=f"'{tmp_path}/c'"):
+        with atomic_directory(tmp_path / "c") as temporary:
+            raise OSError(code, os.strerror(code), str(temporary / "file"))
+    with pytest.raises(OSError, match="'/elsewhere'"):
+        with atomic_directory(tmp_path / "c"):
+            raise OSError(code, os.strerror(code), "/elsewhere")
     assert list(tmp_path.iterdir()) == []
 
 
