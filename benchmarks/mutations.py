@@ -234,8 +234,8 @@ def outcome_of(artifact: Artifact, draw: random.Random, right: Any) -> Outcome:
     with _restored(artifact.path):
         is_manifest = artifact.path.is_dir() and draw.random() < 0.3
         damage = _damage_manifest if is_manifest else _damage_file
-        what = damage(artifact.path, draw)
         most_bytes = MOST_BYTES + 2 * _size(artifact.path)
+        what = damage(artifact.path, draw)
         before = _forget_peak()
         start = time.process_time()
         try:
