@@ -80,12 +80,15 @@ class TaskRunner:
 
         from kmod.cli.main import explain
         from kmod.cli.main import in_options
+        from kmod.files import claimed
         from kmod.files.custom_layers import custom_layers_scope
 
         keras.utils.clear_session()  # A worker does many tasks.
         args = arguments_of(task, self.data_dir)
         try:
-            with custom_layers_scope(args.custom_layers):
+            # Another call on the same list may be at it.
+            Path(task.out).parent.mkdir(parents=True, exist_ok=True)
+            with custom_layers_scope(args.custom_layers), claimed(task.out):
                 return DOING[task.kind](task, args)
         except (KmodError, OSError) as error:
             if isinstance(error, KmodError) and is_done(task):

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from kmod.cli.main import main
 from kmod.composition.saving import load
+from kmod.files import claimed
 from kmod.modules.module_store import load_store
 
 # The driver leaves what it has imported behind, to be looked at.
@@ -148,6 +150,16 @@ def test_models_are_made_of_the_stores_of_the_list(listed, weak, capsys):
     assert made == ["few", "few.yaml", "weak"]
     assert load(folder / "built" / "weak").class_names == ("3", "8", "9")
     assert load(folder / "built" / "few").class_names == ("8", "9")
+
+
+def test_what_another_call_is_making_is_left_to_it(listed, capsys):
+    path = listed("store: whole")
+    (path.parent / "stores").mkdir()
+    with claimed(path.parent / "stores" / "whole"):
+        assert main(["jobs", str(path), "--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert f"locked by process {os.getpid()}." in row["fault"]
+    assert list((path.parent / "stores").iterdir()) == []
 
 
 @pytest.mark.skipif(
