@@ -1019,6 +1019,13 @@ def nan_validation(user):
     user.modularize(validation=(images, user.labels))
 
 
+@row("no training images")
+def no_training(user):
+    user.modularize(
+        (user.images[:0], user.labels[:0]), (user.images, user.labels)
+    )
+
+
 @row("no validation images")
 def no_validation(user):
     user.modularize(validation=(user.images[:0], user.labels[:0]))

@@ -71,6 +71,12 @@ def test_other_yaml_is_refused(tmp_path, text, reason):
         pytest.param("1: a", {"1": "a"}, id="number-as-key"),
         pytest.param("a: 2020-13-45", {"a": "2020-13-45"}, id="no-such-date"),
         pytest.param("a: " + "9" * 5000, {"a": "9" * 5000}, id="huge-number"),
+        pytest.param("a: 1:30", {"a": "1:30"}, id="to-the-base-of-60"),
+        pytest.param(
+            "a: " + "1:" * 9999 + "1",
+            {"a": "1:" * 9999 + "1"},
+            id="huge-to-the-base-of-60",
+        ),
     ],
 )
 def test_what_yaml_has_no_plain_value_for_is_text(tmp_path, text, data):

@@ -227,6 +227,14 @@ def not_finite(value):
     return damage
 
 
+def without_calibration():
+    """Saves a module that ends in its head, all digests anew."""
+    model = keras.saving.load_model(ARCHIVE)
+    model = keras.Model(model.input, model.get_layer("head").output)
+    model.save(ARCHIVE)
+    reseal(content=content_digest(model))
+
+
 def kept(*kernels):
     """Lists other kernels of a module's convolution."""
     return lambda: reseal(
@@ -567,6 +575,12 @@ BAD = {
     "b26-class-index-out-of-range": Bad(
         record(class_index=99),
         f"{NOT_AS_WRITTEN}class 'cat' has index 99, but the classes are",
+    ),
+    "b26-layers-of-the-end-missing": Bad(
+        without_calibration,
+        r"store/cat' without \['calibration', 'score'\]",
+        3,
+        (*LOADING, *SERVING),
     ),
     "b26-kernel-out-of-range": Bad(
         kept(0, 2, 99),
