@@ -66,7 +66,8 @@ COMMANDS = {
     "compose": COMPOSE,
     "two renames": COMPOSE,
 }
-# Kills at events, at events twice in a row, and at random times.
+# Kills at events, at events twice in a row, and at random times. Of the
+# methods in `AIMED` all events are worst moments, of others there are all kinds.
 CELLS = {
     "gradsplitter": (20, 28, 8),
     "overwrite": (12, 4, 4),
@@ -74,6 +75,7 @@ CELLS = {
     "compose": (46, 0, 8),
     "two renames": (26, 0, 0),
 }
+AIMED = ("overwrite", "compose", "two renames")
 SPEC = """\
 version: 1
 name: {name}
@@ -515,7 +517,10 @@ def cells_of(wholes: dict, seed: int) -> list[Cell]:
     cells = []
     for method, (once, twice, timed) in CELLS.items():
         draw = random.Random(f"{seed} {method}")
-        events = _spread(wholes[method]["events"], once + twice, draw)
+        events = wholes[method]["events"]
+        if method in AIMED:
+            events = [e for e in events if (e["kind"], e["when"]) in WORST]
+        events = _spread(events, once + twice, draw)
         chosen = [(event,) for event in events]
         for index in range(once, once + twice):
             # What goes on does less, so an early event comes for sure.
