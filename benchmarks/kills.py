@@ -66,8 +66,8 @@ COMMANDS = {
     "compose": COMPOSE,
     "two renames": COMPOSE,
 }
-# Kills at events, at events twice in a row, and at random times. Of the
-# methods in `AIMED` all events are worst moments, of others there are all kinds.
+# Kills at events, at events twice in a row, and at random times. All events of
+# the methods in `AIMED` are worst moments; others have all kinds.
 CELLS = {
     "gradsplitter": (20, 28, 8),
     "overwrite": (12, 4, 4),
