@@ -15,7 +15,11 @@ from common import SUMMARY
 from common import read_result
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "benchmarks.md",
+    ROOT / "docs" / "devices.md",
+)
 MARKED = re.compile(
     r"(?<=<!-- figures: )(?!end )(\w+) -->\n.*?(?=<!-- figures: end -->)", re.S
 )
@@ -80,6 +84,10 @@ OWN_PHOTOS = (
     "source_accuracy accuracy source_accuracy_many accuracy_many "
     "retention_rate patched seconds peak_mib"
 ).split()
+DEVICES = {
+    "tensorflow": "`MirroredStrategy`",
+    "jax": "`keras.distribution`, JAX",
+}
 SHOTS = {"new_task": "20", "new_task-50": "50"}
 
 
@@ -857,6 +865,24 @@ def scale():
     return table(["measured", "result"], rows)
 
 
+def devices():
+    """What two devices found beside what one did."""
+    rows = []
+    for name, cell in read_result("devices")["cells"].items():
+        data, backend = name.split("-")
+        one, two = (cell["runs"][run]["accuracy"] for run in ("one", "two"))
+        rows.append(
+            [
+                f"{DEVICES[backend]}, {DATA.get(data, data)}",
+                f"{cell['equal_masks']:.2%}",
+                f"{one:.1%}, {two:.1%}",
+                f"{cell['control']:.1%}",
+            ]
+        )
+    head = ["devices", "equal mask entries", "test accuracy, one and two"]
+    return table([*head, "control: one device, other rows drawn"], rows)
+
+
 def _minutes(seconds):
     return f"{seconds / 60:.1f}"
 
@@ -939,6 +965,7 @@ FIGURES = {
         own_photos,
         real_networks,
         scale,
+        devices,
     )
 }
 

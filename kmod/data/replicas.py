@@ -35,16 +35,29 @@ def draw_by_image(draw: Callable, num_images):
     Returns:
         Tensor `(num_images, ...)`.
     """
-    if keras.backend.backend() != "tensorflow":
-        return draw(num_images)
-    import tensorflow as tf
-
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
+    replica = _replica()
+    if replica is None:
         return draw(num_images)
     drawn = draw(num_images * replica.num_replicas_in_sync)
     start = num_images * replica.replica_id_in_sync_group
     return drawn[start : start + num_images]
+
+
+def over_whole_batch(function: Callable, gradient):
+    """Applies a function to the gradient of the whole batch.
+
+    A replica has the part of its own images, whose sum over all replicas is
+    the gradient; what is returned is, too.
+
+    Args:
+        function: Function of a tensor.
+        gradient: Tensor.
+    """
+    replica = _replica()
+    if replica is None:
+        return function(gradient)
+    whole = replica.all_reduce("SUM", gradient)
+    return function(whole) / replica.num_replicas_in_sync
 
 
 def mean_over_images(values):
@@ -84,6 +97,23 @@ def num_shards() -> int:
         return 1  # Which leaves a distribution aside.
     distribution = keras.distribution.distribution()
     return 1 if distribution is None else distribution.num_model_replicas
+
+
+def check_hosts() -> None:
+    """Refuses a `keras.distribution` over several processes.
+
+    Raises:
+        UsageError: If it is one.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is not None and distribution.num_processes > 1:
+        raise UsageError(
+            "A modular model is built and trained by one process, with all "
+            "devices of its host. Received: a `keras.distribution` over "
+            f"{distribution.num_processes} processes. Take the source model "
+            "apart in a program of one process; `kmod jobs` gives many models "
+            "to many hosts."
+        )
 
 
 def check_shards(arguments: Mapping[str, Any]) -> None:
@@ -163,6 +193,18 @@ def outside_scopes(function: Callable) -> Callable:
             return pool.submit(function, *args, **kwargs).result()
 
     return run
+
+
+def _replica():
+    """Returns the context of this replica, `None` if it is the only one."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return None
+    return replica
 
 
 def _has_scope():

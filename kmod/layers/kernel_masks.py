@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from kmod.data.replicas import over_whole_batch
+
 
 @ops.custom_gradient
 def straight_through(mask, scores):
@@ -29,7 +31,8 @@ def straight_through(mask, scores):
     def grad(*args, upstream=None):
         if upstream is None:
             (upstream,) = args
-        return ops.zeros_like(mask), ops.clip(upstream, -1, 1)
+        clipped = over_whole_batch(lambda x: ops.clip(x, -1, 1), upstream)
+        return ops.zeros_like(mask), clipped
 
     return ops.cast(mask, scores.dtype), grad
 

@@ -17,6 +17,7 @@ from kmod.data.batches import count_steps
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
 from kmod.data.image_data import LabelledImages
+from kmod.data.replicas import check_hosts
 from kmod.data.replicas import check_scope
 from kmod.data.replicas import check_shards
 from kmod.data.replicas import draw_by_image
@@ -133,8 +134,9 @@ class ModularModel(keras.Model):
         UnsupportedModelError: If the source model can not be taken apart, or
             with all kernels would answer otherwise than it does.
         UsageError: If `class_names`, `recipe`, a target, `mask_from`,
-            `value_range`, `output` or `input_shape` do not fit it, or, from
-            `fit`, if a target can not be reached.
+            `value_range`, `output` or `input_shape` do not fit it, if a
+            `keras.distribution` is over several processes, or, from `fit`,
+            if a target can not be reached.
 
     Example:
 
@@ -168,6 +170,7 @@ class ModularModel(keras.Model):
         input_shape=None,
         **kwargs,
     ):
+        check_hosts()
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         value_range = checked_range(value_range)
         recipe = with_targets(recipe_of(recipe), retention_target, macs_target)

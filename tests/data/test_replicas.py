@@ -1,7 +1,10 @@
+import types
+
 import keras
 import numpy as np
 import pytest
 
+from kmod.data.replicas import check_hosts
 from kmod.data.replicas import check_scope
 from kmod.data.replicas import mean_over_images
 from kmod.data.replicas import outside_scopes
@@ -47,3 +50,11 @@ def test_models_train_in_the_scope_they_were_built_in(strategy):
         with pytest.raises(UsageError, match="built outside of the scope"):
             check_scope(outside)
     check_scope(outside)
+
+
+def test_a_distribution_over_several_processes_is_refused(monkeypatch):
+    check_hosts()
+    several = types.SimpleNamespace(num_processes=2)
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: several)
+    with pytest.raises(UsageError, match="over 2 processes"):
+        check_hosts()
