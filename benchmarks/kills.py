@@ -70,10 +70,10 @@ COMMANDS = {
 # the methods in `AIMED` are worst moments; others have all kinds.
 CELLS = {
     "gradsplitter": (20, 28, 8),
-    "overwrite": (12, 4, 4),
-    "cnnsplitter": (6, 6, 4),
-    "compose": (46, 0, 8),
-    "two renames": (26, 0, 0),
+    "overwrite": (10, 2, 2),
+    "cnnsplitter": (4, 4, 2),
+    "compose": (54, 0, 8),
+    "two renames": (32, 0, 0),
 }
 AIMED = ("overwrite", "compose", "two renames")
 SPEC = """\
