@@ -112,10 +112,10 @@ def test_large_file_is_not_read(tmp_path):
     path = tmp_path / "file.yaml"
     with open(path, "wb") as file:
         file.truncate(MAX_BYTES + 1)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(IntegrityError, match="more than the 8388608 allowed"):
         read_yaml(path)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

@@ -264,9 +264,9 @@ def test_file_that_is_no_spec_is_refused(faults_of, content, fault):
 
 def test_alias_bomb_is_refused_at_once(faults_of):
     levels = [f"l{i}: &l{i} [{f'*l{i - 1},' * 9}]" for i in range(1, 9)]
-    start = time.monotonic()
+    start = time.process_time()
     assert "anchors" in faults_of("\n".join(["l0: &l0 x", *levels]))[0]
-    assert time.monotonic() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -594,12 +594,12 @@ def test_number_of_messages_is_bounded(faults_of):
 def test_many_classes_load_in_bounded_time(write):
     entry = "  - {{name: c{0}, module: {{store: cifar, class: c{0}}}}}\n"
     entries = "".join(entry.format(i) for i in range(4_900))
-    start = time.monotonic()
+    start = time.process_time()
     spec = load_spec(
         write(CLASSES.replace("classes:\n", f"classes:\n{entries}"))
     )
     assert len(spec.classes) == 4_902
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_missing_file_is_not_a_spec_error(tmp_path):
