@@ -19,6 +19,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "benchmarks.md",
     ROOT / "docs" / "devices.md",
+    ROOT / "docs" / "planning.md",
 )
 MARKED = re.compile(
     r"(?<=<!-- figures: )(?!end )(\w+) -->\n.*?(?=<!-- figures: end -->)", re.S
@@ -84,6 +85,28 @@ OWN_PHOTOS = (
     "source_accuracy accuracy source_accuracy_many accuracy_many "
     "retention_rate patched seconds peak_mib"
 ).split()
+COSTS = {
+    ("search", "seconds"): "a step of the search, 32 images",
+    ("search", "mib"): "the same, memory in MiB",
+    ("validate", "seconds"): "all modules answer",
+    ("store", "seconds"): "cut, compare and store",
+    ("store", "mib"): "a store on disk, MiB",
+    ("compose", "seconds"): "compose",
+    ("refine", "start_seconds"): "start of `refine`",
+    ("refine", "seconds"): "a step of `refine`, 32 images",
+    ("open", "seconds"): "open a store",
+    ("plan", "seconds"): "plan a composition, with the command's start",
+}
+FEATURES = {
+    "gmacs": "thousand million MACs",
+    "mega_scores": "million mask scores",
+    "mega_activations": "million activations",
+    "mega_parameters": "million parameters",
+    "modules": "module",
+    "layers": "layer",
+    "classes": "class",
+    "stores": "store",
+}
 DEVICES = {
     "tensorflow": "`MirroredStrategy`",
     "jax": "`keras.distribution`, JAX",
@@ -883,6 +906,87 @@ def devices():
     return table([*head, "control: one device, other rows drawn"], rows)
 
 
+def costs():
+    """What each step costs, fitted, and how far off the held-out cell is."""
+    models, rows = read_result("costs")["models"], []
+    for (step, kind), words in COSTS.items():
+        model = models[step][kind]
+        constant, *others = model["weights"].items()
+        terms = [f"{constant[1]:.3g}"] if constant[1] else []
+        terms += [f"{x:.3g} a {FEATURES[name]}" for name, x in others if x]
+        held_out = model["held_out"]
+        rows.append(
+            [
+                words,
+                " + ".join(terms),
+                f"{model['fitted_error']:.0%}",
+                f"{held_out['predicted']:.3g}, {held_out['measured']:.3g}: "
+                f"{model['error']:+.0%}",
+            ]
+        )
+    head = ["step", "cost", "largest error, fitted"]
+    return table([*head, "held out: predicted, measured"], rows)
+
+
+def predicted_sources():
+    """What one source is predicted to take, by its number of classes."""
+    rows = []
+    for row in read_result("costs")["prediction"]["source"]:
+        hours = row["hours"]
+        whole = sum(hours.values())
+        shares = [
+            f"{hours[step]:.3g} ({hours[step] / whole:.0%})" for step in hours
+        ]
+        rows.append(
+            [
+                f"{row['classes']:,}",
+                *shares,
+                f"{row['compose_hours']:.2g}",
+                f"{row['open_seconds']:.2g} s",
+                f"{row['mib'] / 1024:.2g} GiB",
+            ]
+        )
+    head = ["classes", "search, hours", "validation", "cut and store"]
+    return table([*head, "compose all, hours", "open", "store"], rows)
+
+
+def predicted_limits():
+    """What comes behind the training of very many classes."""
+    found = read_result("costs")["prediction"]
+    many = found["source"][-1]
+    classes, sources = f"{many['classes']:,}", f"{found['sources']:,}"
+    rows = [
+        [
+            f"start of `refine`, {classes} classes",
+            f"{many['refine_start_hours']:.1f} hours",
+        ],
+        [
+            f"a step of `refine`, {classes} classes",
+            f"{many['refine_step_seconds']:.0f} s",
+        ],
+        [
+            f"open {sources} stores of {classes} modules",
+            f"{found['sources'] * many['open_seconds'] / 60:.1f} minutes",
+        ],
+        [
+            f"plan {classes} classes of {sources} stores",
+            f"{found['plan_seconds']:.1f} s",
+        ],
+        [f"{sources} stores on disk", f"{found['tib']:.1f} TiB"],
+    ]
+    return table(["predicted", "cost"], rows)
+
+
+def predicted_nodes():
+    """What all sources are predicted to take, by the number of nodes."""
+    found = read_result("costs")["prediction"]
+    rows = [
+        [f"{int(count):,}", f"{row['days']:,.1f}"]
+        for count, row in found["nodes"].items()
+    ]
+    return table(["nodes", "days"], rows)
+
+
 def _minutes(seconds):
     return f"{seconds / 60:.1f}"
 
@@ -966,6 +1070,10 @@ FIGURES = {
         real_networks,
         scale,
         devices,
+        costs,
+        predicted_sources,
+        predicted_limits,
+        predicted_nodes,
     )
 }
 
