@@ -98,7 +98,7 @@ COSTS = {
     ("plan", "seconds"): "plan a composition, with the command's start",
 }
 FEATURES = {
-    "gmacs": "thousand million MACs",
+    "gmacs": "billion MACs",
     "mega_scores": "million mask scores",
     "mega_activations": "million activations",
     "mega_parameters": "million parameters",

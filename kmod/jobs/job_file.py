@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import posixpath
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from kmod.spec.licences import parse_license
 SCHEMA = "jobs/jobs.schema.json"
 # Where what is made goes, by the key of its folder.
 _OUTPUTS = {"out": ("sources",), "models": ("patches", "choices")}
+# What names one of them there.
+_NAMES = {"out": "store", "models": "name"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,43 +130,47 @@ def _rule_faults(document: Document) -> Iterator[Fault]:
             "a job list has `sources`, `patches` or `choices`. Received: none "
             "of them.",
         )
+    if {"out", "models"} <= data.keys():
+        out, models = (posixpath.normpath(data[key]) for key in _OUTPUTS)
+        if out == models:
+            yield Fault(
+                *document.values[("models",)],
+                "stores and models are made in folders of their own. "
+                f"Received: {shorten(models)} for both. Give another folder.",
+            )
     yield from _source_faults(document)
-    yield from _model_faults(document)
-
-
-def _model_faults(document):
-    data, names = document.data, {}
-    for kind in _OUTPUTS["models"]:
+    for kind in ("sources", "patches"):
         for index, row in enumerate(data.get(kind, ())):
-            path = (kind, index)
-            if kind == "patches" and "data" not in row and "data" not in data:
-                yield _no_images(document, path)
-            name = _model_name(row)
+            if "data" not in row and "data" not in data:
+                yield Fault(
+                    *document.values[(kind, index)],
+                    f"`{kind}[{index}]` has no images. Give it `data`, or the "
+                    "whole list.",
+                )
+    for key, kinds in _OUTPUTS.items():
+        yield from _repeated_names(document, kinds, _NAMES[key])
+
+
+def _repeated_names(document, kinds, key):
+    """Finds two of one name, which may come from that of a model's file."""
+    names = {}
+    for kind in kinds:
+        for index, row in enumerate(document.data.get(kind, ())):
+            path, name = (kind, index), _name(row, key)
             first = names.setdefault(name.lower(), path)
             if first != path:
-                key = "name" if "name" in row else "model"
                 yield Fault(
-                    *document.values[(*path, key)],
-                    f"`{first[0]}[{first[1]}]` makes a model {shorten(name)}, "
-                    "too. Give one of them another `name`.",
+                    *document.values[(*path, key if key in row else "model")],
+                    f"`{first[0]}[{first[1]}]` makes {shorten(name)}, too. "
+                    f"Give one of them another `{key}`.",
                 )
 
 
-def _no_images(document, path):
-    return Fault(
-        *document.values[path],
-        f"`{path[0]}[{path[1]}]` has no images. Give it `data`, or the whole "
-        "list.",
-    )
-
-
 def _source_faults(document):
-    data, stores = document.data, {}
+    data = document.data
     for index, source in enumerate(data.get("sources", ())):
         path = ("sources", index)
         options = _options(data, source)
-        if "data" not in source and "data" not in data:
-            yield _no_images(document, path)
         if options.get("frozen") and "refine_epochs" in options:
             yield Fault(
                 *document.values[path],
@@ -176,15 +183,6 @@ def _source_faults(document):
                 "`shards` cut modules apart, and modules that are refined "
                 "learn together. Give the option `frozen: true`, and refine "
                 "the store with `kmod refine`.",
-            )
-        name = _store_name(source)
-        first = stores.setdefault(name.lower(), index)
-        if first != index:
-            key = "store" if "store" in source else "model"
-            yield Fault(
-                *document.values[(*path, key)],
-                f"`sources[{first}]` makes a store {shorten(name)}, too. Give "
-                "one of them another `store`.",
             )
     for start in (), ("sources", ...):
         for path, text in document.find_texts(*start, "options", "license"):
@@ -209,7 +207,7 @@ def _jobs(document, folder):
         options = _options(data, source)
         if "negatives" in options:
             options["negatives"] = _data(options["negatives"], folder)
-        name = _store_name(source)
+        name = _name(source, "store")
         yield Job(
             store=name,
             out=out / name,
@@ -230,7 +228,7 @@ def _model_job(data, row, kind, folder, place):
     if kind == "choose":
         options["class_names"] = row["classes"]
     images = row.get("data") or data.get("data")
-    name = _model_name(row)
+    name = _name(row, "name")
     return ModelJob(
         name=name,
         kind=kind,
@@ -246,16 +244,12 @@ def _model_job(data, row, kind, folder, place):
     )
 
 
-def _model_name(row):
-    return row.get("name") or slug(Path(row["model"]).stem)
-
-
 def _options(data, source):
     return {**data.get("options", {}), **source.get("options", {})}
 
 
-def _store_name(source):
-    return source.get("store") or slug(Path(source["model"]).stem)
+def _name(row, key):
+    return row.get(key) or slug(Path(row["model"]).stem)
 
 
 def _data(data, folder):

@@ -92,7 +92,11 @@ def test_jobs_have_absolute_paths_and_options_of_both_places(load, tmp_path):
             "epochs: 1", "refine_epochs: 1", "7:5", "not refined", id="frozen"
         ),
         pytest.param(
-            "store: 01", "store: My-pets", "8:12", "makes a store", id="twice"
+            "store: 01",
+            "store: My-pets",
+            "8:12",
+            "makes 'My-pets', too",
+            id="twice",
         ),
         pytest.param(
             "data: {name: digits}\n", "", "5:5", "has no images", id="images"
@@ -146,6 +150,12 @@ def test_models_have_absolute_paths_and_validation_images(load, tmp_path):
             "[no]", "[no], epochs: 1", "unknown key 'epochs'", id="key"
         ),
         pytest.param(MODELS, "version: 1", "1:1: a job list has", id="nothing"),
+        pytest.param(
+            "models: ../built",
+            "models: ../built/\nout: ../stores/../built",
+            "2:9: stores and models are made in folders of their own",
+            id="one-folder",
+        ),
     ],
 )
 def test_a_fault_of_a_model_has_its_place(load, old, new, message):
