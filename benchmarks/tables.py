@@ -912,20 +912,28 @@ def costs():
     for (step, kind), words in COSTS.items():
         model = models[step][kind]
         constant, *others = model["weights"].items()
-        terms = [f"{constant[1]:.3g}"] if constant[1] else []
-        terms += [f"{x:.3g} a {FEATURES[name]}" for name, x in others if x]
+        terms = [_digits(constant[1])] if constant[1] else []
+        terms += [
+            f"{_digits(x)} per {FEATURES[name]}" for name, x in others if x
+        ]
         held_out = model["held_out"]
         rows.append(
             [
                 words,
                 " + ".join(terms),
                 f"{model['fitted_error']:.0%}",
-                f"{held_out['predicted']:.3g}, {held_out['measured']:.3g}: "
-                f"{model['error']:+.0%}",
+                f"{_digits(held_out['predicted'])}, "
+                f"{_digits(held_out['measured'])}: "
+                f"{round(model['error'], 2) + 0:+.0%}",
             ]
         )
     head = ["step", "cost", "largest error, fitted"]
     return table([*head, "held out: predicted, measured"], rows)
+
+
+def _digits(value):
+    """Writes a number by its first three digits, never as a power of ten."""
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def predicted_sources():
