@@ -1,6 +1,8 @@
-"""Gives Keras arrays that lie on disk, batch by batch.
+"""Gives Keras arrays batch by batch.
 
-Keras itself copies whole arrays into memory before it makes a first step.
+Keras itself copies arrays that lie on disk into memory before it makes a first
+step. With TensorFlow it lets a thread tune how arrays in memory are read, which
+takes about as long to stop as it has run: every epoch would end late.
 """
 
 import contextlib
@@ -17,11 +19,19 @@ from keras import tree
 from kmod.data import disk_arrays
 from kmod.data.disk_arrays import collect
 from kmod.data.disk_arrays import rows
+from kmod.data.replicas import has_scope
 from kmod.data.replicas import num_shards
 from kmod.data.replicas import predict_batch
 
 USUAL_BATCH_SIZE = 32  # Of Keras, where none is given.
 FEW_BATCHES = 4  # To trace a graph takes longer.
+# Arguments of `fit` that Keras has rules of its own for, if it gets arrays.
+KEPT_BY_KERAS = (
+    "validation_split",
+    "steps_per_epoch",
+    "validation_steps",
+    "class_weight",
+)
 
 
 class DiskBatches(keras.utils.PyDataset):
@@ -70,10 +80,12 @@ def streamed(
 ) -> dict[str, Any]:
     """Returns arguments of `keras.Model.fit` that copy no array on disk.
 
+    With TensorFlow, arrays in memory become batches that nothing tunes. Data
+    sets stay as they are.
+
     Args:
-        arguments: Arguments by name. Arrays in memory, data sets and all else
-            stay as they are.
-        always: Whether arrays in memory to train on become batches, too.
+        arguments: Arguments by name.
+        always: Whether arrays in memory to train on become `DiskBatches`, too.
     """
     arguments = dict(arguments)
     batch_size = arguments.get("batch_size") or USUAL_BATCH_SIZE
@@ -84,7 +96,7 @@ def streamed(
     if isinstance(validation, tuple) and _is_on_disk(validation[0]):
         size = arguments.get("validation_batch_size") or batch_size
         arguments["validation_data"] = DiskBatches(_given(validation), size)
-    return arguments
+    return _untuned(arguments, batch_size)
 
 
 def _stream_training(arguments, batch_size):
@@ -107,6 +119,72 @@ def _stream_training(arguments, batch_size):
         arguments["steps_per_epoch"] = None
     arguments.update(dict.fromkeys(names), x=batches, shuffle=False)
     arguments["validation_split"] = 0.0
+
+
+def _untuned(arguments, batch_size):
+    """Takes arrays in memory as batches that nothing tunes."""
+    if not _is_tuned() or any(map(arguments.get, KEPT_BY_KERAS)):
+        return arguments
+    names = "x", "y", "sample_weight"
+    train = _given(arguments.get(name) for name in names)
+    if arguments.get("y") is not None and _are_in_memory(train):
+        shuffle = arguments.get("shuffle", True)
+        batches = untuned_batches(train, batch_size, shuffle)
+        arguments.update(dict.fromkeys(names), x=batches, shuffle=False)
+    validation = arguments.get("validation_data")
+    if isinstance(validation, tuple) and _are_in_memory(_given(validation)):
+        size = arguments.get("validation_batch_size") or batch_size
+        batches = untuned_batches(_given(validation), size)
+        arguments["validation_data"] = batches
+    return arguments
+
+
+def untuned_batches(arrays: tuple, batch_size: int, shuffle: bool = False):
+    """Returns a `tf.data.Dataset` of arrays that TensorFlow does not tune.
+
+    Args:
+        arrays, batch_size, shuffle: As in `DiskBatches`; the order is that of
+            `DiskBatches`, too.
+    """
+    import tensorflow as tf
+
+    count = len(tree.flatten(arrays)[0])
+    tensors = tree.map_structure(tf.convert_to_tensor, arrays)
+
+    def order(_):
+        rows = tf.range(count, dtype=tf.int64)
+        if shuffle:
+            rows = tf.numpy_function(np.random.permutation, [rows], tf.int64)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, count))
+
+    def batch(rows):
+        return tree.map_structure(lambda each: tf.gather(each, rows), tensors)
+
+    num_batches = tf.data.experimental.assert_cardinality(
+        -(-count // batch_size)
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return (
+        tf.data.Dataset.range(1)
+        .flat_map(order)
+        .batch(batch_size)
+        .map(batch)
+        .prefetch(1)
+        .apply(num_batches)
+        .with_options(options)
+    )
+
+
+def _is_tuned():
+    return keras.backend.backend() == "tensorflow" and not has_scope()
+
+
+def _are_in_memory(arrays):
+    return all(
+        isinstance(each, np.ndarray) and not isinstance(each, np.memmap)
+        for each in tree.flatten(arrays)
+    )
 
 
 def _given(arrays):
@@ -139,6 +217,8 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
     if is_whole and num_shards() == 1:
         if _are_few(model, images, batch_size):
             return _answers(model, images, batch_size)
+        if _is_tuned() and _are_in_memory((images,)):
+            images = untuned_batches((images,), batch_size)
         with quiet_tensorflow():
             return model.predict(images, batch_size=batch_size, verbose=0)
     batches, made = DiskBatches((images,), batch_size), None

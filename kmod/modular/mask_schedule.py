@@ -13,14 +13,18 @@ from kmod.modular.macs import Macs
 from kmod.modular.placement import Placement
 from kmod.modular.recipe import Recipe
 
+SORTED_AT_ONCE = 2**19  # Mask scores; sorting more is spread over steps,
+MOST = 64  # but masks change at least so often in a training.
+
 
 class ScheduledMasks(KernelMasks):
     """Kernel masks by group, which a recipe's schedule takes kernels from.
 
-    In training every call works the masks out anew: with a retention target
-    the groups of highest importance that the schedule leaves room for,
-    without one all groups with a score above zero. In use the masks of the
-    last training step stand.
+    In training the masks are worked out anew: with a retention target the
+    groups of highest importance that the schedule leaves room for, without
+    one all groups with a score above zero. Every call does so, unless there
+    are so many scores that sorting them would take longer than the step: then
+    every few calls do. In use the masks of the last training step stand.
 
     Args:
         num_classes: Integer, number of masks.
@@ -52,11 +56,15 @@ class ScheduledMasks(KernelMasks):
         self.total_steps = self._add("total_steps", (), "ones")
         self.start_retention = self._add("start_retention", (), "ones")
         self.start_macs = self._add("start_macs", (), "ones")
+        self.num_scores = num_classes * self.num_kernels
+        self.steps_apart = self._add("steps_apart", (), "ones")
 
     def start(self, total_steps: int):
         """Begins a schedule of `total_steps` at the present masks."""
         self.step.assign(0)
         self.total_steps.assign(total_steps)
+        apart = min(self.num_scores // SORTED_AT_ONCE, total_steps // MOST)
+        self.steps_apart.assign(max(1, apart))
         self.start_retention.assign(self.retention())
         self.start_macs.assign(self.macs.of_composition(self.mask.value))
 
@@ -68,7 +76,7 @@ class ScheduledMasks(KernelMasks):
         if self.frozen:
             self.add_loss(0 * ops.sum(scores))  # A gradient, of zero.
             return self.mask.value
-        mask = ops.stop_gradient(self._select(scores))
+        mask = ops.stop_gradient(self._now(scores))
         self.mask.assign(mask)
         if self.recipe.retention_target is None:
             mask = straight_through(mask, scores)
@@ -77,6 +85,16 @@ class ScheduledMasks(KernelMasks):
         if self.recipe.penalty:
             self.add_loss(self.recipe.penalty * self._retention_of(mask))
         return mask
+
+    def _now(self, scores):
+        """Returns the masks of this step."""
+        if self.num_scores < 2 * SORTED_AT_ONCE:
+            return self._select(scores)
+        return ops.cond(
+            ops.equal(self.step % self.steps_apart, 0),
+            lambda: self._select(scores),
+            lambda: ops.convert_to_tensor(self.mask.value),
+        )
 
     def _select(self, scores):
         place = self.placement

@@ -7,6 +7,7 @@ from kmod.data.disk_arrays import take
 from kmod.data.streaming import DiskBatches
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
+from kmod.data.streaming import untuned_batches
 
 COUNT = 22
 IMAGES = np.random.default_rng(0).normal(size=(COUNT, 4)).astype("float32")
@@ -94,11 +95,77 @@ def test_steps_of_a_shuffled_epoch_are_a_draw_of_their_own(on_disk):
     assert streamed(given | {"steps_per_epoch": 9})["steps_per_epoch"] == 9
 
 
-def test_what_is_in_memory_stays_as_it_is():
-    given = {"x": IMAGES, "y": LABELS, "validation_data": (IMAGES, LABELS)}
+tensorflow_only = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="about tf.data"
+)
+
+
+@tensorflow_only
+@pytest.mark.parametrize("options", [{}, {"sample_weight": WEIGHTS}])
+def test_fit_trains_the_same_on_what_nothing_tunes(options):
+    given = {"x": IMAGES, "y": LABELS, "batch_size": 8, "shuffle": False}
+    given |= {"validation_data": (IMAGES[:9], LABELS[:9]), **options}
+    arguments = streamed(given)
+    for name, num_batches in (("x", 3), ("validation_data", 2)):
+        assert not arguments[name].options().autotune.enabled
+        assert len(arguments[name]) == num_batches
+    histories = []
+    for each in (given, arguments):
+        _, model = build()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        histories.append(model.fit(**each, epochs=2, verbose=0).history)
+    for name, expected in histories[0].items():
+        assert histories[1][name] == pytest.approx(expected, rel=1e-6)
+
+
+@tensorflow_only
+def test_what_nothing_tunes_has_the_order_of_what_lies_on_disk():
+    batches = untuned_batches((IMAGES, np.arange(COUNT)), 8, shuffle=True)
+    on_disk = DiskBatches((IMAGES, np.arange(COUNT)), 8, shuffle=True)
+    keras.utils.set_random_seed(1)
+    orders = []
+    for _ in range(2):
+        found = [(x.numpy(), rows.numpy()) for x, rows in batches]
+        rows = np.concatenate([rows for _, rows in found])
+        np.testing.assert_array_equal(
+            np.concatenate([images for images, _ in found]), IMAGES[rows]
+        )
+        orders.append(rows.tolist())
+    keras.utils.set_random_seed(1)
+    for order in orders:
+        on_disk.on_epoch_begin()
+        read = np.concatenate([on_disk[i][1] for i in range(3)])
+        assert read.tolist() == order
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(
+    "model_index", [0, 1], ids=["dict-of-outputs", "one-output"]
+)
+def test_predict_answers_as_keras_does(model_index):
+    model = build()[model_index]
+    for count in (COUNT, 1):
+        expected = model.predict(IMAGES[:count], verbose=0)
+        found = predict(model, IMAGES[:count], 2)
+        keras.tree.map_structure(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+            found,
+            expected,
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validation_split": 0.3},
+        {"steps_per_epoch": 2},
+        {"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}},
+        {"x": [IMAGES], "y": None},
+    ],
+)
+def test_other_arguments_stay_as_they_are(options):
+    given = {"x": IMAGES, "y": LABELS, **options}
     assert streamed(given) == given
-    generator = iter([])
-    assert streamed({"x": generator})["x"] is generator
 
 
 def test_predict_answers_the_same_from_disk(on_disk):
