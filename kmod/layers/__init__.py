@@ -8,6 +8,7 @@ from kmod.layers.class_masked import ClassMasked
 from kmod.layers.class_masked import ClassMaskedNormalization
 from kmod.layers.kernel_masks import KernelMasks
 from kmod.layers.rows import ClassScaleShift
+from kmod.layers.rows import MaskRows
 from kmod.layers.rows import RepeatRows
 from kmod.layers.rows import SplitRows
 
@@ -16,6 +17,7 @@ __all__ = [
     "ClassMaskedNormalization",
     "ClassScaleShift",
     "KernelMasks",
+    "MaskRows",
     "RepeatRows",
     "SplitRows",
 ]

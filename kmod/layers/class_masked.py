@@ -1,5 +1,7 @@
 """The wrappers that mask what a layer reads, class by class."""
 
+import math
+
 import keras
 import numpy as np
 from keras import backend
@@ -10,8 +12,10 @@ from kmod.graph.internals import made_by
 from kmod.graph.internals import takes_training
 from kmod.layers.kernel_masks import KernelMasks
 from kmod.layers.rows import ClassScaleShift
+from kmod.layers.rows import MaskRows
 from kmod.layers.rows import add_table
 from kmod.layers.rows import apply_by_row
+from kmod.layers.rows import rows_of
 
 # Layers that normalise over the channels that are kept. `UnitNormalization`
 # does so by itself, where the others are zero.
@@ -53,7 +57,8 @@ class ClassMasked(keras.layers.Wrapper):
         inputs: Float tensor `(batch, ...)` if rows branch here, otherwise
             `(batch * rows, ...)`.
         kernel_masks: Tensor `(num_classes, num_kernels)` of 0 and 1, what a
-            `KernelMasks` layer answers; several wrappers may read one.
+            `KernelMasks` layer answers, or what `MaskRows` made of it; several
+            wrappers may read one.
         classes: Integer tensor `(batch, rows)`, the module of each row.
             Defaults to all modules in order.
 
@@ -99,7 +104,7 @@ class ClassMasked(keras.layers.Wrapper):
             )
 
     def build(self, inputs_shape, kernel_masks_shape, classes_shape=None):
-        channels, num_kernels = inputs_shape[self.axis], kernel_masks_shape[1]
+        channels, num_kernels = inputs_shape[self.axis], kernel_masks_shape[-1]
         if self.kernels is None:
             self.kernels = np.arange(channels)
         known = (-1 <= self.kernels) & (self.kernels < num_kernels)
@@ -119,18 +124,25 @@ class ClassMasked(keras.layers.Wrapper):
             self.adapter.build(self.layer.compute_output_shape(inputs_shape))
 
     def call(self, inputs, kernel_masks, classes=None, training=False):
-        table = self._channel_masks(kernel_masks)
-        if self.gain is not None:
-            table = table * self.gain.value
-        outputs = self._call_layer(inputs, table, classes, training)
+        factor = self._factor(kernel_masks, classes)
+        outputs = self._call_layer(inputs, factor, training)
         if self.adapter is not None:
             outputs = self.adapter(outputs, classes)
         return outputs
 
-    def _call_layer(self, inputs, table, classes, training):
-        """Calls the layer on channels times their row of a table."""
+    def _factor(self, kernel_masks, classes):
+        """Returns masks times gains by row, `(batch, rows, channels)`."""
+        gains = () if self.gain is None else (self.gain.value,)
+        masks = self._channel_masks(kernel_masks)
+        if len(masks.shape) == 3:
+            return math.prod((masks, *rows_of(gains, classes)))
+        (factor,) = rows_of((math.prod((masks, *gains)),), classes)
+        return factor
+
+    def _call_layer(self, inputs, factor, training):
+        """Calls the layer on channels times what is of their row."""
         values = apply_by_row(
-            ops.multiply, inputs, (table,), classes, self.axis, self.branches
+            ops.multiply, inputs, (factor,), self.axis, self.branches
         )
         options = {}
         if takes_training(self.layer):
@@ -138,11 +150,11 @@ class ClassMasked(keras.layers.Wrapper):
         return self.layer(values, **options)
 
     def _channel_masks(self, kernel_masks):
-        kept = ops.ones((kernel_masks.shape[0], 1), kernel_masks.dtype)
-        table = ops.concatenate([kernel_masks, kept], axis=1)
-        last = kernel_masks.shape[1]
+        kept = ops.ones_like(kernel_masks[..., :1])
+        table = ops.concatenate([kernel_masks, kept], axis=-1)
+        last = kernel_masks.shape[-1]
         columns = np.where(self.kernels < 0, last, self.kernels)
-        return ops.take(table, columns, axis=1)
+        return ops.take(table, columns, axis=-1)
 
     def compute_output_spec(
         self, inputs, kernel_masks, classes=None, training=False
@@ -163,6 +175,8 @@ class ClassMasked(keras.layers.Wrapper):
         for node in calls_of(self):
             for tensor in node.input_tensors:
                 masks = made_by(tensor)
+                if isinstance(masks, MaskRows):
+                    masks = made_by(calls_of(masks)[0].input_tensors[0])
                 if isinstance(masks, KernelMasks):
                     table = self._channel_masks(masks.mask.value)
                     return ops.convert_to_numpy(table).astype("int64")
@@ -205,12 +219,11 @@ class ClassMaskedNormalization(ClassMasked):
     def __init__(self, layer, num_classes, **kwargs):
         super().__init__(layer, num_classes, gain=False, **kwargs)
 
-    def _call_layer(self, inputs, table, classes, training):
+    def _call_layer(self, inputs, factor, training):
         outputs = apply_by_row(
             self._normalise,
             ops.cast(inputs, backend.result_type(inputs.dtype, "float32")),
-            (table,),
-            classes,
+            (factor,),
             self.axis,
             self.branches,
         )

@@ -14,37 +14,50 @@ def num_rows(kernel_masks, classes) -> int:
     return kernel_masks.shape[0] if classes is None else classes.shape[1]
 
 
-def apply_by_row(function, values, tables, classes, axis: int, branches: bool):
+def rows_of(tables, classes) -> list:
+    """Returns the rows that images have of tables with a row for each module.
+
+    Args:
+        tables: Tensors `(num_modules, channels)`.
+        classes: Integer tensor `(batch, rows)`, the module of each row, or
+            `None` for all modules in order.
+
+    Returns:
+        Tensors `(batch, rows, channels)`; `batch` is 1 for all modules.
+    """
+    if classes is None:
+        return [table[None] for table in tables]
+    return [_taken(table, classes) for table in tables]
+
+
+def _taken(table, classes):
+    # Of a variable itself the gradient of `take` would be sparse, and Adam
+    # squares what such a gradient has several times for one entry apart.
+    table = ops.reshape(table, (*table.shape, 1))
+    return ops.squeeze(ops.take(table, classes, axis=0), axis=-1)
+
+
+def apply_by_row(function, values, factors, axis: int, branches: bool):
     """Combines a tensor's channels with factors that differ from row to row.
 
     Args:
         function: Function of the tensor and the factors, elementwise.
         values: Tensor `(batch, ...)` if rows branch here, otherwise
             `(batch * rows, ...)`.
-        tables: Tuple of tensors `(num_modules, channels)`.
-        classes: Integer tensor `(batch, rows)`, the module of each row, or
-            `None` for all modules in order.
+        factors: Tensors `(batch, rows, channels)` as `rows_of` returns them.
         axis: Channel axis of `values`.
         branches: Whether all rows of an image still agree in `values`.
 
     Returns:
         Tensor `(batch * rows, ...)`.
     """
-    shape = tuple(values.shape[1:])
+    shape, rows = tuple(values.shape[1:]), factors[0].shape[1]
     axis = axis % (len(shape) + 1)
     channels = [n if i == axis else 1 for i, n in enumerate(shape, 1)]
-    # Of a variable itself the gradient of `take` would be sparse, and Adam
-    # squares what such a gradient has several times for one entry apart.
-    table = ops.stack(tables, axis=1)
-    if classes is None:
-        rows, factors = table.shape[0], table[None]
-    else:
-        rows, factors = classes.shape[1], ops.take(table, classes, axis=0)
-    factors = ops.cast(factors, values.dtype)
     values = ops.reshape(values, (-1, 1 if branches else rows, *shape))
     factors = [
-        ops.reshape(factors[:, :, index], (-1, rows, *channels))
-        for index in range(len(tables))
+        ops.reshape(ops.cast(each, values.dtype), (-1, rows, *channels))
+        for each in factors
     ]
     return ops.reshape(function(values, *factors), (-1, *shape))
 
@@ -96,8 +109,7 @@ class ClassScaleShift(keras.layers.Layer):
         return apply_by_row(
             lambda x, scale, shift: x * scale + shift,
             inputs,
-            (self.scale.value, self.shift.value),
-            classes,
+            rows_of((self.scale.value, self.shift.value), classes),
             self.axis,
             self.branches,
         )
@@ -135,6 +147,32 @@ class RepeatRows(keras.layers.Layer):
 
     def compute_output_spec(self, inputs, kernel_masks, classes=None):
         return keras.KerasTensor((None, *inputs.shape[1:]), inputs.dtype)
+
+
+@keras.saving.register_keras_serializable(package="kmod")
+class MaskRows(keras.layers.Layer):
+    """Takes the kernel masks of the rows.
+
+    Where there are more modules than rows, all that reads masks does less
+    with these.
+
+    Call arguments:
+        kernel_masks: Tensor `(num_modules, num_kernels)`.
+        classes: Integer tensor `(batch, rows)`. Defaults to all modules.
+
+    Output shape:
+        `(batch, rows, num_kernels)`; `batch` is 1 for all modules.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
+    def call(self, kernel_masks, classes=None):
+        return rows_of((kernel_masks,), classes)[0]
+
+    def compute_output_spec(self, kernel_masks, classes=None):
+        shape = (None, num_rows(kernel_masks, classes), kernel_masks.shape[1])
+        return keras.KerasTensor(shape, kernel_masks.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kmod")

@@ -12,9 +12,12 @@ from kmod.layers import ClassMasked
 from kmod.layers import ClassMaskedNormalization
 from kmod.layers import ClassScaleShift
 from kmod.layers import KernelMasks
+from kmod.layers import MaskRows
 from kmod.layers import RepeatRows
 from kmod.layers import SplitRows
 from kmod.layers.class_masked import NORMALISERS
+
+FEW_CLASSES = 256  # Of more, a training step has fewer rows.
 
 
 class MaskedNetwork:
@@ -103,7 +106,11 @@ class MaskedNetwork:
             optional=True,
             name=traced.free_name("classes"),
         )
-        self._kernel_masks = self.masks(self.image)
+        self._kernel_masks = self._row_masks = self.masks(self.image)
+        if self.masks.num_classes > FEW_CLASSES:
+            self._row_masks = MaskRows(name=traced.free_name("mask_rows"))(
+                self._kernel_masks, self.classes
+            )
         self._tensors[traced.input.index] = self.image
         for call in traced.calls:
             self._add(call)
@@ -208,4 +215,4 @@ class MaskedNetwork:
             self.adapters[call.name] = wrapper.adapter
         self._by_row.add(call.outputs[0].index)
         values = self._read_stem(ref) if branches else self._tensor(ref)
-        return wrapper(values, self._kernel_masks, self.classes)
+        return wrapper(values, self._row_masks, self.classes)

@@ -28,9 +28,10 @@ class ModularAdam(keras.optimizers.Adam):
         learning_rate: Float, the rate that factors multiply.
         factors: Maps weight names to factors of the learning rate. Names not
             in it have factor 1.
-        importance_steps: Integer, the last steps whose mask gradients are
-            kept; fewer where they would take more than 256 MiB. `None` to
-            train mask scores like other weights.
+        importance_steps: Integer, how many mask gradients are kept of each
+            class, those of the last steps that drew it; fewer where they would
+            take more than 256 MiB. `None` to train mask scores like other
+            weights.
         final_rate: Float, what the rate comes down to, as a factor.
         **kwargs: Arguments of `keras.optimizers.Adam`.
     """
@@ -70,19 +71,26 @@ class ModularAdam(keras.optimizers.Adam):
             dtype="float32",
             name="mask_gradients",
         )
+        self._steps_of_class = self.add_variable(
+            scores.shape[:1], "zeros", dtype="int32", name="steps_of_class"
+        )
 
     @property
     def mask_gradients(self) -> np.ndarray:
-        """Mask gradients of the last steps since the last restart.
+        """Mask gradients of each class's last steps since the last restart.
 
-        Float array `(steps, num_classes, num_groups)`, in any order.
+        Float array `(steps, num_classes, num_groups)`, in any order; zeros
+        where a class had fewer steps.
         """
-        steps = int(ops.convert_to_numpy(self.iterations))
+        steps = ops.convert_to_numpy(self._steps_of_class).max()
         return ops.convert_to_numpy(self._mask_gradients)[:steps]
 
     def restart(self, total_steps: int, learning_rate: float | None = None):
         """Forgets all moments and starts the decay of rates anew."""
-        for variable in moments(self):
+        kept = ()
+        if self._mask_gradients is not None:
+            kept = self._mask_gradients, self._steps_of_class
+        for variable in (*moments(self), *kept):
             self.assign(variable, ops.zeros(variable.shape, variable.dtype))
         self.iterations.assign(0)
         self.total_steps.assign(total_steps)
@@ -104,10 +112,17 @@ class ModularAdam(keras.optimizers.Adam):
         return self.final_rate + (1 - self.final_rate) * wave
 
     def _keep_mask_gradient(self, gradient):
-        kept = self._mask_gradients
-        place = ops.cast(self.iterations, "int32") % kept.shape[0]
-        gradient = ops.cast(gradient, kept.dtype)[None]
-        self.assign(kept, ops.scatter_update(kept, [[place]], gradient))
+        """Keeps the gradients of the classes that this step has drawn."""
+        kept, steps = self._mask_gradients, self._steps_of_class
+        gradient = ops.cast(gradient, kept.dtype)
+        is_drawn = ops.any(gradient != 0, axis=1)
+        place = ops.stack(
+            [steps % kept.shape[0], ops.arange(steps.shape[0])], 1
+        )
+        before = ops.take_along_axis(kept, place[None, :, :1], axis=0)[0]
+        gradient = ops.where(is_drawn[:, None], gradient, before)
+        self.assign(kept, ops.scatter_update(kept, place, gradient))
+        self.assign_add(steps, ops.cast(is_drawn, steps.dtype))
 
     def get_config(self):
         return {

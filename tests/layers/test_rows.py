@@ -6,6 +6,7 @@ from kmod.layers import ClassScaleShift
 from kmod.layers import RepeatRows
 from kmod.layers import SplitRows
 from kmod.layers.rows import apply_by_row
+from kmod.layers.rows import rows_of
 
 MASK = np.array(
     [[1, 0, 1], [0, 1, 1]], "float32"
@@ -58,15 +59,15 @@ def test_drawn_modules_read_their_columns():
 
 
 def test_values_without_rows_are_spread():
-    tables = (np.array([[1.0], [2.0], [3.0]]),)
+    factors = rows_of((np.array([[1.0], [2.0], [3.0]]),), None)
     values = np.array([[1.0], [10.0]])
-    rows = apply_by_row(np.multiply, values, tables, None, -1, True)
+    rows = apply_by_row(np.multiply, values, factors, -1, True)
     np.testing.assert_array_equal(rows[:, 0], [1, 2, 3, 10, 20, 30])
 
 
 def test_values_with_rows_keep_them():
-    tables = (np.array([[1.0], [2.0]]),)
-    rows = apply_by_row(np.multiply, np.ones((4, 1)), tables, None, -1, False)
+    factors = rows_of((np.array([[1.0], [2.0]]),), None)
+    rows = apply_by_row(np.multiply, np.ones((4, 1)), factors, -1, False)
     np.testing.assert_array_equal(rows[:, 0], [1, 2, 1, 2])
 
 

@@ -19,26 +19,50 @@ def apply(optimizer, *gradients):
     optimizer.apply([np.array(g, "float32") for g in gradients])
 
 
-def test_mask_gradients_of_the_last_steps_are_kept():
-    optimizer, (scores,) = optimizer_of("mask_scores", importance_steps=3)
-    assert optimizer.mask_gradients.shape == (0, 2)
-    apply(optimizer, [1.0, -1.0])
-    np.testing.assert_array_equal(optimizer.mask_gradients, [[1, -1]])
-    for value in (2.0, 3.0, 4.0):
-        apply(optimizer, [value, -value])
-    kept = np.sort(optimizer.mask_gradients[:, 0])
-    np.testing.assert_array_equal(kept, [2, 3, 4])
-    np.testing.assert_array_equal(scores, [1, 2])
+def importances_of(**options):
+    """An optimiser of two classes' scores of two groups."""
+    scores = keras.Variable([[1.0, 2.0], [3.0, 4.0]], name="mask_scores")
+    optimizer = ModularAdam(0.1, **options)
+    optimizer.build([scores])
     optimizer.restart(10)
-    assert optimizer.mask_gradients.shape == (0, 2)
+    return optimizer, scores
+
+
+def test_mask_gradients_of_the_last_steps_are_kept():
+    optimizer, scores = importances_of(importance_steps=3)
+    assert optimizer.mask_gradients.shape == (0, 2, 2)
+    apply(optimizer, [[1.0, -1.0], [1.0, -1.0]])
+    np.testing.assert_array_equal(
+        optimizer.mask_gradients, [[[1, -1], [1, -1]]]
+    )
+    for value in (2.0, 3.0, 4.0):
+        apply(optimizer, [[value, -value], [value, -value]])
+    kept = np.sort(optimizer.mask_gradients[..., 0], axis=0)
+    np.testing.assert_array_equal(kept, [[2, 2], [3, 3], [4, 4]])
+    np.testing.assert_array_equal(scores, [[1, 2], [3, 4]])
+    optimizer.restart(10)
+    assert optimizer.mask_gradients.shape == (0, 2, 2)
+
+
+def test_each_class_keeps_the_gradients_of_steps_that_drew_it():
+    optimizer, _ = importances_of(importance_steps=2)
+    apply(optimizer, [[0.0, 0.0], [5.0, 6.0]])
+    for value in (1.0, 2.0, 3.0):
+        apply(optimizer, [[value, 0.0], [0.0, 0.0]])
+    first, second = np.moveaxis(optimizer.mask_gradients, 1, 0)
+    np.testing.assert_array_equal(np.sort(first[:, 0]), [2, 3])
+    np.testing.assert_array_equal(second, [[5, 6], [0, 0]])
+    optimizer.restart(10)
+    apply(optimizer, [[1.0, 1.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(optimizer.mask_gradients, [[[1, 1], [0, 0]]])
 
 
 def test_kept_gradients_are_limited(monkeypatch):
-    monkeypatch.setattr("kmod.modular.optimizer.LIMIT", 5)
-    optimizer, _ = optimizer_of("mask_scores", importance_steps=3)
+    monkeypatch.setattr("kmod.modular.optimizer.LIMIT", 9)
+    optimizer, _ = importances_of(importance_steps=3)
     for _ in range(4):
-        apply(optimizer, [1.0, 1.0])
-    assert optimizer.mask_gradients.shape == (2, 2)
+        apply(optimizer, [[1.0, 1.0], [1.0, 1.0]])
+    assert optimizer.mask_gradients.shape == (2, 2, 2)
 
 
 def test_scores_train_like_other_weights_without_importances():

