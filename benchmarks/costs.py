@@ -42,6 +42,7 @@ from kmod.composition.composer import compose
 from kmod.data.streaming import predict as run_model
 from kmod.graph.sizes import model_sizes
 from kmod.modular.losses import ModuleLoss
+from kmod.modular.mask_schedule import steps_apart
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.optimizer import build_ahead
 from kmod.modules.decompose import decompose
@@ -53,7 +54,9 @@ from kmod.zoo.build import build
 RANGE = (0.0, 255.0)
 RETENTION = 0.4
 BATCH_SIZE = 32
-STEPS, RUNS = 3, 3  # Steps to a run; the first run of a process is left out.
+RUNS = 3  # The first one of a process is left out.
+STEPS, SORTS = 4, 4  # Of an epoch of the search; what is timed, at least.
+LONG = 10_000  # Steps of a search.
 NETWORKS = (  # Width, image size, classes.
     (0.125, 32, 10),
     (0.25, 32, 10),
@@ -68,9 +71,9 @@ PLANS = ((1, 100), (1, 1000), (30, 1000), (100, 300), (1, 3000))
 # The features that a step's cost is a sum of, its cells and the one held out.
 STEPS_OF = {
     "search": (
-        ("gmacs", "mega_activations", "mega_scores"),
-        NETWORKS,
-        (0.1875, 48, 200),
+        ("gmacs", "mega_activations", "mega_scores", "mega_sorted"),
+        (*NETWORKS, (0.25, 32, 2000), (0.125, 32, 3000)),
+        (0.1875, 48, 1000),
     ),
     "validate": (
         ("gmacs", "mega_activations"),
@@ -159,20 +162,43 @@ def median_seconds(function) -> float:
     return statistics.median(times[1:])
 
 
+class Clock(keras.callbacks.Callback):
+    """Notes processor time when steps end and stops behind the last."""
+
+    def __init__(self, num_steps):
+        super().__init__()
+        self.num_steps = num_steps
+        self.ends = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ends.append(time.process_time())
+        self.model.stop_training = len(self.ends) > self.num_steps
+
+
 def search(work, width, size, num_classes) -> dict:
-    """Takes steps of the search, masks from the first layer on."""
+    """Takes steps of a long search, masks from the first layer on."""
     modular = ModularModel(network(width, size, num_classes))
     modular.compile()
     images = random_images(STEPS * BATCH_SIZE, size)
     labels = np.arange(len(images)) % num_classes
-    seconds = median_seconds(
-        lambda: modular.fit(images, labels, batch_size=BATCH_SIZE, verbose=0)
+    apart = steps_apart(modular.masks.num_scores, LONG)
+    clock = Clock(STEPS + SORTS * max(apart, STEPS))
+    modular.fit(
+        images,
+        labels,
+        batch_size=BATCH_SIZE,
+        epochs=LONG // STEPS,
+        callbacks=[clock],
+        verbose=0,
     )
+    times = np.diff(clock.ends)[STEPS:].reshape(SORTS, -1)
     rows = BATCH_SIZE * min(modular.recipe.rows_per_image, num_classes)
+    mega_scores = modular.masks.num_scores / 1e6
     return {
-        "seconds": seconds / STEPS,
+        "seconds": float(np.median(times.mean(axis=1))),
         "gmacs": rows * float(modular.macs.total) / 1e9,
-        "mega_scores": math.prod(modular.masks.mask.shape) / 1e6,
+        "mega_scores": mega_scores,
+        "mega_sorted": mega_scores / apart,
         "mega_activations": rows * activations(modular.flat_source) / 1e6,
         "mib": peak_mib(),
     }
@@ -422,7 +448,7 @@ def of_source(models, sizes, num_classes):
     """Returns what one source takes, by step, in hours of one core."""
     steps = EPOCHS * math.ceil(TRAIN / BATCH_SIZE)
     body, made = (sizes[key] * (1 - STEM) for key in ("macs", "activations"))
-    search = models["search"]["seconds"]
+    search, scores = models["search"]["seconds"], num_classes * sizes["groups"]
     seconds = {
         # The stem is computed once for each image, and kept.
         "search": steps
@@ -430,7 +456,8 @@ def of_source(models, sizes, num_classes):
             search,
             gmacs=BATCH_SIZE * ROWS * body / 1e9,
             mega_activations=BATCH_SIZE * ROWS * made / 1e6,
-            mega_scores=num_classes * sizes["groups"] / 1e6,
+            mega_scores=scores / 1e6,
+            mega_sorted=scores / steps_apart(scores, steps) / 1e6,
         ),
         "validate": (EPOCHS + 1)
         * cost(

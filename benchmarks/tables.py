@@ -100,6 +100,7 @@ COSTS = {
 FEATURES = {
     "gmacs": "billion MACs",
     "mega_scores": "million mask scores",
+    "mega_sorted": "million mask scores sorted",
     "mega_activations": "million activations",
     "mega_parameters": "million parameters",
     "modules": "module",
@@ -264,11 +265,13 @@ def networks():
         "time ÷ source's training",
         "time ÷ paper recipe",
     ]
-    thirty = section["classes_30"]
+    thirty, hundred = section["classes_30"], section["classes_100"]
     return table(head, rows) + (
         "\nThirty classes (CIFAR-10, Fashion-MNIST, MNIST in one model): "
         f"{thirty['accuracy_loss']:+.2f} points lost; a step takes "
-        f"{thirty['step_ratio']:.2f}x that of ten classes.\n"
+        f"{thirty['step_ratio']:.2f}x that of ten classes. A hundred (pairs "
+        f"of a digit and a garment): {hundred['accuracy_loss']:+.2f} points "
+        f"and {hundred['step_ratio']:.2f}x.\n"
         "\nA step of the paper recipe takes "
         f"{section['step_ratio_torch']:.2f}x what the same arithmetic "
         "takes in PyTorch (SimCNN at full size, 64 images).\n"
@@ -883,6 +886,34 @@ def scale():
         [
             "a spec of all of them is planned",
             f"{planning['seconds']:.2f} s, {planning['peak_megabytes']} MB",
+        ],
+    ]
+    many, faults = found["thousand_classes"], found["faults"]
+    seconds, mib = many["step_seconds"], many["step_mib"]
+    composed = many["compose"]
+    rows += [
+        [
+            "a step of the search, 1,000 classes beside 100",
+            f"{many['step_ratio']:.2f}x the time ({seconds['1000']:.2f} and "
+            f"{seconds['100']:.2f} s), {many['memory_ratio']:.2f}x the memory "
+            f"({mib['1000']:,} and {mib['100']:,} MiB)",
+        ],
+        [
+            f"{many['store']['modules']:,} modules of that source are cut, "
+            "compared and stored",
+            f"{_minutes(many['store']['seconds'])} minutes, "
+            f"{many['store']['mib'] / 1024:.1f} GiB",
+        ],
+        [
+            f"{composed['modules']} of them are composed",
+            f"{_minutes(sum(composed['seconds'].values()))} minutes with "
+            f"saving and loading, {composed['peak_mib'] / 1024:.1f} GiB; "
+            f"{composed['convolutions']} convolutions",
+        ],
+        [
+            f"{faults['minutes']:.0f} minutes of job lists with "
+            f"{sum(faults['faults'].values())} faults",
+            f"{faults['calls']} calls, {len(faults['violations'])} violations",
         ],
     ]
     return table(["measured", "result"], rows)

@@ -63,8 +63,7 @@ class ScheduledMasks(KernelMasks):
         """Begins a schedule of `total_steps` at the present masks."""
         self.step.assign(0)
         self.total_steps.assign(total_steps)
-        apart = min(self.num_scores // SORTED_AT_ONCE, total_steps // MOST)
-        self.steps_apart.assign(max(1, apart))
+        self.steps_apart.assign(steps_apart(self.num_scores, total_steps))
         self.start_retention.assign(self.retention())
         self.start_macs.assign(self.macs.of_composition(self.mask.value))
 
@@ -204,6 +203,16 @@ class PhaseSchedule(keras.callbacks.Callback):
                 return phase, epoch == start
             start += phase.epochs
         return phase, False
+
+
+def steps_apart(num_scores: int, total_steps: int) -> int:
+    """Returns how many steps of a training masks stand still for.
+
+    Args:
+        num_scores: Integer, mask scores of all classes.
+        total_steps: Integer, steps of the training.
+    """
+    return max(1, min(num_scores // SORTED_AT_ONCE, total_steps // MOST))
 
 
 def retention_at(progress, start, target, warm_up: float, removal_end: float):
