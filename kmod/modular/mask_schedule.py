@@ -57,6 +57,12 @@ class ScheduledMasks(KernelMasks):
         self.start_retention = self._add("start_retention", (), "ones")
         self.start_macs = self._add("start_macs", (), "ones")
         self.num_scores = num_classes * self.num_kernels
+        may_go = placement.may_go
+        self.own = np.flatnonzero(may_go)
+        self.columns = np.where(may_go, may_go.cumsum(), 0)
+        self.families = [
+            np.searchsorted(self.own, f) for f in placement.families
+        ]
         self.steps_apart = self._add("steps_apart", (), "ones")
 
     def start(self, total_steps: int):
@@ -96,18 +102,26 @@ class ScheduledMasks(KernelMasks):
         )
 
     def _select(self, scores):
-        place = self.placement
+        worth = self._own(scores)
         if self.recipe.retention_target is None:
-            mask = ops.cast(scores > 0, "float32")
+            kept = ops.cast(worth > 0, "float32")
         else:
-            limits = self.limits(self.step)
-            scores = scores / shares_of(limits)
+            limits = [
+                (self._own(x), room) for x, room in self.limits(self.step)
+            ]
+            worth = worth / shares_of(limits)
             # What is out comes behind all that is not: it stays out.
-            out = -1 / ops.maximum(scores, 1e-30)
-            scores = ops.where(self.mask.value > 0, scores, out)
-            mask = top_scores(scores, *limits)
-        mask = ops.maximum(mask, (~place.may_go).astype("float32"))
-        return keep_best(mask, scores, place.families)
+            out = -1 / ops.maximum(worth, 1e-30)
+            worth = ops.where(self._own(self.mask.value) > 0, worth, out)
+            kept = top_scores(worth, *limits)
+        kept = keep_best(kept, worth, self.families)
+        stays = ops.ones_like(kept[:, :1])
+        kept = ops.concatenate([stays, kept], axis=1)
+        return ops.take(kept, self.columns, axis=1)
+
+    def _own(self, values):
+        """Returns what values are of groups that may go."""
+        return ops.take(values, self.own, axis=-1)
 
     def limits(self, step):
         """Returns what keeping groups costs and what classes may spend.
