@@ -49,7 +49,7 @@ PAIRED = ("mnist", "fashion_mnist")
 SHAPE = (32, 32, 3)
 SOURCE_EPOCHS = 5
 SEARCH_EPOCHS = 1
-REFINE_EPOCHS = 3
+REFINE_EPOCHS = {"thirty": 3, "hundred": 8}
 MASK_FROM = "hidden_1"
 STEP_MASK_FROM = "conv_5"
 BATCH_SIZE = 64
@@ -223,7 +223,7 @@ def improve(args, data, source, work):
         source,
         (data.train.images, data.train.labels),
         (data.validation.images, data.validation.labels),
-        epochs=REFINE_EPOCHS,
+        epochs=REFINE_EPOCHS[args.data],
         batch_size=BATCH_SIZE,
         seed=args.seed,
         verbose=2,

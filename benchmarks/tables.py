@@ -890,26 +890,31 @@ def scale():
     ]
     many, faults = found["thousand_classes"], found["faults"]
     seconds, mib = many["step_seconds"], many["step_mib"]
-    composed = many["compose"]
-    rows += [
+    rows.append(
         [
             "a step of the search, 1,000 classes beside 100",
             f"{many['step_ratio']:.2f}x the time ({seconds['1000']:.2f} and "
             f"{seconds['100']:.2f} s), {many['memory_ratio']:.2f}x the memory "
             f"({mib['1000']:,} and {mib['100']:,} MiB)",
-        ],
-        [
-            f"{many['store']['modules']:,} modules of that source are cut, "
-            "compared and stored",
-            f"{_minutes(many['store']['seconds'])} minutes, "
-            f"{many['store']['mib'] / 1024:.1f} GiB",
-        ],
-        [
-            f"{composed['modules']} of them are composed",
-            f"{_minutes(sum(composed['seconds'].values()))} minutes with "
-            f"saving and loading, {composed['peak_mib'] / 1024:.1f} GiB; "
-            f"{composed['convolutions']} convolutions",
-        ],
+        ]
+    )
+    for size, name in (("small", "a small SimCNN"), ("large", "a ResNet50")):
+        stored, composed = many[size]["store"], many[size]["compose"]
+        rows += [
+            [
+                f"{stored['modules']:,} modules of {name} are cut, compared "
+                "and stored",
+                f"{_minutes(stored['seconds'])} minutes, "
+                f"{stored['mib'] / 1024:.1f} GiB",
+            ],
+            [
+                f"{composed['modules']} of them are composed, saved and loaded",
+                f"{_minutes(sum(composed['seconds'].values()))} minutes, "
+                f"{composed['peak_mib'] / 1024:.1f} GiB of memory; "
+                f"{composed['convolutions']} convolutions",
+            ],
+        ]
+    rows += [
         [
             f"{faults['minutes']:.0f} minutes of job lists with "
             f"{sum(faults['faults'].values())} faults",
@@ -917,6 +922,20 @@ def scale():
         ],
     ]
     return table(["measured", "result"], rows)
+
+
+def input_pipelines():
+    """What an epoch on arrays takes as Keras reads them, and as kmod does."""
+    rows = [
+        [
+            f"{int(count):,}",
+            f"{cell['seconds']['keras']['wall']:.2f} s",
+            f"{cell['seconds']['kmod']['wall']:.2f} s",
+            f"{cell['ratio']:.2f}x",
+        ]
+        for count, cell in read_result("input_pipelines")["cells"].items()
+    ]
+    return table(["images of an epoch", "Keras", "kmod", "ratio"], rows)
 
 
 def devices():
@@ -1107,6 +1126,7 @@ FIGURES = {
         memory,
         own_photos,
         real_networks,
+        input_pipelines,
         scale,
         devices,
         costs,

@@ -1,16 +1,17 @@
-"""What a network of the size of ResNet50 costs with a thousand classes.
+"""What a thousand classes cost.
 
     python benchmarks/thousand_classes.py [--work DIR]
 
-Costs do not depend on what a network has learned, so it is untrained, and its
-images, of 64x64 pixels, are noise. `step`: a training step of `kmod modularize`
-with its defaults, with 100 and with 1,000 classes in turn, each in a process
-of its own, whose most memory is noted, too. A step's time is the mean over two
-changes of the masks of 1,000 classes, with its share of the updates of
+Costs do not depend on what a network has learned, so networks are untrained.
+`step`: a training step of `kmod modularize` with its defaults, of a ResNet50 of
+64x64 images that are noise, with 100 and with 1,000 classes in turn, each in a
+process of its own, whose most memory is noted, too. A step's time is the mean
+over two changes of the masks of 1,000 classes, with its share of the updates of
 importances, in a training of 77 images of each of 1,000 classes and 10 epochs.
-`store`: 1,000 modules, whose masks begin in the last block and keep a tenth of
-the kernels at random, are cut, compared with the masked model and stored.
-`compose`: 200 of them become one classifier, which is saved, loaded and run.
+`small`: 1,000 modules of a small SimCNN, whose kernels are kept at random, are
+cut, compared with the masked model and stored; 200 of them become one
+classifier, which is saved, loaded and run. `large`: the same with 20 modules
+of the ResNet50, all composed, for what one of its modules takes.
 Figures are wall-clock times. Every finished part is kept under `--work`.
 Writes `benchmarks/results/thousand_classes.json` and its part of the section
 `scale` of `benchmarks/results/summary.json`.
@@ -40,12 +41,16 @@ from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store
 from kmod.spec.spec_file import write_spec
+from kmod.zoo.build import build
 
 SHAPE = (64, 64, 3)
 RANGE = (0.0, 255.0)
-FEW, MANY, COMPOSED = 100, 1000, 200
-MASK_FROM = "conv5_block3_1_conv"
-RETENTION = 0.1
+FEW, MANY = 100, 1000
+# What is cut: network, shape, modules, share of kernels, modules composed.
+CUT = {
+    "small": ("simcnn", (32, 32, 3), 1000, 0.4, 200),
+    "large": ("resnet50", SHAPE, 20, 0.4, 20),
+}
 BATCH_SIZE = 64
 STEPS_PER_EPOCH = 4
 TOTAL_STEPS = 12_000
@@ -63,8 +68,21 @@ def main():
         for num_classes, found in steps.items():
             path = work / f"step-{num_classes}-{number}.json"
             found.append(part(path, in_child, step, num_classes))
-    stored = part(work / "store.json", in_child, store, work)
-    composed = part(work / "compose.json", in_child, compose_some, work)
+    cut = {
+        size: {
+            "store": part(
+                work / f"store-{size}.json", in_child, store, work, size
+            ),
+            "compose": part(
+                work / f"compose-{size}.json",
+                in_child,
+                compose_some,
+                work,
+                size,
+            ),
+        }
+        for size in CUT
+    }
     few, many = (
         {key: min(run[key] for run in runs) for key in ("step", "peak_mib")}
         for runs in steps.values()
@@ -74,8 +92,7 @@ def main():
         "memory_ratio": many["peak_mib"] / few["peak_mib"],
         "step_seconds": {str(FEW): few["step"], str(MANY): many["step"]},
         "step_mib": {str(FEW): few["peak_mib"], str(MANY): many["peak_mib"]},
-        "store": stored,
-        "compose": composed,
+        **cut,
     }
     facts = {
         "command": "python benchmarks/thousand_classes.py",
@@ -87,10 +104,12 @@ def main():
     print(figures)
 
 
-def network(num_classes: int) -> keras.Model:
+def network(name: str, shape: tuple, num_classes: int) -> keras.Model:
     keras.utils.set_random_seed(0)
+    if name != "resnet50":
+        return build(name, shape, num_classes)
     return keras.applications.ResNet50(
-        weights=None, input_shape=SHAPE, classes=num_classes
+        weights=None, input_shape=shape, classes=num_classes
     )
 
 
@@ -108,7 +127,7 @@ class Clock(keras.callbacks.Callback):
 
 def step(num_classes: int) -> dict:
     """Times steps of the search."""
-    source = network(num_classes)
+    source = network("resnet50", SHAPE, num_classes)
     start = propose_start(mask_starts(channel_graph(source), source))
     modular = ModularModel(
         source, mask_from=start.layer, retention_target=start.retention_target
@@ -143,45 +162,52 @@ def step(num_classes: int) -> dict:
     }
 
 
-def store(work: Path) -> dict:
-    """Cuts and stores all modules."""
-    modular = ModularModel(
-        network(MANY), mask_from=MASK_FROM, value_range=RANGE
-    )
+def store(work: Path, size: str) -> dict:
+    """Cuts and stores modules of random kernels."""
+    name, shape, count, retention, _ = CUT[size]
+    source = network(name, shape, count)
+    start = propose_start(mask_starts(channel_graph(source), source))
+    modular = ModularModel(source, mask_from=start.layer, value_range=RANGE)
+    place = modular.placement
     draw = np.random.default_rng(0)
-    masks = modular.kernel_masks
-    modular.kernel_masks = draw.random(masks.shape) < RETENTION
+    keeps = draw.random((count, len(place.may_go))) < retention
+    keeps[:, ~place.may_go] = True
+    for family in place.families:  # None may lose all.
+        keeps[:, family[0]] = True
+    modular.kernel_masks = keeps[:, modular.kernels.groups]
     start = time.perf_counter()
-    decompose(modular, work / "store", overwrite=True)
+    decompose(modular, work / size, overwrite=True)
     seconds = time.perf_counter() - start
-    files = [p for p in (work / "store").rglob("*") if p.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    return {"seconds": seconds, "modules": MANY, "mib": size / 2**20}
+    files = [p for p in (work / size).rglob("*") if p.is_file()]
+    mib = sum(path.stat().st_size for path in files) / 2**20
+    return {"seconds": seconds, "modules": count, "mib": mib}
 
 
-def compose_some(work: Path) -> dict:
-    """Composes some modules, saves and loads the model and lets it answer."""
-    names = load_store(work / "store").class_names[:: MANY // COMPOSED]
+def compose_some(work: Path, size: str) -> dict:
+    """Composes modules, saves and loads the model and lets it answer."""
+    _, shape, _, _, count = CUT[size]
+    names = load_store(work / size).class_names
+    names = names[:: len(names) // count]
     spec = {
         "version": 1,
         "name": "some",
-        "stores": {"source": {"path": work.absolute() / "store"}},
+        "stores": {"source": {"path": work.absolute() / size}},
         "classes": [
             {"name": name, "module": {"store": "source", "class": name}}
             for name in names
         ],
     }
-    path = write_spec(spec, work / "some.yaml").path
+    path = write_spec(spec, work / f"{size}.yaml").path
     times = {}
     start = time.perf_counter()
     model = compose(path)
     times["compose"] = time.perf_counter() - start
-    save(model, work / "some", overwrite=True)
+    save(model, work / f"{size}-composed", overwrite=True)
     times["save"] = time.perf_counter() - start - times["compose"]
     start = time.perf_counter()
-    loaded = load(work / "some")
+    loaded = load(work / f"{size}-composed")
     times["load"] = time.perf_counter() - start
-    images = np.random.default_rng(0).uniform(*RANGE, (64, *SHAPE))
+    images = np.random.default_rng(0).uniform(*RANGE, (64, *shape))
     answers = [each.predict(images, verbose=0) for each in (model, loaded)]
     convolutions = [
         layer

@@ -1,4 +1,5 @@
 import ast
+import configparser
 import inspect
 import re
 import shlex
@@ -155,3 +156,15 @@ def test_folders_are_listed_in_the_order_of_imports():
     rows = re.findall(r"^\| (`.*?`) \|", CONTRIBUTING.read_text("utf-8"), re.M)
     listed = re.findall(r"`(\w+)/?`", " ".join(rows))
     assert listed == list(ast.literal_eval(order))
+
+
+def test_dockerfile_takes_what_is_there():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = re.findall(r"^COPY (.*) \S+$", text, re.M)
+    paths = [path for line in copied for path in line.split()]
+    assert "kmod" in paths
+    assert all((ROOT / path).exists() for path in paths)
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text, re.M)
+    known = configparser.ConfigParser()
+    known.read(ROOT / "setup.cfg")
+    assert set(extras.split(",")) <= known["options.extras_require"].keys()

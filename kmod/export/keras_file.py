@@ -7,6 +7,7 @@ Keras' own, and registered layers that the user has named.
 
 import contextlib
 import functools
+import io
 import json
 import shutil
 import sys
@@ -293,8 +294,9 @@ def _declared_sizes(file, named):
             items = {item.filename: item for item in archive.infolist()}
             yield "files", sum(i.file_size for i in items.values()), most
             yield "a config", items[CONFIG].file_size, MAX_CONFIG_BYTES
-            with archive.open(WEIGHTS) as weights:
-                yield "arrays", _stored_bytes(weights), most
+            # HDF5 jumps, and archives read on from their start for that.
+            weights = io.BytesIO(archive.read(WEIGHTS))
+            yield "arrays", _stored_bytes(weights), most
             build = functools.partial(_build, archive.read(CONFIG), named)
     else:
         yield "arrays", _stored_bytes(file), most

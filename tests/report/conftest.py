@@ -92,3 +92,31 @@ def spec_of():
         )
 
     return spec_of
+
+
+@pytest.fixture(scope="session")
+def patched(weak, donor, digits, tmp_path_factory):
+    """A directory of a patched model, with the spec that made it."""
+    from kmod.composition.composer import compose
+    from kmod.composition.saving import save
+    from kmod.spec.spec_file import write_spec
+
+    folder = tmp_path_factory.mktemp("patched")
+    weak.save(folder / "weak.keras")
+    spec = write_spec(
+        {
+            "version": 1,
+            "name": "mended",
+            "stores": {"digits": {"path": donor.path}},
+            "base": {
+                "path": folder / "weak.keras",
+                "classes": list(digits.class_names),
+            },
+            "patches": [
+                {"class": "8", "module": {"store": "digits", "class": "8"}}
+            ],
+        },
+        folder / "spec.yaml",
+    )
+    save(compose(spec), folder / "mended", formats=["keras"])
+    return folder / "mended"

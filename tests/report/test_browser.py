@@ -1,14 +1,17 @@
 """What the page's script does, in a real browser where there is one."""
 
 import html
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import kmod
 from kmod.report import parts
 from kmod.report.page import render_page
 
@@ -20,6 +23,17 @@ BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium on this machine"
 )
+AXE = importlib.util.find_spec("axe_core_python")
+# Leaves what axe-core calls serious or critical in the title.
+AXE_RUN = """
+axe.run().then((found) => {
+  const grave = found.violations.filter(
+    (each) => ["serious", "critical"].includes(each.impact));
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  document.title = JSON.stringify([isDark, found.passes.length, grave.map(
+    (each) => [each.id, ...each.nodes.map((node) => node.html)])]);
+});
+"""
 # Does what a user does and leaves in the title what is then to be seen.
 USER = """
 const names = () => [...document.querySelectorAll(".sortable tbody th")].map(
@@ -48,7 +62,7 @@ document.title = JSON.stringify(seen);
 def in_browser(tmp_path):
     """Opens a page, runs a script as a user would act, returns the DOM."""
 
-    def in_browser(text, script=""):
+    def in_browser(text, script="", *more):
         policy = re.search(r'<meta http-equiv="Content-Sec.*?>', text)[0]
         if script:  # It is not the page's own, which alone may run.
             text = text.replace(policy, "")
@@ -57,7 +71,7 @@ def in_browser(tmp_path):
         path.write_text(text, encoding="utf-8")
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         done = subprocess.run(
-            [BROWSER, *flags, path.as_uri()],
+            [BROWSER, *flags, *more, path.as_uri()],
             capture_output=True,
             text=True,
             timeout=60,
@@ -98,3 +112,41 @@ def test_policy_lets_the_pages_own_script_run_and_no_other(in_browser):
     assert 'class="tip"' in in_browser(text)
     other = text.replace('"use strict";', '"use strict"; ', 1)
     assert 'class="tip"' not in in_browser(other)
+
+
+@pytest.fixture
+def findings(in_browser):
+    """Lists what axe-core finds in a page that is serious or critical."""
+    if AXE is None:
+        pytest.skip("axe-core-python is not installed")
+    axe = Path(AXE.origin).with_name("axe.min.js").read_text("utf-8")
+
+    def findings(text, dark=False):
+        found = in_browser(
+            text,
+            axe + AXE_RUN,
+            "--virtual-time-budget=60000",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        )
+        title = html.unescape(re.findall("<title>(.*?)</title>", found)[0])
+        is_dark, passes, grave = json.loads(title)
+        assert is_dark == dark and passes > 10
+        return grave
+
+    return findings
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("subject", ["donor", "patched"])
+def test_pages_are_accessible(
+    findings, subject, dark, request, digits, tmp_path
+):
+    path = tmp_path / "report.html"
+    thing = request.getfixturevalue(subject)
+    kmod.write_report(thing, path, data=digits)
+    assert findings(path.read_text("utf-8"), dark) == []
+
+
+def test_a_grave_fault_of_a_page_is_found(findings):
+    text = page().replace("</main>", '<img src="data:,"></main>')
+    assert [name for name, *_ in findings(text)] == ["image-alt"]

@@ -35,7 +35,6 @@ from kmod.patching.patcher import patch
 from kmod.report.parts import large
 from kmod.report.parts import percent
 from kmod.report.parts import span
-from kmod.spec.spec_file import write_spec
 
 EVIL = "<script>alert('ant')</script>"
 
@@ -155,30 +154,6 @@ def test_familiarity_of_sources(report, older, digits):
     read, text = report(store, data=digits)
     assert "familiarity" in sections(read)
     assert "of its own images (dashed)" in text
-
-
-@pytest.fixture(scope="module")
-def patched(weak, donor, digits, tmp_path_factory):
-    """A directory of a patched model, with the spec that made it."""
-    folder = tmp_path_factory.mktemp("patched")
-    weak.save(folder / "weak.keras")
-    spec = write_spec(
-        {
-            "version": 1,
-            "name": "mended",
-            "stores": {"digits": {"path": donor.path}},
-            "base": {
-                "path": folder / "weak.keras",
-                "classes": list(digits.class_names),
-            },
-            "patches": [
-                {"class": "8", "module": {"store": "digits", "class": "8"}}
-            ],
-        },
-        folder / "spec.yaml",
-    )
-    save(compose(spec), folder / "mended", formats=["keras"])
-    return folder / "mended"
 
 
 def test_patch_shows_what_it_changed(report, patched, weak, digits):
