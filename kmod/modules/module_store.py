@@ -32,6 +32,8 @@ from kmod.files import slugs
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.files.custom_layers import given_custom_layers
 from kmod.files.plain_yaml import broken
+from kmod.files.remote import is_url
+from kmod.files.remote import split_pin
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import SCORE_LAYER
@@ -48,6 +50,7 @@ from kmod.modules.manifest import read_module_manifest
 from kmod.modules.manifest import read_store_manifest
 from kmod.modules.manifest import write_module_manifest
 from kmod.modules.manifest import write_store_manifest
+from kmod.modules.remote_store import fetch_store
 
 if TYPE_CHECKING:
     import keras
@@ -87,6 +90,7 @@ class ModuleStore:
     Args:
         path: Directory of the store.
         manifest: Its manifest.
+        url: Where it was fetched from. Defaults to nowhere.
 
     Example:
 
@@ -98,9 +102,12 @@ class ModuleStore:
     ```
     """
 
-    def __init__(self, path: Path, manifest: StoreManifest):
+    def __init__(
+        self, path: Path, manifest: StoreManifest, url: str | None = None
+    ):
         self.path = path
         self.manifest = manifest
+        self.url = url
         self._records = {item.class_name: item for item in manifest.modules}
         self._modules = {}
         self._custom_layers = given_custom_layers()
@@ -109,6 +116,16 @@ class ModuleStore:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes that the store has modules of."""
         return tuple(self._records)
+
+    @property
+    def place(self) -> str:
+        """Where the store comes from: its URL, or else its path."""
+        return self.url or str(self.path)
+
+    @property
+    def location(self) -> str:
+        """What `load_store` opens it by, where it comes from a URL, too."""
+        return f"{self.url}#{self.digest}" if self.url else str(self.path)
 
     @property
     def digest(self) -> str:
@@ -242,7 +259,9 @@ def load_store(
     """Opens a module store.
 
     Args:
-        path: Directory of the store.
+        path: Directory of the store, or its URL with its digest,
+            `URL#sha256:...`. Of a URL, the files that the store names are
+            fetched into the cache once.
         verify: Whether to check all files now. If not, a module's files are
             checked when it is loaded. Defaults to `True`.
         custom_layers: Registered layer classes of your own that its modules
@@ -250,19 +269,37 @@ def load_store(
 
     Raises:
         ArtifactError: If there is no store, or one of another version.
-        IntegrityError: If it is not as it was written.
+        IntegrityError: If it is not as it was written, or not the one of the
+            URL's digest.
+        UsageError: If a URL has no digest.
     """
+    url = None
+    if is_url(path):
+        url, _ = split_pin(path)
+        path = fetch_store(path)
     # Modules are loaded later, perhaps from another working directory.
     path = Path(path).absolute()
 
     def read():
-        store = ModuleStore(path, read_store_manifest(path))
+        store = ModuleStore(path, read_store_manifest(path), url)
         if verify:
             store.verify()
         return store
 
     with custom_layers_scope(custom_layers):
         return read_again_if_replaced(path, read)
+
+
+def split_class(text: str) -> tuple[str, str | None]:
+    """Splits `STORE` or `STORE:CLASS` into the store and the class's name."""
+    if is_url(text):
+        url, pin, rest = text.partition("#sha256:")
+        digest, colon, class_name = rest.partition(":")
+        return f"{url}{pin}{digest}", class_name if colon else None
+    path, colon, class_name = text.rpartition(":")
+    if not colon or Path(text).is_dir():
+        return text, None
+    return path, class_name
 
 
 def list_store(path: Path) -> dict[str, dict[str, Any]]:
@@ -359,7 +396,8 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
 
     Raises:
         UsageError: If there are no images of any class, they lie outside the
-            store's value range, or the store holds files that are not its own.
+            store's value range, or the store holds files that are not its own
+            or was fetched from a URL.
         IntegrityError: If the store is not as it was written.
         ValueError: If labels are not of the store's classes.
 
@@ -370,6 +408,12 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
     """
     from kmod.modules.familiarity import familiarity_of_store
 
+    if store.url is not None:
+        raise UsageError(
+            "A store that was fetched stays as it was pinned. Received: "
+            f"'{store.url}', kept at '{store.path}'. Copy that directory, and "
+            "give the copy."
+        )
     store.verify()
     familiarity = familiarity_of_store(store.manifest, data)
     with atomic_directory(store.path, True, list_store) as temporary:
