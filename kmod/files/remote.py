@@ -88,7 +88,9 @@ class RemoteDirectory:
 
     def __init__(self, url: str):
         self.url = url
-        self._options = {}
+        # Streamed, not read in blocks that a server may not have.
+        is_stream = url.startswith(("http", "hf"))
+        self._options = {"block_size": 0} if is_stream else {}
         options = {}
         try:
             import fsspec
@@ -96,8 +98,7 @@ class RemoteDirectory:
             if url.startswith("http"):
                 from aiohttp import ClientTimeout
 
-                # All at once, however long that takes.
-                self._options["block_size"] = 0
+                # A file may take long, as long as it comes.
                 limits = ClientTimeout(
                     total=None, sock_connect=_SECONDS, sock_read=_SECONDS
                 )

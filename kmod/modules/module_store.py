@@ -26,11 +26,13 @@ from kmod.files import atomic_directory
 from kmod.files import bytes_digest
 from kmod.files import check_files
 from kmod.files import file_record
+from kmod.files import is_sealed
 from kmod.files import list_files
 from kmod.files import read_again_if_replaced
 from kmod.files import slugs
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.files.custom_layers import given_custom_layers
+from kmod.files.model_card import CARD_FILE
 from kmod.files.plain_yaml import broken
 from kmod.files.remote import is_url
 from kmod.files.remote import split_pin
@@ -187,7 +189,9 @@ class ModuleStore:
         if self.manifest.familiarity is not None:
             known.add(FAMILIARITY_FILE)
             self._familiarity_bytes()
-        found = {name.split("/")[0] for name in list_files(self.path)}
+        files = list_files(self.path)
+        files.pop(CARD_FILE, None)  # It is for people, who may edit it.
+        found = {name.split("/")[0] for name in files}
         added = sorted(found - known)
         if added:
             raise IntegrityError(
@@ -309,7 +313,8 @@ def list_store(path: Path) -> dict[str, dict[str, Any]]:
         path: Directory of the store.
 
     Returns:
-        `size` and `digest` of every file that its manifests name, by path.
+        `size` and `digest` of every file that its manifests name, by path, and
+        of its card if nobody edited that.
 
     Raises:
         ArtifactError: If there is no store, or one of another version.
@@ -325,6 +330,9 @@ def list_store(path: Path) -> dict[str, dict[str, Any]]:
         own = file_record(directory / MODULE_FILE)
         own = {**manifest.files, MODULE_FILE: own}
         files |= {f"{record.directory}/{name}": own[name] for name in own}
+    card = path / CARD_FILE
+    if card.is_file() and is_sealed(card):
+        files[CARD_FILE] = file_record(card)
     return files
 
 
@@ -408,13 +416,7 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
     """
     from kmod.modules.familiarity import familiarity_of_store
 
-    if store.url is not None:
-        raise UsageError(
-            "A store that was fetched stays as it was pinned. Received: "
-            f"'{store.url}', kept at '{store.path}'. Copy that directory, and "
-            "give the copy."
-        )
-    store.verify()
+    check_own(store)
     familiarity = familiarity_of_store(store.manifest, data)
     with atomic_directory(store.path, True, list_store) as temporary:
         for record in store.manifest.modules:
@@ -424,6 +426,22 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
             temporary, store.manifest, familiarity, *_contract_of(store)
         )
     return load_store(store.path, custom_layers=store._custom_layers)
+
+
+def check_own(store: ModuleStore) -> None:
+    """Refuses to change a store that was fetched, or that is damaged.
+
+    Raises:
+        IntegrityError: If the store is not as it was written.
+        UsageError: If it was fetched from a URL.
+    """
+    if store.url is not None:
+        raise UsageError(
+            "A store that was fetched stays as it was pinned. Received: "
+            f"'{store.url}', kept at '{store.path}'. Copy that directory, and "
+            "give the copy."
+        )
+    store.verify()
 
 
 def _contract_of(store):
