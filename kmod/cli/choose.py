@@ -116,7 +116,8 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
     paths = {}  # One store may be given twice, in other spellings.
     for path in args.stores:
         paths.setdefault(Path(path).resolve(), path)
-    stores = [load_store(path, verify=False) for path in paths.values()]
+    with console.status("opening stores"):
+        stores = [load_store(path, verify=False) for path in paths.values()]
     data = _data(args)
 
     from kmod.composition.composer import compose

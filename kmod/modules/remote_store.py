@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kmod.errors import ArtifactError
@@ -19,6 +20,8 @@ from kmod.modules.manifest import STORE_FILE
 from kmod.modules.manifest import StoreManifest
 from kmod.modules.manifest import read_module_manifest
 from kmod.modules.manifest import read_store_manifest
+
+_CONNECTIONS = 8
 
 _one_at_a_time = threading.Lock()
 
@@ -81,22 +84,35 @@ def _download(remote, directory, digest):
         remote.download(
             FAMILIARITY_FILE, path, record["size"], record["digest"]
         )
-    for record in manifest.modules:
-        own = directory / record.directory
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        modules = [
+            pool.submit(_download_module, remote, directory, record)
+            for record in manifest.modules
+        ]
+        try:
+            for module in modules:
+                module.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _download_module(remote, directory, record):
+    own = directory / record.directory
+    remote.download(
+        f"{record.directory}/{MODULE_FILE}",
+        own / MODULE_FILE,
+        digest=record.manifest,
+    )
+    with _named(remote.url, directory):
+        files = read_module_manifest(own, record).files
+    for name, file in files.items():
         remote.download(
-            f"{record.directory}/{MODULE_FILE}",
-            own / MODULE_FILE,
-            digest=record.manifest,
+            f"{record.directory}/{name}",
+            own / name,
+            file["size"],
+            file["digest"],
         )
-        with _named(remote.url, directory):
-            files = read_module_manifest(own, record).files
-        for name, file in files.items():
-            remote.download(
-                f"{record.directory}/{name}",
-                own / name,
-                file["size"],
-                file["digest"],
-            )
 
 
 def _manifest(remote, directory) -> StoreManifest:

@@ -85,6 +85,10 @@ def url(server):
     return f"http://127.0.0.1:{server.server_port}/digits"
 
 
+def files_of(directory):
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
 def reseal(store, name, change):
     """Changes what the manifest of a module says, and the digests of it."""
     path = store / name
@@ -118,9 +122,8 @@ def test_store_is_fetched_and_then_read_without_network(
 
 def test_only_what_the_manifests_name_is_fetched(server, url, cache):
     fetch_store(f"{url}/#{DIGEST}")
-    files = (path for path in GOLDEN.rglob("*") if path.is_file())
-    named = {path.relative_to(GOLDEN).as_posix() for path in files}
-    assert sorted(server.got) == sorted(f"/digits/{name}" for name in named)
+    named = [f"/digits/{path.relative_to(GOLDEN)}" for path in files_of(GOLDEN)]
+    assert sorted(server.got) == sorted(named)
 
 
 def test_nothing_that_could_run_a_model_is_imported(url):
@@ -204,7 +207,8 @@ def test_file_outside_the_store_is_refused(server, url, published, cache, name):
     digest = reseal(published, MODULE_FILE, add)
     with pytest.raises(IntegrityError, match="not one of plain names inside"):
         load_store(f"{url}#{digest}")
-    assert server.got[-1] == f"/digits/{MODULE_FILE}"
+    named = [f"/digits/{path.relative_to(GOLDEN)}" for path in files_of(GOLDEN)]
+    assert set(server.got) <= set(named)
     assert not list(cache.iterdir())
 
 
