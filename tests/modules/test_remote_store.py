@@ -12,12 +12,14 @@ import time
 import urllib.parse
 from pathlib import Path
 
+import keras
 import pytest
 
 from kmod.errors import ArtifactError
 from kmod.errors import IntegrityError
 from kmod.errors import UsageError
 from kmod.files import file_digest
+from kmod.files import file_record
 from kmod.files.plain_yaml import MAX_BYTES
 from kmod.files.plain_yaml import read_yaml
 from kmod.files.plain_yaml import to_yaml
@@ -210,6 +212,41 @@ def test_file_outside_the_store_is_refused(server, url, published, cache, name):
     named = [f"/digits/{path.relative_to(GOLDEN)}" for path in files_of(GOLDEN)]
     assert set(server.got) <= set(named)
     assert not list(cache.iterdir())
+
+
+def write_mark(x):
+    Path(os.environ["MARK"]).write_text("executed")
+    return x
+
+
+@keras.saving.register_keras_serializable(package="stranger")
+class Stranger(keras.layers.Layer):
+    def call(self, x):
+        return write_mark(x)
+
+
+@pytest.mark.parametrize(
+    "layer", [keras.layers.Lambda(write_mark), Stranger()], ids=["code", "own"]
+)
+def test_code_of_a_stranger_is_not_executed(
+    url, published, tmp_path, monkeypatch, layer
+):
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    image = keras.Input((8, 8, 1))
+    keras.Model(image, layer(image)).save(published / KERAS_FILE)
+    assert (tmp_path / "mark").exists()
+    (tmp_path / "mark").unlink()
+    record = file_record(published / KERAS_FILE)
+    name = KERAS_FILE.removeprefix("three/")
+    digest = reseal(
+        published,
+        MODULE_FILE,
+        lambda data: data["files"].update({name: record}),
+    )
+    store = load_store(f"{url}#{digest}")
+    with pytest.raises(ArtifactError, match="three.*module.keras"):
+        store["three"]
+    assert not (tmp_path / "mark").exists()
 
 
 def test_file_that_is_gone_is_named(url, published, cache):
