@@ -116,7 +116,8 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
     paths = {}  # One store may be given twice, in other spellings.
     for path in args.stores:
         paths.setdefault(Path(path).resolve(), path)
-    stores = [load_store(path, verify=False) for path in paths.values()]
+    with console.status("opening stores"):
+        stores = [load_store(path, verify=False) for path in paths.values()]
     data = _data(args)
 
     from kmod.composition.composer import compose
@@ -178,7 +179,7 @@ def _data(args):
 def _print(choice, args):
     key, heading = ("roc_auc", "ROC AUC") if choice.roc_auc else ("f1", "F1")
     how = f"on {choice.num_images} images" if choice.num_images else "by F1"
-    names = short_names(str(store.path) for store in choice.stores)
+    names = short_names(store.place for store in choice.stores)
     console.print_table(
         ["class", "module of", heading, "by store"],
         [
@@ -211,7 +212,7 @@ def _print(choice, args):
 def _print_options(choice):
     """Shows accuracy against cost of all that was compared."""
     rows = []
-    paths = [str(store.path) for store in choice.stores]
+    paths = [store.place for store in choice.stores]
     names = short_names(paths)
     for option in choice.options:
         low, high = option.expected.accuracy_interval()

@@ -156,7 +156,8 @@ def load_plan(path: str) -> CompositionPlan:
     spec = load_spec(path)
     for warning in spec.warnings:
         console.print_message(warning)
-    planned = plan(spec)
+    with console.status("opening stores"):
+        planned = plan(spec)
     for warning in planned.warnings:
         console.print_message(warning)
     return planned

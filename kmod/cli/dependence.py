@@ -58,6 +58,7 @@ def _limit(text):
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
+    from kmod.cli.models import fetched
     from kmod.cli.models import load_images
     from kmod.data.load import split_name
     from kmod.data.own_images import own_path
@@ -71,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
         check_output_file(args.out, args.overwrite)
     name, split = split_name(args.data)
     own_path(name, args.data_dir)
-    check_path(args.store)
-    store = load_store(args.store)
+    path = fetched(args.store)
+    check_path(path)
+    store = load_store(path)
 
     from kmod.analysis.dependence import check_store
     from kmod.analysis.dependence import dependence

@@ -90,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.composition.distillation import distil
     from kmod.composition.saving import save
 
-    with console.status("composing"):
-        model = _composed(args)
+    model = _composed(args)
     manifest = composition_of(model).manifest
     images = [
         load_unlabelled_images(text, manifest.input, args) for text in args.data
@@ -171,7 +170,9 @@ def _composed(args):
     from kmod.cli.compose import load_plan
     from kmod.composition.composer import compose_plan
 
-    return compose_plan(load_plan(args.spec), args.data_dir)
+    planned = load_plan(args.spec)
+    with console.status("composing"):
+        return compose_plan(planned, args.data_dir)
 
 
 def _test_images(manifest, args):

@@ -34,6 +34,10 @@ EXTRAS = {
     "litert": (("ai_edge_litert",), "`--format litert`"),
     "jax": (("jax",), "the JAX backend, KERAS_BACKEND=jax"),
     "ray": (("ray",), "`kmod jobs --ray`"),
+    "remote": (
+        ("fsspec", "aiohttp", "huggingface_hub", "s3fs"),
+        "stores at URLs",
+    ),
 }
 _DATA_VARIABLES = ("KMOD_DATA_DIR", "TFDS_DATA_DIR")
 _DEFAULT_DATA = "~/tensorflow_datasets"

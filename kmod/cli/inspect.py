@@ -58,7 +58,9 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    path = Path(args.path)
+    from kmod.cli.models import fetched
+
+    path = Path(fetched(args.path))
     read, show = _kind(path)
     more = (args.output, args.image_size) if read is _read_model else ()
     figures = read(path, *more)

@@ -10,6 +10,7 @@ import re
 import traceback
 
 import kmod
+from kmod.cli import card
 from kmod.cli import check
 from kmod.cli import choose
 from kmod.cli import compose
@@ -64,6 +65,7 @@ COMMANDS = (
     evaluate,
     export,
     report,
+    card,
     doctor,
     test,
     schema,

@@ -18,6 +18,7 @@ from kmod.errors import reason_of
 from kmod.files import check_output
 from kmod.files import claim
 from kmod.files.plain_yaml import shorten
+from kmod.files.remote import is_url
 from kmod.spec.licences import LicenseSyntaxError
 from kmod.spec.licences import parse_license
 
@@ -125,6 +126,22 @@ def check_path(path: str | Path, takes_calls: bool = False) -> None:
         "A model, store or composed model must be there. Received: "
         f"'{path}', which does not exist. {hint}"
     )
+
+
+def fetched(path: str) -> str:
+    """Returns a path as it is; of a URL, where the store is that it names.
+
+    Raises:
+        ArtifactError: If the store can not be read, or is another one.
+        UsageError: If the URL has no digest.
+    """
+    if not is_url(path):
+        return path
+
+    from kmod.modules.remote_store import fetch_store
+
+    with console.status("fetching"):
+        return str(fetch_store(path))
 
 
 def read_call(path: str | Path) -> tuple[str, dict[str, Any]] | None:

@@ -162,10 +162,12 @@ def patch_given(args: argparse.Namespace) -> dict[str, Any]:
 def _check(args):
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
+    from kmod.cli.models import fetched
     from kmod.composition.composition_manifest import list_composition
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
     from kmod.modules.manifest import read_store_manifest
+    from kmod.modules.module_store import split_class
 
     Acceptance(_judge(args), args.max_loss)  # Refuses what is no share.
     check_out(args.out, args.overwrite, list_composition)
@@ -173,9 +175,8 @@ def _check(args):
     own_path(name, args.data_dir)
     check_path(args.weak)
     for text in args.donors:
-        path, _, _ = text.rpartition(":")
-        is_whole = not path or Path(text).is_dir()
-        read_store_manifest(Path(text if is_whole else path))
+        path, _ = split_class(text)
+        read_store_manifest(Path(fetched(path)))
     if split == "test":
         raise UsageError(
             "A patch is fitted on validation images, because the test images "
@@ -223,7 +224,7 @@ def _spec(choice, contract, args):
         args.weak,
         choice.evaluation.class_names,
         [each.fit.patch for each in choice.chosen],
-        [store.path for store in stores],
+        [store.location for store in stores],
         Path(args.out) / _SPEC_FILE,
         None if is_same else InputSpec(contract.shape, contract.range),
         args.output,

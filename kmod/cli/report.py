@@ -43,6 +43,7 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
+    from kmod.cli.models import fetched
     from kmod.cli.models import load_images
     from kmod.data.load import split_name
     from kmod.data.own_images import own_path
@@ -52,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
     name, split = split_name(args.data or "")
     if name:
         own_path(name, args.data_dir)
-    check_path(args.path)
+    path = fetched(args.path)
+    check_path(path)
 
     from kmod.report.subject import open_subject
 
     with console.status("reading"):
-        subject = open_subject(args.path, args.data_dir)
+        subject = open_subject(path, args.data_dir)
 
     from kmod.report.page import write_page
     from kmod.report.write import read_images

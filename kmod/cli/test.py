@@ -49,13 +49,15 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_path
+    from kmod.cli.models import fetched
     from kmod.spec.spec_file import load_checks
 
     if args.junit is not None:
         _check_junit(Path(args.junit))
-    check_path(args.path)
-    for path in args.source:
-        check_path(path)
+    path = fetched(args.path)
+    check_path(path)
+    for source in args.source:
+        check_path(source)
     if args.contract is not None:
         load_checks(args.contract)  # Its mistakes are told at once.
 
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     with console.status("testing"):
         results = list(
             run_tests(
-                args.path,
+                path,
                 args.data_dir,
                 contract=args.contract,
                 sources=args.source,

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
-
-import yaml
 
 from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.plan import CompositionPlan
@@ -32,6 +29,10 @@ from kmod.files.manifest import read_manifest
 from kmod.files.manifest import to_plain
 from kmod.files.manifest import what_is_at
 from kmod.files.manifest import write_manifest
+from kmod.files.model_card import escaped
+from kmod.files.model_card import front_matter
+from kmod.files.model_card import markdown_table
+from kmod.files.model_card import numbers
 from kmod.files.plain_yaml import broken
 from kmod.modules.manifest import InputContract
 
@@ -44,24 +45,6 @@ if TYPE_CHECKING:
 COMPOSITION_FILE = "composition.yaml"
 EXPORT_FILE = "export.yaml"
 SCHEMA = "composition/composed_model.schema.json"
-# Licences that Hugging Face knows by its own name, the SPDX id in lower case.
-KNOWN_LICENSES = {
-    "apache-2.0",
-    "bsd-2-clause",
-    "bsd-3-clause",
-    "cc-by-4.0",
-    "cc-by-nc-4.0",
-    "cc-by-nc-sa-4.0",
-    "cc-by-sa-4.0",
-    "cc0-1.0",
-    "gpl-3.0",
-    "mit",
-    "mpl-2.0",
-    "unlicense",
-}
-# What Hugging Face takes for the name of a model or data set.
-REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&$@])")
 
 LOADING = {
     "keras": """\
@@ -442,9 +425,14 @@ def model_card(manifest: CompositionManifest, formats: Sequence[str]) -> str:
         Markdown after a YAML front matter. Names, which may be any text, are
         escaped.
     """
+    sources = manifest.sources
     sections = [
-        _front_matter(manifest),
-        f"# {_escaped(manifest.name)}\n",
+        front_matter(
+            manifest.license,
+            (source.get("data") for source in sources),
+            (source.get("model") for source in sources),
+        ),
+        f"# {escaped(manifest.name)}\n",
         _introduction(manifest),
         "## Classes and their sources\n",
         _classes(manifest) if is_own(manifest) else _sources(manifest),
@@ -454,40 +442,6 @@ def model_card(manifest: CompositionManifest, formats: Sequence[str]) -> str:
         *(LOADING[name] for name in formats),
     ]
     return "\n".join(sections)
-
-
-def _front_matter(manifest):
-    sources = manifest.sources
-    data = {
-        **_license(manifest.license),
-        "library_name": "keras",
-        "pipeline_tag": "image-classification",
-        "tags": ["kmod", "modular", "image-classification"],
-        "datasets": _repositories(source.get("data") for source in sources),
-        "base_model": _repositories(source.get("model") for source in sources),
-        "metrics": ["accuracy"],
-    }
-    text = yaml.safe_dump(
-        {key: value for key, value in data.items() if value}, sort_keys=False
-    )
-    return f"---\n{text}---\n"
-
-
-def _license(expression):
-    if expression is None:
-        return {"license": "unknown"}
-    if expression.lower() in KNOWN_LICENSES:
-        return {"license": expression.lower()}
-    return {"license": "other", "license_name": expression}
-
-
-def _repositories(names):
-    """Keeps the different names that may be those of a repository."""
-    return [
-        name
-        for name in dict.fromkeys(names)
-        if name is not None and REPOSITORY.fullmatch(name)
-    ]
 
 
 def _introduction(manifest):
@@ -503,7 +457,7 @@ def _introduction(manifest):
     )
     if manifest.other is not None:
         text += (
-            f"\nThe class {_escaped(manifest.other)} is for images of none "
+            f"\nThe class {escaped(manifest.other)} is for images of none "
             "of the others.\n"
         )
     if manifest.calibration.get("routed") and not manifest.student:
@@ -522,7 +476,7 @@ def _made(manifest):
         text = "made from a model of the user's."
     if student:
         text = (
-            f"distilled: one network ({_escaped(student['architecture'])}) "
+            f"distilled: one network ({escaped(student['architecture'])}) "
             "that learned to answer as a composition of modules of other "
             f"models does, {_learned(student)}"
         )
@@ -547,7 +501,7 @@ def is_own(manifest: CompositionManifest) -> bool:
 def _learned(record):
     return (
         f"from the answers to {record['num_images']:,} unlabelled images of "
-        f"{_escaped(record['data'])}. It agrees with that on "
+        f"{escaped(record['data'])}. It agrees with that on "
         f"{record['agreement']:.1%} of {record['num_held_out']:,} others."
     )
 
@@ -557,14 +511,14 @@ def _prior(calibration):
     prior = calibration.get("prior")
     if prior is None:
         return ""
-    words = _escaped(prior_in_words(prior))
+    words = escaped(prior_in_words(prior))
     return f"\nIts scores take classes to be {words}.\n"
 
 
 def _classes(manifest):
-    names = ", ".join(map(_escaped, manifest.class_names))
+    names = ", ".join(map(escaped, manifest.class_names))
     source = manifest.sources[0]
-    return f"{names}; all of the model {_escaped(source['model'])}.\n"
+    return f"{names}; all of the model {escaped(source['model'])}.\n"
 
 
 def _sources(manifest):
@@ -585,7 +539,7 @@ def _sources(manifest):
         *("class", "module", "source model", "data", "licence"),
         *("kernels kept", "store"),
     )
-    return _table(columns, rows)
+    return markdown_table(columns, rows)
 
 
 def _figures(manifest):
@@ -594,7 +548,7 @@ def _figures(manifest):
         "its parts, nothing shared": manifest.unshared,
     }
     sections = [
-        _table(
+        markdown_table(
             ("", "parameters", "MACs for one image"),
             [
                 [name, f"{row['parameters']:,}", f"{row['macs']:,}"]
@@ -606,26 +560,16 @@ def _figures(manifest):
     checks = manifest.metrics.get("checks", ())
     if checks:
         sections.append("Checks that the model had to pass:\n")
-        sections.append(_table(CHECK_COLUMNS, map(check_row, checks)))
+        sections.append(markdown_table(CHECK_COLUMNS, map(check_row, checks)))
     measured = [
         [name, f"{value:.4f}"]
-        for name, value in _numbers(manifest.metrics)
+        for name, value in numbers(manifest.metrics)
         if not name.startswith("checks")
     ]
     if measured:
         sections.append("Other measurements:\n")
-        sections.append(_table(("figure", "value"), measured))
+        sections.append(markdown_table(("figure", "value"), measured))
     return "\n".join(sections)
-
-
-def _numbers(data, name=""):
-    """Yields the numbers in nested mappings with their path."""
-    for key, value in data.items():
-        path = f"{name} {key}".strip()
-        if isinstance(value, Mapping):
-            yield from _numbers(value, path)
-        elif isinstance(value, (int, float)):
-            yield path, value
 
 
 CHECK_COLUMNS = "metric", "class", "data", "measured", "wanted"
@@ -660,17 +604,3 @@ def wanted(least: float | None, most: float | None) -> str:
     if least is None:
         return f"at most {most:g}"
     return f"from {least:g} to {most:g}"
-
-
-def _table(columns, rows):
-    lines = [
-        "| " + " | ".join(columns) + " |",
-        "| " + " | ".join("---" for _ in columns) + " |",
-        *("| " + " | ".join(map(_escaped, row)) + " |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(text):
-    """Makes Markdown show any text as it is, on one line."""
-    return MARKDOWN.sub(r"\\\1", " ".join(text.split()))

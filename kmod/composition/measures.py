@@ -29,6 +29,7 @@ from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
 from kmod.export.savedmodel import PROBABILITIES_LAYER
 from kmod.files import slugs
+from kmod.files.remote import is_url
 from kmod.graph import channel_graph
 from kmod.graph.content import content_digest
 from kmod.graph.fusion.fuse import fuse
@@ -248,6 +249,8 @@ class ComposedModel(_Subject):
 def _known_sources(spec):
     """Yields where the stores of a spec say that their sources are."""
     for ref in spec.stores.values() if spec is not None else ():
+        if is_url(ref.path):
+            continue  # Its source is not there.
         # A store that is not as it was is no fault of the composed model.
         with contextlib.suppress(ArtifactError):
             contract = load_store(ref.path, verify=False).manifest.contract

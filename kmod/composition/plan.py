@@ -181,7 +181,7 @@ class CompositionPlan:
             "input": dataclasses.asdict(self.input),
             "stores": {
                 name: {
-                    "path": str(store.path),
+                    "path": store.place,
                     "digest": store.digest,
                     "license": store.manifest.license,
                     "adapter": self.adaptations[name].as_dict(),
@@ -380,7 +380,7 @@ def _open_stores(spec, by_class, faults):
         try:
             # The files of a module are checked when it is loaded, those of
             # a pinned store below.
-            store = stores[name] = load_store(ref.path, verify=False)
+            store = stores[name] = load_store(ref.location, verify=False)
         except ArtifactError as error:
             faults.add(("stores", name, "path"), error)
             continue

@@ -32,6 +32,7 @@ from kmod.files import file_digest
 from kmod.files import read_again_if_replaced
 from kmod.files import read_files
 from kmod.files.custom_layers import custom_layers_scope
+from kmod.files.model_card import CARD_FILE
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.contract import EXACTNESS
 from kmod.spec.model import check_data
@@ -39,7 +40,6 @@ from kmod.spec.model import spec_data
 from kmod.spec.spec_file import write_spec
 
 WEAK_FILE = "weak.keras"
-CARD_FILE = "README.md"
 DEFAULT_FORMATS = ("savedmodel", "keras")
 KERAS_FILE = FORMS["keras"].path
 

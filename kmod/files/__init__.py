@@ -5,6 +5,7 @@ from kmod.files.atomic import atomic_write
 from kmod.files.atomic import check_output
 from kmod.files.atomic import check_output_file
 from kmod.files.atomic import check_outside
+from kmod.files.atomic import is_sealed
 from kmod.files.atomic import read_again_if_replaced
 from kmod.files.atomic import seal
 from kmod.files.claims import claim
@@ -36,6 +37,7 @@ __all__ = [
     "data_digest",
     "file_digest",
     "file_record",
+    "is_sealed",
     "list_files",
     "read_again_if_replaced",
     "read_files",

@@ -234,6 +234,13 @@ def seal(text: str, comment: str = "# {}") -> str:
     return f"{text}{comment.format(words)}\n"
 
 
+def is_sealed(path: Path) -> bool:
+    """Tells whether a file is what `seal` returned."""
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    match = _SEAL.search(text)
+    return match is not None and match[1] == _seal_digest(text[: match.start()])
+
+
 def check_output_file(path: str | Path, overwrite: bool = False) -> None:
     """Refuses an output file if what is there would be lost.
 
@@ -256,7 +263,7 @@ def check_output_file(path: str | Path, overwrite: bool = False) -> None:
             "there. Choose another name, or allow what kmod wrote there to be "
             "replaced with `overwrite=True` (`--overwrite`)."
         )
-    if not path.is_file() or not _is_sealed(path):
+    if not path.is_file() or not is_sealed(path):
         raise UsageError(
             "Only a file that kmod wrote and nobody edited can be "
             f"overwritten. Received: '{path}', which is another. Choose "
@@ -403,12 +410,6 @@ def _sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_sealed(path):
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    match = _SEAL.search(text)
-    return match is not None and match[1] == _seal_digest(text[: match.start()])
 
 
 def _seal_digest(text):

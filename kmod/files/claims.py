@@ -47,7 +47,7 @@ def claim(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(path: str | Path) -> Iterator[None]:
+def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
     """Claims an output until the block ends.
 
     What this process has claimed already stays claimed. Where the folder is
@@ -55,9 +55,11 @@ def claimed(path: str | Path) -> Iterator[None]:
 
     Args:
         path: File or directory to make.
+        wait: Whether to wait for another process that has claimed it.
 
     Raises:
-        ArtifactError: If another process has claimed it.
+        ArtifactError: If another process has claimed it, and `wait` is not
+            set.
         OSError: If its folder can not be written.
     """
     path = Path(os.path.realpath(path))
@@ -65,7 +67,7 @@ def claimed(path: str | Path) -> Iterator[None]:
         yield
         return
     file = path.with_name(f".{path.name}.claim")
-    descriptor = _lock(file, path)
+    descriptor = _lock(file, path, wait)
     _held.add(path)
     try:
         yield
@@ -75,7 +77,7 @@ def claimed(path: str | Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(file, path):
+def _lock(file, path, wait):
     """Returns the descriptor of the claim's file, locked."""
     while True:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
@@ -84,7 +86,7 @@ def _lock(file, path):
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         try:
-            if _is_locked(descriptor, file, path):
+            if _is_locked(descriptor, file, path, wait):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -92,7 +94,7 @@ def _lock(file, path):
         os.close(descriptor)
 
 
-def _is_locked(descriptor, file, path):
+def _is_locked(descriptor, file, path, wait):
     """Locks a claim's file; tells if it is still the one of that name."""
     content = _CONTENT.fullmatch(os.read(descriptor, 100))
     if content is None:
@@ -102,7 +104,7 @@ def _is_locked(descriptor, file, path):
             "choose another name for the output."
         )
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         owner = b"another process"
         if content[2] is not None:

@@ -26,12 +26,16 @@ from kmod.files import atomic_directory
 from kmod.files import bytes_digest
 from kmod.files import check_files
 from kmod.files import file_record
+from kmod.files import is_sealed
 from kmod.files import list_files
 from kmod.files import read_again_if_replaced
 from kmod.files import slugs
 from kmod.files.custom_layers import custom_layers_scope
 from kmod.files.custom_layers import given_custom_layers
+from kmod.files.model_card import CARD_FILE
 from kmod.files.plain_yaml import broken
+from kmod.files.remote import is_url
+from kmod.files.remote import split_pin
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import SCORE_LAYER
@@ -48,6 +52,7 @@ from kmod.modules.manifest import read_module_manifest
 from kmod.modules.manifest import read_store_manifest
 from kmod.modules.manifest import write_module_manifest
 from kmod.modules.manifest import write_store_manifest
+from kmod.modules.remote_store import fetch_store
 
 if TYPE_CHECKING:
     import keras
@@ -87,6 +92,7 @@ class ModuleStore:
     Args:
         path: Directory of the store.
         manifest: Its manifest.
+        url: Where it was fetched from. Defaults to nowhere.
 
     Example:
 
@@ -98,9 +104,12 @@ class ModuleStore:
     ```
     """
 
-    def __init__(self, path: Path, manifest: StoreManifest):
+    def __init__(
+        self, path: Path, manifest: StoreManifest, url: str | None = None
+    ):
         self.path = path
         self.manifest = manifest
+        self.url = url
         self._records = {item.class_name: item for item in manifest.modules}
         self._modules = {}
         self._custom_layers = given_custom_layers()
@@ -109,6 +118,16 @@ class ModuleStore:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes that the store has modules of."""
         return tuple(self._records)
+
+    @property
+    def place(self) -> str:
+        """Where the store comes from: its URL, or else its path."""
+        return self.url or str(self.path)
+
+    @property
+    def location(self) -> str:
+        """What `load_store` opens it by, where it comes from a URL, too."""
+        return f"{self.url}#{self.digest}" if self.url else str(self.path)
 
     @property
     def digest(self) -> str:
@@ -170,7 +189,9 @@ class ModuleStore:
         if self.manifest.familiarity is not None:
             known.add(FAMILIARITY_FILE)
             self._familiarity_bytes()
-        found = {name.split("/")[0] for name in list_files(self.path)}
+        files = list_files(self.path)
+        files.pop(CARD_FILE, None)  # It is for people, who may edit it.
+        found = {name.split("/")[0] for name in files}
         added = sorted(found - known)
         if added:
             raise IntegrityError(
@@ -242,7 +263,9 @@ def load_store(
     """Opens a module store.
 
     Args:
-        path: Directory of the store.
+        path: Directory of the store, or its URL with its digest,
+            `URL#sha256:...`. Of a URL, the files that the store names are
+            fetched into the cache once.
         verify: Whether to check all files now. If not, a module's files are
             checked when it is loaded. Defaults to `True`.
         custom_layers: Registered layer classes of your own that its modules
@@ -250,19 +273,37 @@ def load_store(
 
     Raises:
         ArtifactError: If there is no store, or one of another version.
-        IntegrityError: If it is not as it was written.
+        IntegrityError: If it is not as it was written, or not the one of the
+            URL's digest.
+        UsageError: If a URL has no digest.
     """
+    url = None
+    if is_url(path):
+        url, _ = split_pin(path)
+        path = fetch_store(path)
     # Modules are loaded later, perhaps from another working directory.
     path = Path(path).absolute()
 
     def read():
-        store = ModuleStore(path, read_store_manifest(path))
+        store = ModuleStore(path, read_store_manifest(path), url)
         if verify:
             store.verify()
         return store
 
     with custom_layers_scope(custom_layers):
         return read_again_if_replaced(path, read)
+
+
+def split_class(text: str) -> tuple[str, str | None]:
+    """Splits `STORE` or `STORE:CLASS` into the store and the class's name."""
+    if is_url(text):
+        url, pin, rest = text.partition("#sha256:")
+        digest, colon, class_name = rest.partition(":")
+        return f"{url}{pin}{digest}", class_name if colon else None
+    path, colon, class_name = text.rpartition(":")
+    if not colon or Path(text).is_dir():
+        return text, None
+    return path, class_name
 
 
 def list_store(path: Path) -> dict[str, dict[str, Any]]:
@@ -272,7 +313,8 @@ def list_store(path: Path) -> dict[str, dict[str, Any]]:
         path: Directory of the store.
 
     Returns:
-        `size` and `digest` of every file that its manifests name, by path.
+        `size` and `digest` of every file that its manifests name, by path, and
+        of its card if nobody edited that.
 
     Raises:
         ArtifactError: If there is no store, or one of another version.
@@ -288,6 +330,9 @@ def list_store(path: Path) -> dict[str, dict[str, Any]]:
         own = file_record(directory / MODULE_FILE)
         own = {**manifest.files, MODULE_FILE: own}
         files |= {f"{record.directory}/{name}": own[name] for name in own}
+    card = path / CARD_FILE
+    if card.is_file() and is_sealed(card):
+        files[CARD_FILE] = file_record(card)
     return files
 
 
@@ -359,7 +404,8 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
 
     Raises:
         UsageError: If there are no images of any class, they lie outside the
-            store's value range, or the store holds files that are not its own.
+            store's value range, or the store holds files that are not its own
+            or was fetched from a URL.
         IntegrityError: If the store is not as it was written.
         ValueError: If labels are not of the store's classes.
 
@@ -370,7 +416,7 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
     """
     from kmod.modules.familiarity import familiarity_of_store
 
-    store.verify()
+    check_own(store)
     familiarity = familiarity_of_store(store.manifest, data)
     with atomic_directory(store.path, True, list_store) as temporary:
         for record in store.manifest.modules:
@@ -380,6 +426,22 @@ def add_familiarity(store: ModuleStore, *data: Any) -> ModuleStore:
             temporary, store.manifest, familiarity, *_contract_of(store)
         )
     return load_store(store.path, custom_layers=store._custom_layers)
+
+
+def check_own(store: ModuleStore) -> None:
+    """Refuses to change a store that was fetched, or that is damaged.
+
+    Raises:
+        IntegrityError: If the store is not as it was written.
+        UsageError: If it was fetched from a URL.
+    """
+    if store.url is not None:
+        raise UsageError(
+            "A store that was fetched stays as it was pinned. Received: "
+            f"'{store.url}', kept at '{store.path}'. Copy that directory, and "
+            "give the copy."
+        )
+    store.verify()
 
 
 def _contract_of(store):

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ from kmod.modules.class_module import ClassModule
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
 from kmod.modules.module_store import load_store
+from kmod.modules.module_store import split_class
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,11 +66,10 @@ def read_donor(text: str) -> Donor:
     Raises:
         ArtifactError: If there is no store, or it has no such class.
     """
-    path, colon, class_name = text.rpartition(":")
-    if not colon or Path(text).is_dir():
-        return Donor(load_store(text, verify=False))
+    path, class_name = split_class(text)
     store = load_store(path, verify=False)
-    store.info(class_name)
+    if class_name is not None:
+        store.info(class_name)
     return Donor(store, class_name)
 
 

@@ -184,13 +184,13 @@ def patch_spec(
         weak_path: The weak model's `.keras` file.
         class_names: The weak model's classes.
         fitted: The patches, in the order in which they were fitted.
-        donors: Directory of the module store of each.
+        donors: Directory, or URL with digest, of the module store of each.
         path: Where the spec shall be.
         contract: The weak model's images, if they are not the donors'.
         output: Name of the weak model's output to take, of several.
     """
     weak_path = Path(weak_path).resolve()
-    donors = [Path(donor).resolve() for donor in donors]
+    donors = [StoreRef.of(donor) for donor in donors]
     different = list(dict.fromkeys(donors))
     ids = {
         donor: STORE_ID if len(different) == 1 else f"{STORE_ID}-{number}"
@@ -199,7 +199,7 @@ def patch_spec(
     return Spec(
         name=f"{slug(weak_path.stem)}-patched",
         path=Path(path).resolve(),
-        stores={ids[donor]: StoreRef(donor) for donor in ids},
+        stores={ids[donor]: donor for donor in ids},
         input=contract,
         base=BaseModel(weak_path, tuple(class_names), output),
         patches=tuple(

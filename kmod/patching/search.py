@@ -62,7 +62,7 @@ class PatchCandidate:
         """Returns plain data for JSON."""
         return {
             "target_class": self.target_class,
-            "store": str(self.donor.store.path),
+            "store": self.donor.store.place,
             "class": self.fit.patch.module.info.class_name,
             "combine": self.fit.patch.combine,
             "auxiliary": [m.info.class_name for m in self.fit.patch.auxiliary],
@@ -195,7 +195,7 @@ def choose_patches(
     plain = plain_ways(model, best_donors, images, labels, class_names, indices)
     if not chosen:
         received = "; ".join(
-            f"{each.target_class!r} by '{each.donor.store.path}': {each.fit}"
+            f"{each.target_class!r} by '{each.donor.store.place}': {each.fit}"
             for each in tried
         )
         others = "; ".join(
@@ -228,7 +228,7 @@ def _targets(given, evaluation, donors):
         raise ArtifactError(
             "A donor must have a module of the class to patch, of the same "
             f"name. Received: none of {missing} in "
-            f"{[str(donor.store.path) for donor in donors]}, which have "
+            f"{[donor.store.place for donor in donors]}, which have "
             f"{sorted({name for donor in donors for name in donor.store})}. "
             "Give another donor, or the class that fits as STORE:CLASS."
         )

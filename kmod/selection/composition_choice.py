@@ -149,7 +149,7 @@ def choice_text(
     `contract`, or what the modules take if that is `None`.
     """
     used = {*choice.chosen.values(), *(index for index, _ in choice.auxiliary)}
-    paths = {index: str(choice.stores[index].path) for index in sorted(used)}
+    paths = {index: choice.stores[index].place for index in sorted(used)}
     by_path = short_names(paths.values())
     by_name = slugs(by_path.values())
     ids = {index: by_name[by_path[paths[index]]] for index in paths}
@@ -157,7 +157,8 @@ def choice_text(
         name=path.stem,
         path=path,
         stores={
-            ids[index]: StoreRef(choice.stores[index].path) for index in ids
+            ids[index]: StoreRef.of(choice.stores[index].location)
+            for index in ids
         },
         input=contract,
         classes=tuple(

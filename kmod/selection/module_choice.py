@@ -130,7 +130,7 @@ class ModuleChoice:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        paths = [str(store.path) for store in self.stores]
+        paths = [store.place for store in self.stores]
         name_of_figure = "roc_auc" if self.roc_auc else "f1"
         figures = self.roc_auc or self.f1
         return {
@@ -668,7 +668,7 @@ def _check_classes(class_names, stores):
         raise ArtifactError(
             "Every class must be one of a store's, of the same name. "
             f"Received: {missing}, which none of "
-            f"{[str(store.path) for store in stores]} has. They have "
+            f"{[store.place for store in stores]} has. They have "
             f"{sorted({name for store in stores for name in store})}."
         )
     if len(class_names) < 2:

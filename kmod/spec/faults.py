@@ -42,7 +42,10 @@ _PATHS = ("path", "model", "out")  # Keys of relative paths.
 _PATH_REASONS = (
     (r"~", "`~` is another folder for everybody."),
     (r"/|[A-Za-z]:[/\\]", "An absolute path holds on one machine only."),
-    (r"[A-Za-z][A-Za-z0-9+.-]*://", "Nothing is downloaded. Fetch it first."),
+    (
+        r"[A-Za-z][A-Za-z0-9+.-]*://",
+        "Only stores of composition specs are downloaded.",
+    ),
     (r"[^/]*:", "Write ./ before a name with a colon, which is no URL then."),
     (r".*\\", "Write / for \\, on Windows, too."),
     (r".*[. ](/|$)", "Windows drops a dot or space at the end of a name."),

@@ -8,18 +8,34 @@ from pathlib import Path
 from typing import Any
 from typing import Literal
 
+from kmod.files.remote import is_url
+from kmod.files.remote import split_pin
+
 
 @dataclasses.dataclass(frozen=True)
 class StoreRef:
     """A module store that a spec uses.
 
     Attributes:
-        path: Absolute path of the store.
+        path: Absolute path of the store, or its URL as text.
         digest: `sha256:...`, the content the store must have, or `None`.
     """
 
-    path: Path
+    path: Path | str
     digest: str | None = None
+
+    @classmethod
+    def of(cls, location: Path | str) -> "StoreRef":
+        """Returns the reference to what `kmod.load_store` opens."""
+        if is_url(location):
+            return cls(*split_pin(location))
+        return cls(Path(location).resolve())
+
+    @property
+    def location(self) -> Path | str:
+        """What `kmod.load_store` opens: the path, or the URL and digest."""
+        is_pinned = isinstance(self.path, str) and self.digest is not None
+        return f"{self.path}#{self.digest}" if is_pinned else self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,7 +350,7 @@ def build_spec(data: Mapping[str, Any], path: Path) -> Spec:
         name=data["name"],
         path=path,
         stores={
-            store: StoreRef(_resolve(ref["path"], path), ref.get("digest"))
+            store: StoreRef(_store_path(ref["path"], path), ref.get("digest"))
             for store, ref in data["stores"].items()
         },
         license=data.get("license"),
@@ -378,6 +394,10 @@ def _check(entry, path):
 
 def _resolve(relative, spec_path):
     return Path(os.path.realpath(spec_path.parent / relative))
+
+
+def _store_path(text, spec_path):
+    return text.rstrip("/") if is_url(text) else _resolve(text, spec_path)
 
 
 def _data_ref(data, path):

@@ -13,6 +13,8 @@ from kmod.files.plain_yaml import Fault
 from kmod.files.plain_yaml import KeyPath
 from kmod.files.plain_yaml import Place
 from kmod.files.plain_yaml import shorten
+from kmod.files.remote import SCHEMES
+from kmod.files.remote import is_url
 from kmod.spec.faults import accepted
 from kmod.spec.faults import did_you_mean
 from kmod.spec.faults import dotted
@@ -103,6 +105,18 @@ def _stores_are_known(document: Document) -> Broken:
             yield path, (
                 f"unknown store {shorten(store)}."
                 f"{did_you_mean(store, known)} {accepted(known)}"
+            )
+
+
+def _stores_at_urls_are_pinned(document: Document) -> Broken:
+    for path, store in document.find(dict, "stores", ...):
+        url = store.get("path")
+        is_read = is_url(url) and url.partition(":")[0] in SCHEMES
+        if is_read and "digest" not in store:
+            yield path, (
+                "a store at a URL has a `digest`, so that nobody can put "
+                f"another in its place. Received: {shorten(url)} without. "
+                "`kmod inspect URL` says which it has."
             )
 
 
@@ -426,6 +440,7 @@ FAULT_RULES = (
     _license_is_an_expression,
     _class_names_differ,
     _stores_are_known,
+    _stores_at_urls_are_pinned,
     _modules_of_a_class_differ,
     _auxiliary_modules_differ,
     _ranges_rise,

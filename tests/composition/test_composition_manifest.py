@@ -143,7 +143,7 @@ def test_front_matter():
         ("MIT", {"license": "mit"}),
         (
             "MIT AND Apache-2.0",
-            {"license": "other", "license_name": "MIT AND Apache-2.0"},
+            {"license": "other", "license_name": "mit-and-apache-2.0"},
         ),
     ],
 )

@@ -172,7 +172,7 @@ def test_modules_of_stores_that_are_not_in_may_join(
 
 def test_without_images_the_stores_own_figures_decide():
     class Store(dict):
-        path = "store"
+        place = "store"
 
         def info(self, name):
             return types.SimpleNamespace(metrics=self[name])

@@ -517,7 +517,7 @@ def test_relative_paths_are_accepted(write, tmp_path, path):
         "//host/share",
         "~/store",
         "~root/store",
-        "http://host/store",
+        "ftp://host/store",
         "file:store",
         "C:/store",
         "..\\\\store",
@@ -541,7 +541,10 @@ def test_unsafe_paths_are_refused(faults_of, path):
         ("/etc/passwd", "An absolute path holds on one machine only."),
         ("C:/store", "An absolute path holds on one machine only."),
         ("~/store", "`~` is another folder for everybody."),
-        ("http://host/store", "Nothing is downloaded. Fetch it first."),
+        (
+            "ftp://host/store",
+            "Only stores of composition specs are downloaded.",
+        ),
         (
             "a:b/store",
             "Write ./ before a name with a colon, which is no URL then.",
@@ -554,6 +557,22 @@ def test_unsafe_paths_are_refused(faults_of, path):
 def test_unsafe_path_is_refused_with_a_reason(faults_of, path, reason):
     faults = faults_of(PATCH.replace("path: store", f'path: "{path}"'))
     assert faults[0].endswith(reason)
+
+
+def test_store_at_a_url_is_pinned(write, faults_of, tmp_path):
+    text = PATCH.replace("path: store", 'path: "https://host/store/"')
+    assert faults_of(text)[0].endswith("`kmod inspect URL` says which it has.")
+    pinned = text.replace('store/"', f'store/", digest: "{DIGEST}"')
+    spec = load_spec(write(pinned))
+    assert spec.stores["cifar"].path == "https://host/store"
+    assert spec.stores["cifar"].location == f"https://host/store#{DIGEST}"
+    written = write_spec(spec_data(spec), tmp_path / "folder" / "again.yaml")
+    assert written.stores == spec.stores
+
+
+def test_base_at_a_url_is_refused(faults_of):
+    text = PATCH.replace("path: weak.keras", 'path: "https://host/weak.keras"')
+    assert "not absolute, no `~`, URL or backslash" in faults_of(text)[0]
 
 
 @pytest.mark.parametrize("path", ["./a:b/store", "../a:b", "a/b:c/d"])
