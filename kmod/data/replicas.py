@@ -163,7 +163,7 @@ def check_scope(model: keras.Model) -> None:
         UsageError: If it was built outside of the strategy's scope that is
             open.
     """
-    if not has_scope():
+    if not _has_scope():
         return
     import tensorflow as tf
 
@@ -187,7 +187,7 @@ def outside_scopes(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        if not has_scope():
+        if not _has_scope():
             return function(*args, **kwargs)
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(function, *args, **kwargs).result()
@@ -207,8 +207,7 @@ def _replica():
     return replica
 
 
-def has_scope() -> bool:
-    """Tells whether the scope of a strategy is open."""
+def _has_scope():
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

@@ -19,7 +19,6 @@ from keras import tree
 from kmod.data import disk_arrays
 from kmod.data.disk_arrays import collect
 from kmod.data.disk_arrays import rows
-from kmod.data.replicas import has_scope
 from kmod.data.replicas import num_shards
 from kmod.data.replicas import predict_batch
 
@@ -165,6 +164,9 @@ def untuned_batches(arrays: tuple, batch_size: int, shuffle: bool = False):
     )
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
     return (
         tf.data.Dataset.range(1)
         .flat_map(order)
@@ -177,7 +179,7 @@ def untuned_batches(arrays: tuple, batch_size: int, shuffle: bool = False):
 
 
 def _is_tuned():
-    return keras.backend.backend() == "tensorflow" and not has_scope()
+    return keras.backend.backend() == "tensorflow"
 
 
 def _are_in_memory(arrays):

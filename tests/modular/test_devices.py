@@ -27,6 +27,7 @@ import keras
 import numpy as np
 
 import kmod
+from kmod.callbacks.epoch_checkpoints import EpochSeed
 from kmod.data.load import load_data
 from kmod.data.subsets import class_subset
 from kmod.modular import modular_model
@@ -60,7 +61,10 @@ def trained(scope=contextlib.nullcontext):
         keras.utils.set_random_seed(0)
         modular = kmod.ModularModel(source, recipe=RECIPE)
         modular.compile(loss=Steep())
-        modular.fit(train.images, train.labels, batch_size=32, verbose=0)
+        modular.fit(
+            train.images, train.labels, batch_size=32, verbose=0,
+            callbacks=[EpochSeed(0)],
+        )
     return modular
 
 

@@ -85,5 +85,5 @@ def test_augmentation_is_of_the_images_not_in_the_model(model, few):
         model.set_weights(start)
         history = train_source(model, few, 1, augment=augment, verbose=0)
         losses.append(history.history["loss"][0])
-    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
     assert model.layers == layers
