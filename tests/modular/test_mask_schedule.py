@@ -109,6 +109,25 @@ def test_masks_in_use_are_those_of_the_last_step(masks_of, quick):
     assert masks.retention() == pytest.approx(5 / 8)
 
 
+def test_masks_of_very_many_classes_change_every_few_steps(
+    masks_of, quick, monkeypatch
+):
+    monkeypatch.setattr("kmod.modular.mask_schedule.SORTED_AT_ONCE", 2)
+    monkeypatch.setattr("kmod.modular.mask_schedule.MOST", 4)
+    masks = masks_of(
+        quick(retention_target=5 / 8, warm_up=0.0, removal_end=0.5)
+    )
+    masks.mask_scores.assign([[20, 1, 0, 0, 9, 8], [1, 20, 0, 0, 8, 9]])
+    masks.start(24)
+    rates = [1.0]
+    for _ in range(24):
+        masks(training=True)
+        rates.append(masks.retention())
+    changes = 1 + np.flatnonzero(np.diff(rates))
+    assert len(changes) and not np.any(changes % 6)
+    assert rates[-1] <= 5 / 8
+
+
 def test_target_is_reached_by_the_schedule(masks_of, quick):
     recipe = quick(retention_target=5 / 8, warm_up=0.2, removal_end=0.6)
     masks = masks_of(recipe)

@@ -185,27 +185,6 @@ def test_many_classes_train_as_few_do(small_cnn, quick, data, monkeypatch):
         )
 
 
-def test_masks_of_very_many_classes_change_every_few_steps(
-    small_cnn, quick, data, monkeypatch
-):
-    monkeypatch.setattr("kmod.modular.mask_schedule.SORTED_AT_ONCE", 4)
-    monkeypatch.setattr("kmod.modular.mask_schedule.MOST", 4)
-    recipe = quick(retention_target=0.5, warm_up=0.0, removal_end=0.5)
-    modular = ModularModel(small_cnn, recipe=recipe)
-    modular.compile()
-    rates = []
-    note = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: rates.append(
-            modular.retention_rate
-        )
-    )
-    fit(modular, data, epochs=4, batch_size=8, callbacks=[note])
-    assert len(rates) == 24
-    changes = 1 + np.flatnonzero(np.diff([1.0, *rates]))
-    assert changes.tolist() and not np.any(changes % 6)
-    assert rates[-1] <= 0.5
-
-
 def test_fit_measures_validation_data(modular, data):
     history = fit(modular, data, epochs=1, validation_split=0.25).history
     assert int(modular.masks.total_steps) == 3
