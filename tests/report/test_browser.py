@@ -36,6 +36,13 @@ axe.run().then((found) => {
 """
 # Does what a user does and leaves in the title what is then to be seen.
 USER = """
+// A window that nobody has brought to the front tells no one of its focus.
+const focus = HTMLElement.prototype.focus;
+HTMLElement.prototype.focus = function () {
+  focus.call(this);
+  if (!document.hasFocus())
+    this.dispatchEvent(new FocusEvent("focusin", { bubbles: true }));
+};
 const names = () => [...document.querySelectorAll(".sortable tbody th")].map(
   (each) => each.textContent);
 const heading = document.querySelectorAll(".sortable thead th")[1];
