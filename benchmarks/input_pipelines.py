@@ -1,6 +1,6 @@
 """Times epochs on arrays as Keras reads them, and as kmod does.
 
-    python benchmarks/input_pipelines.py
+    taskset -c 1 python benchmarks/input_pipelines.py
 
 With TensorFlow, Keras reads arrays by a pipeline that a thread tunes, and an
 epoch ends when that thread does. One network trains on the same images both
@@ -34,7 +34,7 @@ def main():
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     cells = {str(count): measure(count) for count in COUNTS}
     facts = {
-        "command": "python benchmarks/input_pipelines.py",
+        "command": "taskset -c 1 python benchmarks/input_pipelines.py",
         "machine": machine(),
         "cells": cells,
     }

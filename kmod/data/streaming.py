@@ -122,7 +122,7 @@ def _stream_training(arguments, batch_size):
 
 def _untuned(arguments, batch_size):
     """Takes arrays in memory as batches that nothing tunes."""
-    if not _is_tuned() or any(map(arguments.get, KEPT_BY_KERAS)):
+    if not _is_on_tensorflow() or any(map(arguments.get, KEPT_BY_KERAS)):
         return arguments
     names = "x", "y", "sample_weight"
     train = _given(arguments.get(name) for name in names)
@@ -148,7 +148,10 @@ def untuned_batches(arrays: tuple, batch_size: int, shuffle: bool = False):
     import tensorflow as tf
 
     count = len(tree.flatten(arrays)[0])
-    tensors = tree.map_structure(tf.convert_to_tensor, arrays)
+    with tf.device("CPU:0"):  # Of a GPU, memory is for the model.
+        tensors = tree.map_structure(
+            lambda each: tf.convert_to_tensor(each, _type_of(each)), arrays
+        )
 
     def order(_):
         rows = tf.range(count, dtype=tf.int64)
@@ -178,7 +181,13 @@ def untuned_batches(arrays: tuple, batch_size: int, shuffle: bool = False):
     )
 
 
-def _is_tuned():
+def _type_of(array):
+    """Returns the type that Keras gives an array in `fit`."""
+    is_float = np.issubdtype(array.dtype, np.floating)
+    return keras.config.floatx() if is_float else array.dtype
+
+
+def _is_on_tensorflow():
     return keras.backend.backend() == "tensorflow"
 
 
@@ -219,7 +228,7 @@ def predict(model: keras.Model, images: Any, batch_size: int = 256) -> Any:
     if is_whole and num_shards() == 1:
         if _are_few(model, images, batch_size):
             return _answers(model, images, batch_size)
-        if _is_tuned() and _are_in_memory((images,)):
+        if _is_on_tensorflow() and _are_in_memory((images,)):
             images = untuned_batches((images,), batch_size)
         with quiet_tensorflow():
             return model.predict(images, batch_size=batch_size, verbose=0)

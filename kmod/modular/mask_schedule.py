@@ -13,8 +13,8 @@ from kmod.modular.macs import Macs
 from kmod.modular.placement import Placement
 from kmod.modular.recipe import Recipe
 
-SORTED_AT_ONCE = 2**19  # Mask scores; sorting more is spread over steps,
-MOST = 64  # but masks change at least so often in a training.
+SORTED_AT_ONCE = 2**19  # Scores. With more, masks change every few steps,
+LEAST_CHANGES = 64  # but at least so often in a training.
 
 
 class ScheduledMasks(KernelMasks):
@@ -23,8 +23,8 @@ class ScheduledMasks(KernelMasks):
     In training the masks are worked out anew: with a retention target the
     groups of highest importance that the schedule leaves room for, without
     one all groups with a score above zero. Every call does so, unless there
-    are so many scores that sorting them would take longer than the step: then
-    every few calls do. In use the masks of the last training step stand.
+    are so many importances that sorting them would take longer than the step:
+    then every few calls do. In use the masks of the last training step stand.
 
     Args:
         num_classes: Integer, number of masks.
@@ -93,7 +93,8 @@ class ScheduledMasks(KernelMasks):
 
     def _now(self, scores):
         """Returns the masks of this step."""
-        if self.num_scores < 2 * SORTED_AT_ONCE:
+        is_sorted = self.recipe.retention_target is not None
+        if not is_sorted or self.num_scores < 2 * SORTED_AT_ONCE:
             return self._select(scores)
         return ops.cond(
             ops.equal(self.step % self.steps_apart, 0),
@@ -226,7 +227,9 @@ def steps_apart(num_scores: int, total_steps: int) -> int:
         num_scores: Integer, mask scores of all classes.
         total_steps: Integer, steps of the training.
     """
-    return max(1, min(num_scores // SORTED_AT_ONCE, total_steps // MOST))
+    return max(
+        1, min(num_scores // SORTED_AT_ONCE, total_steps // LEAST_CHANGES)
+    )
 
 
 def retention_at(progress, start, target, warm_up: float, removal_end: float):

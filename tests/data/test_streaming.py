@@ -119,6 +119,13 @@ def test_fit_trains_the_same_on_what_nothing_tunes(options):
 
 
 @tensorflow_only
+def test_numbers_have_the_types_that_keras_gives_them():
+    arrays = IMAGES.astype("float64"), LABELS.astype("uint8")
+    images, labels = untuned_batches(arrays, 8).element_spec
+    assert (images.dtype.name, labels.dtype.name) == ("float32", "uint8")
+
+
+@tensorflow_only
 def test_what_nothing_tunes_has_the_order_of_what_lies_on_disk():
     batches = untuned_batches((IMAGES, np.arange(COUNT)), 8, shuffle=True)
     on_disk = DiskBatches((IMAGES, np.arange(COUNT)), 8, shuffle=True)

@@ -113,7 +113,7 @@ def test_masks_of_very_many_classes_change_every_few_steps(
     masks_of, quick, monkeypatch
 ):
     monkeypatch.setattr("kmod.modular.mask_schedule.SORTED_AT_ONCE", 2)
-    monkeypatch.setattr("kmod.modular.mask_schedule.MOST", 4)
+    monkeypatch.setattr("kmod.modular.mask_schedule.LEAST_CHANGES", 4)
     masks = masks_of(
         quick(retention_target=5 / 8, warm_up=0.0, removal_end=0.5)
     )
@@ -126,6 +126,17 @@ def test_masks_of_very_many_classes_change_every_few_steps(
     changes = 1 + np.flatnonzero(np.diff(rates))
     assert len(changes) and not np.any(changes % 6)
     assert rates[-1] <= 5 / 8
+
+
+def test_masks_that_are_not_sorted_change_in_every_step(
+    masks_of, quick, monkeypatch
+):
+    monkeypatch.setattr("kmod.modular.mask_schedule.SORTED_AT_ONCE", 1)
+    monkeypatch.setattr("kmod.modular.mask_schedule.LEAST_CHANGES", 1)
+    masks = masks_of(quick(retention_target=None))
+    masks.mask_scores.assign([[-1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, -1]])
+    masks(training=True)
+    assert np.array(masks.mask)[0, 0] == 0
 
 
 def test_target_is_reached_by_the_schedule(masks_of, quick):

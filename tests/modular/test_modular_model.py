@@ -176,7 +176,7 @@ def test_many_classes_train_as_few_do(small_cnn, quick, data, monkeypatch):
     expected = trained_weights(small_cnn, recipe, data)
     monkeypatch.setattr("kmod.modular.masked_network.FEW_CLASSES", 2)
     monkeypatch.setattr("kmod.modular.mask_schedule.SORTED_AT_ONCE", 1)
-    monkeypatch.setattr("kmod.modular.mask_schedule.MOST", 100)
+    monkeypatch.setattr("kmod.modular.mask_schedule.LEAST_CHANGES", 100)
     found = trained_weights(small_cnn, recipe, data)
     assert 0 < expected["masks"].mean() < 1
     for name, weight in expected.items():
