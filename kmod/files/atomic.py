@@ -42,7 +42,7 @@ Listing = Callable[[Path], Mapping[str, Mapping[str, Any]]]
 T = TypeVar("T")
 
 MAX_NAMES = 5
-MAX_READS = 5
+MAX_READS = 50
 SECONDS_BETWEEN_RENAMES = 0.01
 # The files that make a directory an artifact. A spec may be called so as well,
 # but does not end in its own digest.
@@ -186,13 +186,14 @@ def read_again_if_replaced(directory: str | Path, read: Callable[[], T]) -> T:
         ArtifactError: If `read` did, of a directory that stayed in its place.
     """
     for _ in range(MAX_READS):
-        before = _identity(directory)
-        try:
-            return read()
-        except (ArtifactError, FileNotFoundError, NotADirectoryError):
-            time.sleep(SECONDS_BETWEEN_RENAMES)
-            if _identity(directory) == before:
-                raise
+        with _held(directory):
+            before = _identity(directory)
+            try:
+                return read()
+            except (ArtifactError, FileNotFoundError, NotADirectoryError):
+                time.sleep(SECONDS_BETWEEN_RENAMES)
+                if _identity(directory) == before:
+                    raise
     return read()
 
 
@@ -293,6 +294,20 @@ def _prepare(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     return path
+
+
+@contextlib.contextmanager
+def _held(directory):
+    """Keeps the number of a directory from being given to another."""
+    try:
+        held = os.open(directory, getattr(os, "O_DIRECTORY", os.O_RDONLY))
+    except OSError:  # It is not there, or the system opens no directories.
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def _identity(directory):

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,6 +355,21 @@ def test_what_was_replaced_while_it_was_read_is_read_again(old):
 
     assert read_again_if_replaced(old, read) == "new"
     assert found == ["old", "new"]
+
+
+def test_new_directory_is_not_taken_for_the_removed_one(old):
+    found = []
+
+    def read():
+        found.append((old / "store.yaml").read_text())
+        if len(found) < 10:  # Its number is free, and the next one may get it.
+            shutil.rmtree(old)
+            old.mkdir()
+            (old / "store.yaml").write_text("new")
+            raise ArtifactError("files of both")
+        return found[-1]
+
+    assert read_again_if_replaced(old, read) == "new"
 
 
 def test_what_is_damaged_in_its_place_is_read_once(old):
