@@ -101,10 +101,8 @@ def time_modules(args, name: str, architecture: str) -> dict:
     found = {}
     for key, count in (("one", 1), ("most", MOST_MODULES)):
         image, outputs = merge_models(
-            {
-                f"module_{index}": log_odds_model(cut_module(modular, index))
-                for index in range(count)
-            }
+            (f"module_{index}", log_odds_model(cut_module(modular, index)))
+            for index in range(count)
         )
         model = keras.Model(image, outputs)
         for _ in range(2):

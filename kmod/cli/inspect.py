@@ -1,6 +1,7 @@
 """`kmod inspect`: says what is in a model, store, module or composition."""
 
 import argparse
+import collections
 import dataclasses
 import os
 import shlex
@@ -474,6 +475,7 @@ def _read_spec(path):
     import keras
 
     from kmod.composition.composer import build_parts
+    from kmod.composition.composer import tallied
     from kmod.composition.composition_manifest import total_sizes
     from kmod.composition.plan import plan
     from kmod.composition.scoring import join
@@ -482,7 +484,8 @@ def _read_spec(path):
     from kmod.spec.spec_file import load_spec
 
     planned = plan(load_spec(path))
-    parts = build_parts(planned)
+    unshared = collections.Counter()
+    parts = tallied(build_parts(planned), unshared)
     image, outputs = merge_models(parts)
     model = keras.Model(image, join(list(outputs.values()), "scores"))
     sizes = total_sizes([fuse(model)])
@@ -493,7 +496,7 @@ def _read_spec(path):
         "input": dataclasses.asdict(planned.input),
         "license": planned.spec.license,
         **sizes,
-        "saved_by_sharing": _saved(total_sizes(parts.values()), sizes),
+        "saved_by_sharing": _saved(unshared, sizes),
         "sources": planned.as_dict()["classes"],
         "metrics": {},
     }

@@ -1,7 +1,10 @@
 """Builds one classifier from the modules that a spec names."""
 
+import collections
 import dataclasses
 import functools
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +137,8 @@ def compose_plan(
     elif spec.scores.calibration == "unlabelled":
         images = _unlabelled_images(planned, data_dir, given)
     base = spec.base and file_digest(spec.base.path)
-    parts = build_parts(planned)
+    unshared = collections.Counter()
+    parts = tallied(build_parts(planned), unshared)
     if spec.base is not None:
         model = merge_patched(parts, _patches(planned), spec.name)
     else:
@@ -145,11 +149,10 @@ def compose_plan(
     model = fuse(model)
     model.class_names = spec.class_names
     checks = run_checks(model, planned, data_dir, given)
-    has_size = None not in model.input_shape[1:]
     manifest = dataclasses.replace(
         manifest,
         metrics={"checks": [c.as_dict() for c in checks]} if checks else {},
-        unshared=total_sizes(parts.values()) if has_size else None,
+        unshared=dict(unshared) or None,
     )
     model.composition = Composition(
         manifest,
@@ -168,35 +171,49 @@ def _without_modules(planned):
     return dataclasses.replace(planned, stores=stores)
 
 
-def build_parts(planned: CompositionPlan) -> dict[str, keras.Model]:
-    """Builds every part of a composed model, nothing shared yet.
+def build_parts(
+    planned: CompositionPlan,
+) -> Iterator[tuple[str, keras.Model]]:
+    """Builds the parts of a composed model one by one, nothing shared yet.
 
     Args:
         planned: The plan.
 
-    Returns:
-        Functional models by the names that `merge_models` gives their layers,
-        all on images of `planned.input`: the scores of the modules, and of a
-        patch spec the weak model's logits as well.
+    Yields:
+        Pairs for `merge_models` of a name and a functional model on images of
+        `planned.input`: the scores of the modules, and of a patch spec the
+        weak model's logits as well.
     """
     if planned.spec.base is not None:
-        return patch_parts(_load_weak(planned), _patches(planned))
+        parts = patch_parts(_load_weak(planned), _patches(planned))
+        yield from parts.items()
+        return
     image = keras.Input(planned.input.shape, dtype=planned.input.dtype)
-    measured = {}
+    names = [name for names in _names_by_class(planned) for name in names]
+    names += _auxiliary_names(planned)
+    for name, module in zip(names, planned.modules, strict=True):
+        scorer = _scorer(planned, module)
+        adaptation = planned.adaptations[module.ref.store]
+        yield name, adapt_model(scorer, adaptation, image)
     if _needs_statistics(planned):
         contract, adaptation = measured_images(planned)
         model = statistics_model(contract)
-        measured[STATISTICS] = adapt_model(model, adaptation, image)
-    names = [name for names in _names_by_class(planned) for name in names]
-    names += _auxiliary_names(planned)
-    return {
-        name: adapt_model(
-            _scorer(planned, module),
-            planned.adaptations[module.ref.store],
-            image,
-        )
-        for name, module in zip(names, planned.modules, strict=True)
-    } | measured
+        yield STATISTICS, adapt_model(model, adaptation, image)
+
+
+def tallied(
+    parts: Iterable[tuple[str, keras.Model]], totals: collections.Counter
+) -> Iterator[tuple[str, keras.Model]]:
+    """Passes parts on and adds up their sizes, where images have a size.
+
+    Args:
+        parts: What `build_parts` yields.
+        totals: Counter of `parameters` and `macs`. It is changed.
+    """
+    for name, part in parts:
+        if None not in part.input_shape[1:]:
+            totals.update(total_sizes([part]))
+        yield name, part
 
 
 def _names_by_class(planned):
@@ -222,7 +239,8 @@ def _auxiliary_names(planned):
 
 def _scorer(planned, module):
     """Returns a module up to the score that is compared with others."""
-    model = _load(planned, module).model
+    store = planned.stores[module.ref.store]
+    model = store.read(module.ref.class_name).model
     layer = model.get_layer(CALIBRATION_LAYER)
     is_raw = planned.spec.scores.calibration == "none"
     return keras.Model(model.input, layer.input if is_raw else layer.output)

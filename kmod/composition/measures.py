@@ -435,7 +435,7 @@ def side_by_side(modules: Mapping[str, keras.Model]) -> keras.Model:
     """
     names = slugs(modules)
     image, outputs = merge_models(
-        {names[name]: model for name, model in modules.items()}
+        (names[name], model) for name, model in modules.items()
     )
     return fuse(keras.Model(image, join(list(outputs.values()), "scores")))
 

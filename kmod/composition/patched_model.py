@@ -1,7 +1,7 @@
 """Builds a weak model whose answers for some classes take in modules'."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Literal
 
@@ -109,13 +109,16 @@ def build_patched(
     - [Qi et al., 2023](https://arxiv.org/abs/2311.04438), for `raw`.
     """
     name = name or f"{weak.name}_patched"
-    return merge_patched(patch_parts(weak, patches), patches, name)
+    parts = patch_parts(weak, patches)
+    return merge_patched(parts.items(), patches, name)
 
 
 def merge_patched(
-    parts: Mapping[str, keras.Model], patches: Sequence[Patch], name: str
+    parts: Iterable[tuple[str, keras.Model]],
+    patches: Sequence[Patch],
+    name: str,
 ) -> keras.Model:
-    """Builds a patched model of the parts that `patch_parts` lists."""
+    """Builds a patched model of the items that `patch_parts` lists."""
     image, outputs = merge_models(parts)
     log_odds = _patched_scores(patches, outputs)
     columns = {

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Container
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import keras
 from keras import tree
@@ -22,7 +22,7 @@ SHARED = "shared"
 
 
 def merge_models(
-    models: Mapping[str, keras.Model],
+    models: Iterable[tuple[str, keras.Model]],
 ) -> tuple[keras.KerasTensor, dict[str, keras.KerasTensor]]:
     """Rebuilds models on one image input, equal parts only once.
 
@@ -31,19 +31,19 @@ def merge_models(
     of different weights share nothing.
 
     Args:
-        models: Functional models of one input and one output that take the
-            same images. Their keys begin the names of their layers; shared
-            layers begin with `shared`. The models are not changed.
+        models: Pairs of a name and a functional model of one input and one
+            output, all of which take the same images. The names begin those
+            of the models' layers; shared layers begin with `shared`. The
+            models are not changed. Each is read when its turn comes and then
+            let go, so an iterator need not keep them all in memory.
 
     Returns:
         Tuple `(image, outputs)`: the input `image` and each model's output,
         for `keras.Model`.
     """
-    first = next(iter(models.values())).inputs[0]
-    image = keras.Input(first.shape[1:], dtype=first.dtype, name=IMAGE)
-    merger = _Merger(TensorRef(0, tuple(first.shape)))
-    refs = {owner: merger.add(owner, models[owner]) for owner in models}
-    tensors = merger.build(image)
+    merger = _Merger()
+    refs = {owner: merger.add(owner, model) for owner, model in models}
+    image, tensors = merger.build()
     return image, {owner: tensors[ref.index] for owner, ref in refs.items()}
 
 
@@ -52,12 +52,15 @@ class _Step:
     """A call of the merged graph.
 
     Attributes:
-        call: The call, on tensors of the merged graph.
+        call: The call, on tensors of the merged graph, without the layer: that
+            would keep the model it comes from in memory.
+        layer: Name of the layer in its model.
         owner: The model it was first seen in.
         users: All models that need it.
     """
 
     call: Call
+    layer: str
     owner: str
     users: set[str]
 
@@ -65,15 +68,23 @@ class _Step:
 class _Merger:
     """Collects equal calls of several models under one key."""
 
-    def __init__(self, image):
-        self._image = image
+    def __init__(self):
+        self._image = None
+        self._ref = None
         self._steps = {}
-        self._num_refs = 1
+        self._copies = {}
+        self._num_refs = 0
 
     def add(self, owner, model):
         """Adds a model; returns its output in the merged graph."""
+        if self._image is None:
+            first = model.inputs[0]
+            self._image = keras.Input(
+                first.shape[1:], dtype=first.dtype, name=IMAGE
+            )
+            self._ref = self._new_ref(tuple(first.shape))
         traced = trace(model)
-        refs = {traced.input.index: self._image}
+        refs = {traced.input.index: self._ref}
         for call in traced.calls:
             step = self._step(owner, call, refs)
             step.users.add(owner)
@@ -86,32 +97,37 @@ class _Merger:
         key = _digest(call, refs)
         if key not in self._steps:
             outputs = tuple(self._new_ref(ref.shape) for ref in call.outputs)
+            layer = owner, call.name
+            if layer not in self._copies:
+                self._copies[layer] = copy_of(call.operation)
+            name = call.operation.name
             call = dataclasses.replace(
-                call, args=args, kwargs=kwargs, outputs=outputs
+                call, operation=None, args=args, kwargs=kwargs, outputs=outputs
             )
-            self._steps[key] = _Step(call, owner, set())
+            self._steps[key] = _Step(call, name, owner, set())
         return self._steps[key]
 
     def _new_ref(self, shape):
         self._num_refs += 1
         return TensorRef(self._num_refs - 1, shape)
 
-    def build(self, image):
-        """Calls every layer once; returns the tensors by their index."""
-        tensors, layers = {self._image.index: image}, {}
+    def build(self):
+        """Calls every layer; returns the image and all tensors by index."""
+        tensors, layers = {self._ref.index: self._image}, {}
         names = self._names()
         for step in self._steps.values():
             call, key = step.call, (step.owner, step.call.name)
             args, kwargs = arguments_on(call, lambda ref: tensors[ref.index])
             weights = None
             if key not in layers:
-                layers[key], weights = copy_of(call.operation, name=names[key])
+                copy, weights = self._copies.pop(key)
+                layers[key], _ = copy_of(copy, name=names[key])
             results = layers[key](*args, **kwargs)
             if weights:
                 set_state(layers[key], weights)
             for ref, tensor in zip(call.outputs, tree.flatten(results)):
                 tensors[ref.index] = tensor
-        return tensors
+        return self._image, tensors
 
     def _names(self):
         """Gives every layer of the merged graph a name of its own."""
@@ -122,7 +138,7 @@ class _Merger:
             key = step.owner, step.call.name
             if key not in names:
                 prefix = SHARED if len(users[key]) > 1 else step.owner
-                name = step.call.operation.name.replace("/", "_")
+                name = step.layer.replace("/", "_")
                 names[key] = unique_name(f"{prefix}_{name}", names.values())
         return names
 

@@ -235,14 +235,28 @@ class ModuleStore:
         )
 
     def __getitem__(self, class_name: str) -> ClassModule:
-        record = self._record(class_name)
         if class_name not in self._modules:
-            directory = self.path / record.directory
-            with custom_layers_scope(self._custom_layers):
-                module = read_module(directory, record)
-            _check_shapes(module, self.manifest.input)
-            self._modules[class_name] = module
+            self._modules[class_name] = self.read(class_name)
         return self._modules[class_name]
+
+    def read(self, class_name: str) -> ClassModule:
+        """Returns a module without keeping it in memory for the next time.
+
+        Args:
+            class_name: Name of its class.
+
+        Raises:
+            ArtifactError: If there is none of this class, or its archive can
+                not be loaded safely.
+            IntegrityError: If it is not as it was written.
+        """
+        record = self._record(class_name)
+        if class_name in self._modules:
+            return self._modules[class_name]
+        with custom_layers_scope(self._custom_layers):
+            module = read_module(self.path / record.directory, record)
+        _check_shapes(module, self.manifest.input)
+        return module
 
     def __contains__(self, class_name: object) -> bool:
         return class_name in self._records

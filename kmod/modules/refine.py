@@ -83,10 +83,7 @@ class JointModel(keras.Model):
         self.teacher = teacher
         self.owners = [f"module{index}" for index in range(len(modules))]
         image, outputs = merge_models(
-            {
-                owner: raw_score_model(module)
-                for owner, module in zip(self.owners, modules, strict=True)
-            }
+            zip(self.owners, map(raw_score_model, modules), strict=True)
         )
         scores = keras.layers.Concatenate(name="scores", dtype="float32")
         self.network = keras.Model(image, scores(list(outputs.values())))

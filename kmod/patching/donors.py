@@ -92,10 +92,8 @@ def module_answers(
         return []
     layers = [each.model.get_layer(CALIBRATION_LAYER) for each in modules]
     image, outputs = merge_models(
-        {
-            f"module_{index}": keras.Model(module.model.input, layer.input)
-            for index, (module, layer) in enumerate(zip(modules, layers))
-        }
+        (f"module_{index}", keras.Model(module.model.input, layer.input))
+        for index, (module, layer) in enumerate(zip(modules, layers))
     )
     own = keras.Input(images.shape[1:], dtype="float32")
     model = adapt_model(keras.Model(image, outputs), adaptation, own)

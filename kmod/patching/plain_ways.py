@@ -117,7 +117,7 @@ def plain_ways(
     Returns:
         The ways that there are, in this order.
     """
-    image, outputs = merge_models(_parts(weak, donors))
+    image, outputs = merge_models(_parts(weak, donors).items())
     ways = _ways(outputs, donors, class_names, targets)
     read = {name: inputs for name, (inputs, _) in ways.items()}
     found = predict(keras.Model(image, read), images)

@@ -507,14 +507,15 @@ class _Candidates:
     def _sizes(self, modules):
         """Measures modules together, what they share counted once."""
         own = keras.Input(self.images.images.shape[1:], dtype="float32")
-        parts = {}
+        parts = []
         for number, (index, name) in enumerate(modules):
             store = self.stores[index]
-            parts[f"module{number}"] = adapt_model(
+            model = adapt_model(
                 log_odds_model(store[name].model),
                 Donor(store).adaptation(self.contract),
                 own,
             )
+            parts.append((f"module{number}", model))
         image, outputs = merge_models(parts)
         return model_sizes(
             keras.Model(image, join(list(outputs.values()), "modules"))

@@ -259,7 +259,7 @@ def test_adapters_are_inside_and_built_once(stores, write_spec, images):
 
 def test_parts_add_up_to_what_is_shared(write_spec):
     planned = plan(load_spec(write_spec(ALL)))
-    model, parts = compose_plan(planned), build_parts(planned)
+    model, parts = compose_plan(planned), dict(build_parts(planned))
     assert list(parts) == ["cat", "dog", "t-shirt-top", "no"]
     assert sum(part.count_params() for part in parts.values()) > (
         model.count_params()

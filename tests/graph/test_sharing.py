@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ def build_model(seed=0, factor=2.0, changed="", names=("stem", "head")):
 
 
 def merged(**models):
-    image, outputs = merge_models(models)
+    image, outputs = merge_models(models.items())
     return keras.Model(image, outputs)
 
 
@@ -41,6 +44,21 @@ def check_answers(model, parts):
     answers = model(x)
     for name, part in parts.items():
         np.testing.assert_allclose(answers[name], part(x), rtol=0, atol=1e-5)
+
+
+def test_models_need_not_all_be_in_memory():
+    layers = []
+
+    def models():
+        for number in range(4):
+            model = build_model(number, changed="head")
+            layers.append(weakref.ref(model.get_layer("head")))
+            yield f"m{number}", model
+            gc.collect()
+
+    _, outputs = merge_models(models())
+    assert list(outputs) == ["m0", "m1", "m2", "m3"]
+    assert [layer() for layer in layers[:3]] == [None] * 3
 
 
 def test_stem_is_built_once():

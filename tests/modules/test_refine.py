@@ -155,7 +155,7 @@ def test_stem_stays_and_is_still_shared(store, refined):
         assert np.any(
             weights(store, name, "late")[0] != weights(refined, name, "late")[0]
         )
-    image, outputs = merge_models({f"m{n}": refined[n].model for n in refined})
+    image, outputs = merge_models((f"m{n}", refined[n].model) for n in refined)
     names = [
         layer.name
         for layer in keras.Model(image, list(outputs.values())).layers

@@ -256,7 +256,7 @@ def test_merged_and_fused_modules_answer_as_they_do_alone(front):
     modules = {
         f"m{index}": log_odds_model(module(front, index)) for index in range(3)
     }
-    image, outputs = merge_models(modules)
+    image, outputs = merge_models(modules.items())
     joined = layers.Concatenate()(list(outputs.values()))
     merged = keras.Model(image, joined)
     expected = modular.class_log_odds(images)

@@ -76,7 +76,7 @@ def test_options_are_what_they_cost(poor, few):
     assert [each.auxiliary for each in choice.options] == [(), ((0, "8"),)]
     assert choice.expected is both.expected
     image, outputs = merge_models(
-        {name: log_odds_model(poor[name].model) for name in CLASSES}
+        (name, log_odds_model(poor[name].model)) for name in CLASSES
     )
     scores = keras.layers.Concatenate()(list(outputs.values()))
     together = keras.Model(image, scores)
