@@ -6,6 +6,9 @@ from .analysis.dependence import Dependence as Dependence
 from .analysis.dependence import dependence as dependence
 from .analysis.explanation import Explanation as Explanation
 from .analysis.explanation import explain as explain
+from .analysis.explanation_recorder import (
+    ExplanationRecorder as ExplanationRecorder,
+)
 from .composition.composer import compose as compose
 from .composition.distillation import distil as distil
 from .composition.patched_model import Patch as Patch

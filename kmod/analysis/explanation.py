@@ -23,6 +23,9 @@ from kmod.modules.cut import log_odds_model
 TOLERANCE = 1e-4  # Of an exact map, relative to the largest score.
 BATCH_SIZE = 256
 MOST_VALUES = 2**24  # Of feature maps that lie in memory at a time.
+FOR, AGAINST = (255, 122, 0), (43, 108, 255)  # As in the report's `page.css`.
+DENSEST = 0.8  # Of a map that can be seen through.
+CONTRAST = 1.5  # Places that add little recede.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,7 +136,16 @@ class Explainer:
         cls, model: ClassModule | keras.Model, class_index: int | None = None
     ) -> Explainer:
         """Divides a model; see `explain`."""
-        scored = _scored(model, class_index)
+        return cls.of_scored(_scored(model, class_index), model_name(model))
+
+    @classmethod
+    def of_scored(cls, scored: keras.Model, name: str) -> Explainer:
+        """Divides a flat model of images to one score `(batch, 1)`.
+
+        Args:
+            scored: The model.
+            name: What a message calls it.
+        """
         maps = _last_maps(scored)
         score = scored.outputs[0]
         try:
@@ -141,7 +153,7 @@ class Explainer:
         except ValueError as error:
             raise UnsupportedModelError(
                 "A class activation map needs feature maps that the whole "
-                f"score comes through. Received: {model_name(model)}, where "
+                f"score comes through. Received: {name}, where "
                 "part of the score passes the maps of "
                 f"{made_by(maps).name!r} by. There is no map "
                 "of such a model."
@@ -176,6 +188,23 @@ class Explainer:
             rest = predict(self.tail, without, BATCH_SIZE)
             found[own] = scores[image[own], 0] - rest[:, 0]
         return places * found.reshape(count, height, width)
+
+
+def colours_of(maps: np.ndarray, largest: float) -> np.ndarray:
+    """Returns maps as images that can be laid on others.
+
+    Args:
+        maps: Float array `(..., height, width)`; what is above 0 is orange,
+            what is below it blue, and 0 can't be seen.
+        largest: Positive number, what is densest.
+
+    Returns:
+        Float array `(..., height, width, 4)` of red, green, blue and
+        opacity, 0 to 255.
+    """
+    opacity = DENSEST * np.clip(np.abs(maps) / largest, 0, 1) ** CONTRAST
+    colours = np.where((maps > 0)[..., None], FOR, AGAINST)
+    return np.concatenate([colours, 255 * opacity[..., None]], axis=-1)
 
 
 def _array(images):

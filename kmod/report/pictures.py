@@ -6,10 +6,9 @@ import zlib
 
 import numpy as np
 
+from kmod.analysis.explanation import colours_of
+
 MOST_PIXELS = 96  # Of a side.
-FOR, AGAINST = (255, 122, 0), (43, 108, 255)  # As in `page.css`.
-DENSEST = 0.8  # Of a map that can be seen through.
-CONTRAST = 1.5  # Places that add little recede.
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # By number of channels.
 
 
@@ -38,14 +37,10 @@ def map_source(values: np.ndarray, largest: float) -> str:
     """Returns a map as the data URI of an image that can be seen through.
 
     Args:
-        values: Float array `(height, width)`; what is above 0 is orange, what
-            is below it blue, and 0 can't be seen.
+        values: Float array `(height, width)`; see `colours_of`.
         largest: Positive number, what is densest.
     """
-    density = DENSEST * np.clip(np.abs(values) / largest, 0, 1) ** CONTRAST
-    colours = np.where((values > 0)[..., None], FOR, AGAINST)
-    pixels = np.concatenate([colours, 255 * density[..., None]], axis=2)
-    return _data_uri(np.rint(pixels).astype("uint8"))
+    return _data_uri(np.rint(colours_of(values, largest)).astype("uint8"))
 
 
 def _data_uri(pixels):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kmod.report.pictures import AGAINST
-from kmod.report.pictures import DENSEST
-from kmod.report.pictures import FOR
+from kmod.analysis.explanation import AGAINST
+from kmod.analysis.explanation import DENSEST
+from kmod.analysis.explanation import FOR
 from kmod.report.pictures import MOST_PIXELS
 from kmod.report.pictures import map_source
 from kmod.report.pictures import picture_source
