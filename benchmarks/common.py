@@ -97,9 +97,13 @@ def in_child(function: Callable, *args) -> dict:
 
 def _with_peak(function, args):
     figures = function(*args)
+    return {**figures, "peak_mib": round(peak_mib())}
+
+
+def peak_mib() -> float:
+    """Returns the most memory that this process has had so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return {**figures, "peak_mib": round(peak / unit)}
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def accuracy(model, images: LabelledImages, batch_size: int = 256) -> float:

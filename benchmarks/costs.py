@@ -33,6 +33,7 @@ import numpy as np
 from common import in_child
 from common import machine
 from common import part
+from common import peak_mib
 from common import read_result
 from common import update_summary
 from common import write_result
@@ -339,11 +340,6 @@ def plan(work, num_stores, num_classes) -> dict:
 def children_seconds():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def peak_mib():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 MEASURES = {

@@ -898,7 +898,11 @@ def scale():
             f"({mib['1000']:,} and {mib['100']:,} MiB)",
         ]
     )
-    for size, name in (("small", "a small SimCNN"), ("large", "a ResNet50")):
+    for size, name in (
+        ("small", "a small SimCNN"),
+        ("large", "a ResNet50"),
+        ("many", "a ResNet50, 5 % of the branches' kernels kept,"),
+    ):
         stored, composed = many[size]["store"], many[size]["compose"]
         rows += [
             [

@@ -30,6 +30,7 @@ import numpy as np
 from common import in_child
 from common import machine
 from common import part
+from common import peak_mib
 from common import update_summary
 from common import write_result
 
@@ -188,7 +189,7 @@ def store(work: Path, size: str) -> dict:
 
 
 def compose_some(work: Path, size: str) -> dict:
-    """Composes modules, saves and loads the model and lets it answer."""
+    """Composes modules, saves and loads the model and lets both answer."""
     _, shape, _, _, count = CUT[size]
     names = load_store(work / size).class_names
     names = names[:: len(names) // count]
@@ -202,12 +203,14 @@ def compose_some(work: Path, size: str) -> dict:
         ],
     }
     path = write_spec(spec, work / f"{size}.yaml").path
-    times = {}
+    times, mib = {}, {}
     start = time.perf_counter()
     model = compose(path)
     times["compose"] = time.perf_counter() - start
+    mib["compose"] = round(peak_mib())
     save(model, work / f"{size}-composed", overwrite=True)
     times["save"] = time.perf_counter() - start - times["compose"]
+    mib["save"] = round(peak_mib())
     start = time.perf_counter()
     loaded = load(work / f"{size}-composed")
     times["load"] = time.perf_counter() - start
@@ -220,6 +223,7 @@ def compose_some(work: Path, size: str) -> dict:
     ]
     return {
         "seconds": times,
+        "peak_mib_until": mib,
         "modules": len(names),
         "layers": len(loaded.layers),
         "convolutions": len(convolutions),
