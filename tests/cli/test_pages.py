@@ -203,7 +203,8 @@ def prepared(pictures, tmp_path_factory):
         }
 
     def examples(part, empty):
-        for index, (image, label) in enumerate(zip(part.images, part.labels)):
+        for index in range(0, len(part), 3):  # A third is enough to go by.
+            image, label = part.images[index], part.labels[index]
             yield index, {**empty, "image": image, "label": label}
 
     return prepared
