@@ -6,7 +6,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
 import gc
+import http.server
+import json
+import re
 import shutil
+import textwrap
+import threading
+import urllib.parse
 
 import keras
 import numpy as np
@@ -153,3 +159,66 @@ def poor(store_of):
 def images():
     draw = np.random.default_rng(7)
     return draw.uniform(0, 255, (16, 8, 8, 1)).astype("float32")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as the Hugging Face Hub does, for one repository."""
+
+    def do_GET(self):
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        repository = "somebody/digits"
+        if path == f"/api/models/{repository}":
+            content = json.dumps({"id": repository, "sha": "0", "tags": []})
+        elif path.startswith(tree := f"/api/models/{repository}/tree/main"):
+            content = json.dumps(self._list(path[len(tree) + 1 :]))
+        elif path.startswith(files := f"/{repository}/resolve/main/"):
+            content = (self.server.top / path[len(files) :]).read_bytes()
+        else:
+            self.send_error(404)
+            return
+        content = content if isinstance(content, bytes) else content.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _list(self, folder):
+        return [
+            {
+                "type": "directory" if path.is_dir() else "file",
+                "path": path.relative_to(self.server.top).as_posix(),
+                "size": path.stat().st_size,
+                "oid": "0",
+            }
+            for path in (self.server.top / folder).iterdir()
+        ]
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def hub():
+    """Serves a folder as a repository of the Hub; returns the address."""
+    pytest.importorskip("huggingface_hub", reason="needs the extra `remote`")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def hub(folder):
+            server.top = folder
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield hub
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def blocks():
+    """Finds blocks of a page by their language; `""` are those without."""
+
+    def blocks(page, *languages):
+        text = page.read_text(encoding="utf-8")
+        found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```", text, re.M | re.S)
+        return [textwrap.dedent(x) for _, name, x in found if name in languages]
+
+    return blocks

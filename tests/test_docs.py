@@ -2,13 +2,11 @@ import ast
 import configparser
 import inspect
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 import kmod
-from kmod.cli.main import build_parser
 from kmod.jobs.job_file import load_jobs
 from kmod.spec.faults import InvalidSpecError
 from kmod.spec.spec_file import load_spec
@@ -51,22 +49,6 @@ def broken_links(page):
             yield link
 
 
-def blocks(page, language):
-    """The blocks of a page in a language; `""` are those that name none."""
-    text = page.read_text(encoding="utf-8")
-    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
-    return [code for name, code in found if name == language]
-
-
-def commands(page):
-    """The arguments of each `kmod` that a page shows."""
-    for code in (*blocks(page, ""), *blocks(page, "sh")):
-        for line in code.replace("\\\n", " ").splitlines():
-            if line.startswith("kmod "):
-                _, *words = shlex.split(line, comments=True)
-                yield words
-
-
 def plain_signature(function):
     """A signature without hints; what is not plain is not spelt out."""
     parameters = []
@@ -91,29 +73,10 @@ def test_a_broken_link_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if any(commands(page))],
-    ids=lambda page: page.name,
-)
-def test_commands_are_as_kmod_takes_them(page):
-    for words in commands(page):
-        build_parser().parse_args(words)  # Exits if there is no such option.
-
-
-def test_a_command_that_is_not_there_is_found(tmp_path, capsys):
-    page = tmp_path / "page.md"
-    page.write_text("```\nkmod inspect a.keras --upside-down  # No.\n```\n")
-    (words,) = commands(page)
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(words)
-    assert "--upside-down" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("name", "load"),
     [("jobs.md", load_jobs), ("reuse.md", load_spec), ("spec.md", load_spec)],
 )
-def test_lists_and_specs_of_the_docs_are_valid(name, load, tmp_path):
+def test_lists_and_specs_of_the_docs_are_valid(name, load, blocks, tmp_path):
     found = blocks(ROOT / "docs" / name, "yaml")
     whole = [text for text in found if re.search("^version:", text, re.M)]
     assert whole

@@ -2,11 +2,13 @@ import keras
 import pytest
 
 
-def small_network(num_classes):
+def small_network(num_classes, shape=(8, 8, 1)):
     keras.utils.set_random_seed(0)
+    shrinking = [keras.layers.Resizing(8, 8)] if shape[0] > 8 else []
     return keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input(shape),
+            *shrinking,
             keras.layers.Rescaling(1 / 255, name="rescaling"),
             keras.layers.Conv2D(6, 3, activation="relu", name="conv_1"),
             keras.layers.Conv2D(12, 3, activation="relu", name="conv_2"),
@@ -18,9 +20,20 @@ def small_network(num_classes):
 
 
 @pytest.fixture(scope="session")
-def source(train, ten_digits):
+def learned(train):
+    """Makes a small model that knows a data set a little."""
+
+    def learned(data):
+        shape = data.train.images.shape[1:]
+        return train(small_network(len(data.class_names), shape), data)
+
+    return learned
+
+
+@pytest.fixture(scope="session")
+def source(learned, ten_digits):
     """A small model that knows the ten digits a little."""
-    return train(small_network(10), ten_digits)
+    return learned(ten_digits)
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +54,9 @@ def source_path(source, saved):
 
 
 @pytest.fixture(scope="session")
-def three(train, digits):
+def three(learned, digits):
     """A model of the digits 3, 8 and 9, whose modules are made sooner."""
-    return train(small_network(3), digits)
+    return learned(digits)
 
 
 @pytest.fixture(scope="session")
@@ -78,24 +91,33 @@ def store(source, ten_digits, store_of):
 
 
 @pytest.fixture(scope="session")
-def composed_path(store, tmp_path_factory):
-    """Directory of a composed model of the classes 7, 1 and 8."""
+def composed_of(tmp_path_factory):
+    """Composes some modules of a store of digits, and says where."""
     from kmod.composition.composer import compose
     from kmod.composition.saving import save
     from kmod.spec.spec_file import write_spec
 
-    folder = tmp_path_factory.mktemp("composed")
-    spec = write_spec(
-        {
-            "version": 1,
-            "name": "three",
-            "stores": {"digits": {"path": store.path}},
-            "classes": [
-                {"name": name, "module": {"store": "digits", "class": name}}
-                for name in ("7", "1", "8")
-            ],
-        },
-        folder / "spec.yaml",
-    )
-    save(compose(spec), folder / "three")
-    return folder / "three"
+    def composed_of(store, names):
+        folder = tmp_path_factory.mktemp("composed")
+        spec = write_spec(
+            {
+                "version": 1,
+                "name": "three",
+                "stores": {"digits": {"path": store.path}},
+                "classes": [
+                    {"name": name, "module": {"store": "digits", "class": name}}
+                    for name in names
+                ],
+            },
+            folder / "spec.yaml",
+        )
+        save(compose(spec), folder / "three")
+        return folder / "three"
+
+    return composed_of
+
+
+@pytest.fixture(scope="session")
+def composed_path(store, composed_of):
+    """Directory of a composed model of the classes 7, 1 and 8."""
+    return composed_of(store, "718")

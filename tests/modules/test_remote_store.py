@@ -2,14 +2,12 @@
 
 import functools
 import http.server
-import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 from pathlib import Path
 
 import keras
@@ -345,66 +343,24 @@ def test_store_in_memory_is_read():
     assert store.class_names == ("zero", "three", "seven")
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the Hugging Face Hub does, for one repository."""
-
-    def do_GET(self):
-        path = urllib.parse.unquote(self.path.partition("?")[0])
-        repository = "somebody/digits"
-        if path == f"/api/models/{repository}":
-            content = json.dumps({"id": repository, "sha": "0", "tags": []})
-        elif path.startswith(tree := f"/api/models/{repository}/tree/main"):
-            content = json.dumps(self._list(path[len(tree) + 1 :]))
-        elif path.startswith(files := f"/{repository}/resolve/main/"):
-            content = (self.server.top / path[len(files) :]).read_bytes()
-        else:
-            self.send_error(404)
-            return
-        content = content if isinstance(content, bytes) else content.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def _list(self, folder):
-        return [
-            {
-                "type": "directory" if path.is_dir() else "file",
-                "path": path.relative_to(self.server.top).as_posix(),
-                "size": path.stat().st_size,
-                "oid": "0",
-            }
-            for path in (self.server.top / folder).iterdir()
-        ]
-
-    def log_message(self, *words):
-        pass
-
-
 @pytest.fixture
-def fetched_from_hub(published):
+def fetched_from_hub(hub, published):
     """Fetches from a local stand-in of the Hub, and returns what is said."""
-    pytest.importorskip("huggingface_hub", reason="needs the extra `remote`")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.top = published
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        endpoint = f"http://127.0.0.1:{server.server_port}"
 
-        def fetched_from_hub(url):
-            # Its address is read once, when the package is imported.
-            code = (
-                "from kmod.modules.remote_store import fetch_store\n"
-                f"print(fetch_store({url!r}))\n"
-            )
-            return subprocess.run(
-                [sys.executable, "-c", code],
-                capture_output=True,
-                text=True,
-                env=os.environ | {"HF_ENDPOINT": endpoint},
-            )
+    def fetched_from_hub(url):
+        # Its address is read once, when the package is imported.
+        code = (
+            "from kmod.modules.remote_store import fetch_store\n"
+            f"print(fetch_store({url!r}))\n"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"HF_ENDPOINT": hub(published)},
+        )
 
-        yield fetched_from_hub
-        server.shutdown()
+    return fetched_from_hub
 
 
 def test_store_on_the_hub_is_read(fetched_from_hub, cache):
