@@ -912,10 +912,16 @@ def scale():
                 f"{stored['mib'] / 1024:.1f} GiB",
             ],
             [
-                f"{composed['modules']} of them are composed, saved and loaded",
-                f"{_minutes(sum(composed['seconds'].values()))} minutes, "
-                f"{composed['peak_mib'] / 1024:.1f} GiB of memory; "
-                f"{composed['convolutions']} convolutions",
+                f"{composed['modules']} of them are composed",
+                f"{_minutes(composed['seconds']['compose'])} minutes, "
+                f"{composed['peak_mib_until']['compose'] / 1024:.1f} GiB of "
+                f"memory; {composed['convolutions']:,} convolutions",
+            ],
+            [
+                "the model is saved, in two forms that are compared with it",
+                f"{_minutes(composed['seconds']['save'])} minutes, "
+                f"{composed['peak_mib_until']['save'] / 1024:.1f} GiB of "
+                "memory",
             ],
         ]
     rows += [
