@@ -29,6 +29,7 @@ from kmod.graph import rebuild
 from kmod.graph.fusion.fuse import fuse
 from kmod.metrics.chance import answered_classes
 from kmod.modular.losses import distillation_loss
+from kmod.modular.optimizer import adam
 from kmod.zoo.augmented_images import AugmentedImages
 
 HELD_OUT = 0.1
@@ -261,7 +262,7 @@ def learn(
             )
         )
     network.compile(
-        keras.optimizers.Adam(rate),
+        adam(rate),
         loss=_loss(output, training.temperature),
         metrics=[keras.metrics.CategoricalAccuracy("agreement")],
     )

@@ -149,6 +149,15 @@ def check_shards(arguments: Mapping[str, Any]) -> None:
             )
 
 
+def has_scope() -> bool:
+    """Tells whether the scope of a `tf.distribute` strategy is open."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy()
+
+
 def scope_of(model: keras.Model) -> contextlib.AbstractContextManager:
     """Returns the scope of the devices that a model was built for."""
     if keras.backend.backend() != "tensorflow":
@@ -163,7 +172,7 @@ def check_scope(model: keras.Model) -> None:
         UsageError: If it was built outside of the strategy's scope that is
             open.
     """
-    if not _has_scope():
+    if not has_scope():
         return
     import tensorflow as tf
 
@@ -187,7 +196,7 @@ def outside_scopes(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        if not _has_scope():
+        if not has_scope():
             return function(*args, **kwargs)
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(function, *args, **kwargs).result()
@@ -205,11 +214,3 @@ def _replica():
     if replica is None or replica.num_replicas_in_sync == 1:
         return None
     return replica
-
-
-def _has_scope():
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return tf.distribute.has_strategy()

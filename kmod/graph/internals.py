@@ -84,6 +84,13 @@ def moments(optimizer: keras.optimizers.Adam) -> list[keras.Variable]:
     return [*optimizer._momentums, *optimizer._velocities]
 
 
+def trained_by(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[keras.Variable]:
+    """Lists the variables that a built optimizer updates, in its order."""
+    return [*optimizer._trainable_variables]
+
+
 def index_in(
     optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 ) -> int:

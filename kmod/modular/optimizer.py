@@ -1,4 +1,4 @@
-"""The optimiser of modular models."""
+"""The optimisers that modular models and modules are trained with."""
 
 import math
 
@@ -6,9 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.data.replicas import has_scope
 from kmod.data.replicas import scope_of
 from kmod.graph.internals import index_in
 from kmod.graph.internals import moments
+from kmod.graph.internals import trained_by
 from kmod.modular.recipe import Recipe
 
 LIMIT = 2**26  # Numbers that kept gradients may have, 256 MiB.
@@ -131,6 +133,102 @@ class ModularAdam(keras.optimizers.Adam):
             "importance_steps": self.importance_steps,
             "final_rate": self.final_rate,
         }
+
+
+@keras.saving.register_keras_serializable(package="kmod")
+class FusedAdam(keras.optimizers.Optimizer):
+    """Adam that updates all weights at once, as one long vector.
+
+    A network of many small layers then takes far fewer operations a step,
+    which TensorFlow has to trace and to optimise before the first one. The
+    weights become those of `keras.optimizers.Adam`, to float32 rounding. All
+    weights must be trained on one device.
+
+    Args:
+        learning_rate: Float or schedule.
+        beta_1: Float, decay of the moving mean of gradients.
+        beta_2: Float, decay of the moving mean of their squares.
+        epsilon: Float, what is added to the root of the latter.
+
+    Reference:
+
+    - [Kingma and Ba, 2014](https://arxiv.org/abs/1412.6980), algorithm 1, in
+      the order of section 2.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        name="fused_adam",
+    ):
+        super().__init__(learning_rate=learning_rate, name=name)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        size = sum(math.prod(variable.shape) for variable in variables)
+        self._momentum, self._velocity = (
+            self.add_variable((size,), "zeros", dtype="float32", name=name)
+            for name in ("momentum", "velocity")
+        )
+
+    def apply(self, grads, trainable_variables=None):
+        if not self.built:
+            self.build(trainable_variables)
+        trained = trained_by(self)
+        sizes = [math.prod(variable.shape) for variable in trained]
+        flat = [
+            ops.zeros((size,)) if each is None else ops.reshape(each, (size,))
+            for each, size in zip(grads, sizes, strict=True)
+        ]
+        flat = [ops.cast(each, "float32") for each in flat]
+        change = self._change(ops.concatenate(flat))
+        parts = ops.split(change, np.cumsum(sizes)[:-1].tolist())
+        for variable, part in zip(trained, parts, strict=True):
+            part = ops.reshape(part, variable.shape)
+            variable.assign_sub(ops.cast(part, variable.dtype))
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
+        self.iterations.assign_add(1)
+
+    def _change(self, gradient):
+        """Updates the moving means; returns what weights lose."""
+        step = ops.cast(self.iterations + 1, "float32")
+        unbiased = ops.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+        rate = ops.cast(self.learning_rate, "float32") * unbiased
+        for mean, value, decay in (
+            (self._momentum, gradient, self.beta_1),
+            (self._velocity, ops.square(gradient), self.beta_2),
+        ):
+            mean.assign_add((value - mean) * (1 - decay))
+        return rate * self._momentum / (ops.sqrt(self._velocity) + self.epsilon)
+
+    def get_config(self):
+        config = super().get_config()
+        return {
+            "name": config["name"],
+            "learning_rate": config["learning_rate"],
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+
+def adam(learning_rate) -> keras.optimizers.Optimizer:
+    """Returns the quickest Adam there is for the devices in use.
+
+    Args:
+        learning_rate: Float or schedule.
+    """
+    kind = keras.optimizers.Adam if has_scope() else FusedAdam
+    return kind(learning_rate)
 
 
 def modular_adam_of(

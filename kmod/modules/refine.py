@@ -38,6 +38,7 @@ from kmod.modular.negatives import check_negatives
 from kmod.modular.negatives import negatives_record
 from kmod.modular.negatives import rejection_loss
 from kmod.modular.negatives import with_negatives
+from kmod.modular.optimizer import adam
 from kmod.modular.optimizer import build_ahead
 from kmod.modular.stem import TEACHER
 from kmod.modular.stem import cache_stem
@@ -302,7 +303,7 @@ def refine_modules(
     )
     steps = epochs * count_steps({"validation_split": 0, **arguments})
     joint.compile(
-        keras.optimizers.Adam(
+        adam(
             keras.optimizers.schedules.CosineDecay(learning_rate, steps, 0.05)
         ),
         loss=ModuleLoss(),

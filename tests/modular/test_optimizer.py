@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.modular.optimizer import FusedAdam
 from kmod.modular.optimizer import ModularAdam
 
 
@@ -125,3 +126,62 @@ def test_config_round_trip():
     )
     assert copy.get_config() == config
     assert copy.factors == {"scale": 2.0}
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            # A bias in front of BatchNormalization has no gradient but noise.
+            layers.Conv2D(3, 3, use_bias=False, kernel_constraint="non_neg"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+
+
+def trained_with(optimizer, epochs=3):
+    model = network()
+    model.compile(optimizer, "mse")
+    random = np.random.default_rng(0)
+    images = random.normal(size=(40, 6, 6, 1)).astype("float32")
+    targets = images[:, :2, 0, 0]
+    model.fit(images, targets, 8, epochs=epochs, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def largest_gap(first, second):
+    return max(np.abs(a - b).max() for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("decays", [{}, {"beta_1": 0.5, "beta_2": 0.9}])
+def test_weights_are_those_of_adam(decays):
+    rate = keras.optimizers.schedules.CosineDecay(0.01, 15, 0.05)
+    expected = trained_with(keras.optimizers.Adam(rate, **decays))
+    assert largest_gap(trained_with(FusedAdam(rate, **decays)), expected) < 1e-5
+    # Controls: the training moves the weights, and other decays do so
+    # elsewhere.
+    assert largest_gap(network().get_weights(), expected) > 1e-2
+    other = FusedAdam(rate, beta_1=0.8, beta_2=0.95)
+    assert largest_gap(trained_with(other), expected) > 1e-3
+
+
+def test_weights_without_a_gradient_stay():
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([[3.0]])]
+    optimizer = FusedAdam(0.1)
+    optimizer.build(variables)
+    optimizer.apply([np.array([1.0, -1.0], "float32"), None])
+    np.testing.assert_allclose(variables[0], [0.9, 2.1], atol=1e-5)
+    np.testing.assert_array_equal(variables[1], [[3.0]])
+
+
+def test_fused_adam_is_made_again_from_its_config():
+    rate = keras.optimizers.schedules.CosineDecay(0.01, 15)
+    optimizer = FusedAdam(rate, beta_1=0.8, beta_2=0.95, epsilon=1e-6)
+    config = keras.saving.serialize_keras_object(optimizer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert isinstance(again, FusedAdam)
+    assert again.get_config() == optimizer.get_config()
