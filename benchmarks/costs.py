@@ -45,6 +45,7 @@ from kmod.graph.sizes import model_sizes
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.mask_schedule import steps_apart
 from kmod.modular.modular_model import ModularModel
+from kmod.modular.optimizer import adam
 from kmod.modular.optimizer import build_ahead
 from kmod.modules.decompose import decompose
 from kmod.modules.module_store import load_store
@@ -288,7 +289,7 @@ def refine(work, width, size, num_classes) -> dict:
     def start():
         nonlocal joint
         joint = JointModel(modules, teacher, 3.0)
-        joint.compile("adam", loss=ModuleLoss(), metrics=["accuracy"])
+        joint.compile(adam(0.001), loss=ModuleLoss(), metrics=["accuracy"])
         build_ahead(joint, labels, num_classes)
         fit(BATCH_SIZE)
 
