@@ -103,13 +103,14 @@ def test_saved_model_says_what_it_was(small, strong, tmp_path):
 
 
 def test_few_classes_of_a_model(strong, digits):
-    made = slim(strong, digits, only=["9", "3"], macs_target=0.2, **SHORT)
+    longer = {**SHORT, "epochs": 6}
+    made = slim(strong, digits, only=["9", "3"], macs_target=0.2, **longer)
     assert made.class_names == ("9", "3")
     assert model_sizes(made).macs <= 0.2 * model_sizes(strong).macs
     is_kept = digits.test.labels != 1
     answered = made.predict(digits.test.images[is_kept], verbose=0).argmax(1)
     wanted = np.where(digits.test.labels[is_kept] == 2, 0, 1)
-    assert np.mean(answered == wanted) > 0.8
+    assert np.mean(answered == wanted) > 0.9
     sources = made.composition.manifest.sources
     assert [each["class"] for each in sources] == ["3", "9"]
     # Only images of these classes were learned from.
