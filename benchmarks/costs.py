@@ -42,6 +42,7 @@ from planning import write_stores
 from kmod.composition.composer import compose
 from kmod.data.streaming import predict as run_model
 from kmod.graph.sizes import model_sizes
+from kmod.jobs.tensorflow_settings import use_fast_kernels
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.mask_schedule import steps_apart
 from kmod.modular.modular_model import ModularModel
@@ -109,6 +110,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("costs-work"))
     work = parser.parse_args().work.absolute()
+    use_fast_kernels()  # As the commands do.
     models, cells = {}, {}
     for step, (features, fitted, held_out) in STEPS_OF.items():
         for cell in (*fitted, held_out):

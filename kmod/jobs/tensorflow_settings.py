@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 
+COMPILED_KEPT = 16_384
 THREADS = (
     "OMP_NUM_THREADS",
     "TF_NUM_INTRAOP_THREADS",
@@ -15,10 +16,16 @@ def use_fast_kernels() -> None:
     """Keeps TensorFlow's fast kernels on.
 
     TensorFlow leaves oneDNN off on some processors, such as those without
-    AVX-512, though convolutions gain there as well.
+    AVX-512, though convolutions gain there as well. oneDNN compiles each size
+    of a layer, and by default keeps 1,024 of what it has compiled. Modules
+    that train together have more when there are about 17 of them, and each
+    step would then compile them anew.
     """
     if platform.machine() in ("x86_64", "AMD64"):
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        os.environ.setdefault(
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED_KEPT)
+        )
 
 
 def leave_out_notes() -> None:

@@ -144,6 +144,25 @@ def test_onednn_is_on(monkeypatch, processor, given, expected):
 
 
 @pytest.mark.parametrize(
+    ("processor", "given", "expected"),
+    [
+        pytest.param("x86_64", None, "16384", id="more"),
+        pytest.param("x86_64", "5", "5", id="as-the-user-says"),
+        pytest.param("arm64", None, None, id="other-processor"),
+    ],
+)
+def test_onednn_keeps_what_it_compiles(monkeypatch, processor, given, expected):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert os.environ.get(name) == expected
+
+
+@pytest.mark.parametrize(
     "argv", [["--help"], ["schema"], ["check", "nope.yaml"], ["--version"]]
 )
 def test_light_commands_import_nothing_slow(argv):
