@@ -23,14 +23,17 @@ class ExplanationRecorder(keras.callbacks.Callback):
     for each class as cutting its module, so show a few classes.
 
     Args:
-        images: A few `(images, labels)` or `LabelledImages`, labels the class
-            indices of the modular model that is trained.
+        images: A few `(images, labels)` or `LabelledImages`: arrays `(n,
+            height, width, channels)` and `(n,)`, the class indices of the
+            modular model that is trained.
         log_dir: Directory of TensorBoard logs, one of its own. Needs the
             TensorFlow backend.
 
     Raises:
         UnsupportedModelError: When training begins, if the modules have no
             class activation maps; see `kmod.explain`.
+        ValueError: When training begins, if labels are not of the model's
+            classes.
 
     Example:
 
@@ -42,13 +45,17 @@ class ExplanationRecorder(keras.callbacks.Callback):
 
     def __init__(self, images: Any, log_dir: str | Path):
         super().__init__()
-        self.images, self.labels = to_arrays(images)
+        self.samples = images
+        self.images = self.labels = None
         self.log_dir = log_dir
         self._writer = None
 
     def on_train_begin(self, logs=None):
         import tensorflow as tf
 
+        self.images, self.labels = to_arrays(
+            self.samples, num_classes=self.model.num_classes
+        )
         self._explainer(self.labels[0])  # So errors come before training.
         self._writer = tf.summary.create_file_writer(str(self.log_dir))
 

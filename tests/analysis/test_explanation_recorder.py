@@ -73,6 +73,14 @@ def test_modules_without_maps_are_refused_before_training(digits, samples):
     assert ended == []
 
 
+def test_labels_of_other_classes_are_refused(strong, digits, samples):
+    modular = kmod.ModularModel(strong)
+    modular.compile()
+    recorder = kmod.ExplanationRecorder((samples.images, [7] * 4), "logs")
+    with pytest.raises(ValueError, match="7"):
+        modular.fit(digits.train, callbacks=[recorder], verbose=0)
+
+
 def test_places_for_the_class_are_orange_and_those_against_it_blue():
     images = np.zeros((1, 4, 4, 1))
     maps = np.array([[[2.0, 0.0], [0.0, -2.0]]])

@@ -126,39 +126,24 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("processor", "given", "expected"),
+    ("name", "default"),
     [
-        pytest.param("x86_64", None, "1", id="on"),
-        pytest.param("x86_64", "0", "0", id="as-the-user-says"),
-        pytest.param("arm64", None, None, id="other-processor"),
+        ("TF_ENABLE_ONEDNN_OPTS", "1"),
+        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384"),
     ],
 )
-def test_onednn_is_on(monkeypatch, processor, given, expected):
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given or "")
-    if given is None:
-        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
-    monkeypatch.setattr("platform.machine", lambda: processor)
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == expected
-
-
-@pytest.mark.parametrize(
-    ("processor", "given", "expected"),
-    [
-        pytest.param("x86_64", None, "16384", id="more"),
-        pytest.param("x86_64", "5", "5", id="as-the-user-says"),
-        pytest.param("arm64", None, None, id="other-processor"),
-    ],
-)
-def test_onednn_keeps_what_it_compiles(monkeypatch, processor, given, expected):
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+@pytest.mark.parametrize("given", [None, "0"], ids=["default", "given"])
+@pytest.mark.parametrize("processor", ["x86_64", "arm64"])
+def test_onednn_is_on_and_keeps_what_it_compiles(
+    monkeypatch, processor, given, name, default
+):
     monkeypatch.setenv(name, given or "")
     if given is None:
         monkeypatch.delenv(name)
     monkeypatch.setattr("platform.machine", lambda: processor)
     with pytest.raises(SystemExit):
         main(["--version"])
+    expected = given or (default if processor == "x86_64" else None)
     assert os.environ.get(name) == expected
 
 
