@@ -1,6 +1,9 @@
 """Callback that keeps a training, epoch by epoch, so that it can go on."""
 
 import dataclasses
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -50,13 +53,13 @@ class EpochCheckpoints(keras.callbacks.Callback):
         if self._last is None:
             return
         data, arrays = self._last.data, self._last.arrays
-        variables = _by_name(self._variables())
+        variables = by_name(self._variables())
         if data["best"] is not None:
-            variables |= _by_name({"best": self.best_modules.variables})
+            variables |= by_name({"best": self.best_modules.variables})
         shapes = {name: tuple(each.shape) for name, each in variables.items()}
         if shapes != {name: arrays[name].shape for name in arrays}:
             raise self._misfit("other weights than the run's")
-        for name, variable in _by_name(self._variables()).items():
+        for name, variable in by_name(self._variables()).items():
             variable.assign(arrays[name])
         history = self.model.history
         history.epoch, history.history = data["epoch"], data["history"]
@@ -71,9 +74,9 @@ class EpochCheckpoints(keras.callbacks.Callback):
         history = self.model.history
         arrays = {
             name: ops.convert_to_numpy(variable)
-            for name, variable in _by_name(self._variables()).items()
+            for name, variable in by_name(self._variables()).items()
         }
-        arrays |= _by_name({"best": self.best_modules.weights or []})
+        arrays |= by_name({"best": self.best_modules.weights or []})
         self.run.save(
             STAGE,
             epoch + 1,
@@ -99,7 +102,8 @@ class EpochCheckpoints(keras.callbacks.Callback):
         return {"model": own, "optimizer": self.model.optimizer.variables}
 
 
-def _by_name(groups):
+def by_name(groups: Mapping[str, Iterable[Any]]) -> dict[str, Any]:
+    """Names every item of groups by its group and its place in it."""
     return {
         f"{group}_{index:04d}": value
         for group, values in groups.items()

@@ -39,6 +39,20 @@ DATA_FORMS = (
 
 # A call that builds a network of `keras.applications`.
 CALL = re.compile(r"(?:keras\.)?(?:applications\.)?[A-Z]\w*\(.*\)", re.DOTALL)
+NO_RUN = "kmod: '{}' has no run to go on with, a new one begins."
+
+
+def how_to_resume(args: argparse.Namespace) -> str:
+    """Says after Ctrl-C how to go on, if anything was reached."""
+    from kmod.files.run_directory import directory_beside
+
+    directory = directory_beside(Path(args.out))
+    if not directory.is_dir():
+        return ""
+    return (
+        f" What it has reached is in '{directory}': the same command with "
+        "`--resume` goes on from there."
+    )
 
 
 def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:

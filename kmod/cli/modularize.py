@@ -8,7 +8,9 @@ from pathlib import Path
 from kmod.cli import console
 from kmod.cli.determinism import add_deterministic_argument
 from kmod.cli.determinism import prepare
+from kmod.cli.models import NO_RUN
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import how_to_resume
 from kmod.cli.models import license_expression
 from kmod.cli.models import positive_integer
 from kmod.cli.models import seed
@@ -116,7 +118,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--json", action="store_true")
     _add_gradsplitter(parser.add_argument_group("gradsplitter"))
     _add_cnnsplitter(parser.add_argument_group("cnnsplitter"))
-    parser.set_defaults(run=run, how_to_resume=_how_to_resume)
+    parser.set_defaults(run=run, how_to_resume=how_to_resume)
 
 
 def _add_gradsplitter(group):
@@ -180,6 +182,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
     from kmod.data.own_images import own_path
+    from kmod.files.run_directory import directory_beside
     from kmod.files.run_directory import discard_run
     from kmod.files.run_directory import run_digest
     from kmod.modules.module_store import list_store
@@ -187,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_options(args)
     out = Path(args.out)
-    run_directory = _run_directory(out)
+    run_directory = directory_beside(out)
     begun = run_digest(run_directory) if args.resume else None
     # A run that was cut short behind its store writes the same once more.
     is_written = begun is not None and _run_of(out) == begun
@@ -196,10 +199,7 @@ def run(args: argparse.Namespace) -> int:
     own_path(args.data, args.data_dir)
     check_path(args.source, takes_calls=True)
     if args.resume and begun is None:
-        console.print_note(
-            f"kmod: '{run_directory}' has no run to go on with, a new one "
-            "begins."
-        )
+        console.print_note(NO_RUN.format(run_directory))
 
     from kmod.modules.contract import latency_check
 
@@ -223,21 +223,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(figures)
     return 0
-
-
-def _run_directory(out):
-    return out.parent / f".{out.name}.run"
-
-
-def _how_to_resume(args):
-    """Says after Ctrl-C how to go on, if anything was reached."""
-    directory = _run_directory(Path(args.out))
-    if not directory.is_dir():
-        return ""
-    return (
-        f" What it has reached is in '{directory}': the same command with "
-        "`--resume` goes on from there."
-    )
 
 
 def _figures(args, modular, store, composed):

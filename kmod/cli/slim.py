@@ -3,7 +3,9 @@
 import argparse
 
 from kmod.cli import console
+from kmod.cli.models import NO_RUN
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import how_to_resume
 from kmod.cli.models import positive_integer
 from kmod.cli.models import seed
 from kmod.errors import UsageError
@@ -90,7 +92,13 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"
     )
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run cut short, which needs the same model, data "
+        "and options; without one, a new run begins",
+    )
+    parser.set_defaults(run=run, how_to_resume=how_to_resume)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
 
-    check_out(args.out, args.overwrite, list_composition)
+    out = check_out(args.out, args.overwrite, list_composition)
     check_path(args.model, takes_calls=True)
     own_path(args.data, args.data_dir)
     if args.test is not None:
@@ -116,10 +124,16 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import load_classifier
     from kmod.cli.models import model_name
     from kmod.composition.saving import save
+    from kmod.files.run_directory import directory_beside
+    from kmod.files.run_directory import discard_run
+    from kmod.files.run_directory import run_digest
     from kmod.graph import channel_graph
     from kmod.graph import rebuild
     from kmod.slimming.slim import slim
 
+    run_directory = directory_beside(out)
+    if args.resume and run_digest(run_directory) is None:
+        console.print_note(NO_RUN.format(run_directory))
     model = load_classifier(args.model, args.output)
     images, validation, class_names = _images(model, args)
     if not hasattr(model, "manifest"):
@@ -137,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         augment=args.augment,
         seed=args.seed,
+        run_directory=run_directory,
+        resume=args.resume,
         verbose=console.training_verbosity(),
     )
     whole = rebuild(channel_graph(model, input_shape=slimmed.input_shape[1:]))
@@ -153,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
         metrics=accuracies and {"test accuracy": accuracies},
         overwrite=args.overwrite,
     )
+    discard_run(run_directory)
     figures["learned"] = dict(slimmed.composition.manifest.slimmed)
     figures["kernels"] = _kernels(whole, slimmed)
     if args.json:

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmod.callbacks.epoch_checkpoints import EpochSeed
+from kmod.callbacks.slim_checkpoints import SlimCheckpoints
 from kmod.composition.composition_manifest import CompositionManifest
 from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.scoring import LOG_ODDS_LAYER
@@ -232,6 +234,7 @@ def learn(
     output: Output = "logits",
     first_epoch: int = 0,
     last_epoch: int | None = None,
+    checkpoints: SlimCheckpoints | None = None,
 ) -> None:
     """Trains a network on the teacher's answers.
 
@@ -247,20 +250,32 @@ def learn(
         first_epoch: Integer, epochs of the training that were run before.
         last_epoch: Integer, epochs of the training that are run after it.
             Defaults to all.
+        checkpoints: Keeps what is reached, and knows what was reached before.
+            Defaults to none.
     """
     last = training.epochs if last_epoch is None else last_epoch
-    rate, callbacks = training.learning_rate, [*training.callbacks]
     is_last = last == training.epochs
+    done = first_epoch
+    if checkpoints is not None:
+        done = max(done, checkpoints.num_epochs)
+        checkpoints.goes_on = done > first_epoch
+        if done >= last and not is_last:
+            return
+    rate = training.learning_rate
+    callbacks = [EpochSeed(training.seed), *training.callbacks]
     if is_last:
         steps = math.ceil(len(transfer_set.images) / training.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(
             rate, (last - first_epoch) * steps, LAST_RATE
         )
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                "val_loss", patience=last, restore_best_weights=True
-            )
+        stopping = keras.callbacks.EarlyStopping(
+            "val_loss", patience=last, restore_best_weights=True
         )
+        callbacks.append(stopping)
+        if checkpoints is not None:
+            checkpoints.stopping = stopping
+    if checkpoints is not None:
+        callbacks.append(checkpoints)
     network.compile(
         adam(rate),
         loss=_loss(output, training.temperature),
@@ -270,7 +285,7 @@ def learn(
     network.optimizer.build(network.trainable_variables)
     given = transfer_set.images, transfer_set.answers
     if training.augment:
-        given = _AnsweredImages(transfer_set, training, first_epoch)
+        given = _AnsweredImages(transfer_set, training, done)
     arguments = fit_arguments(given, training.batch_size)
     if is_last:
         arguments["validation_data"] = (
@@ -279,7 +294,7 @@ def learn(
         )
     network.fit(
         **streamed(arguments),
-        initial_epoch=first_epoch,
+        initial_epoch=done,
         epochs=training.epochs,
         callbacks=[*callbacks, _StopAfter(last)],
         verbose=training.verbose,
@@ -359,8 +374,9 @@ class _AnsweredImages(AugmentedImages):
         super().__init__(
             LabelledImages(transfer_set.images, rows),
             training.batch_size,
-            training.seed + first_epoch,
+            training.seed,
             black=transfer_set.black,
+            epoch=first_epoch,
         )
 
     def __getitem__(self, index):

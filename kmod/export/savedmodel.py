@@ -67,8 +67,12 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     # What Keras exports holds each weight twice, and takes twice as long.
     served = tf.Module()
     served.weights = [weight.value for weight in model.weights]
-    served.serve = tf.function(serve, input_signature=[image_spec(model)])
-    served.class_names = tf.function(list_names, input_signature=[])
+    served.serve = tf.function(
+        serve, input_signature=[image_spec(model)], autograph=False
+    )
+    served.class_names = tf.function(
+        list_names, input_signature=[], autograph=False
+    )
     signatures = {
         "serving_default": served.serve,
         "serve": served.serve,

@@ -179,6 +179,24 @@ def open_run(
     return RunDirectory(directory, begun["digest"])
 
 
+def check_resume(resume: bool, directory: str | Path | None) -> None:
+    """Makes sure that there is a directory to resume a run in.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if resume and directory is None:
+        raise UsageError(
+            "`resume` needs the `run_directory` of the run to go on with. "
+            "Received: run_directory=None"
+        )
+
+
+def directory_beside(out: Path) -> Path:
+    """Returns the run directory of a command that makes `out`."""
+    return out.parent / f".{out.name}.run"
+
+
 def run_digest(directory: str | Path) -> str | None:
     """Returns the digest of a run's identity, or `None` if no run is there.
 

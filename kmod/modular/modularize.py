@@ -21,6 +21,7 @@ from kmod.data.value_range import value_range_of
 from kmod.errors import KmodError
 from kmod.errors import UsageError
 from kmod.files.run_directory import RunDirectory
+from kmod.files.run_directory import check_resume
 from kmod.files.run_directory import discard_run
 from kmod.files.run_directory import open_run
 from kmod.graph import channel_graph
@@ -231,11 +232,7 @@ def start_modular(
         UsageError, UnsupportedModelError, ArtifactError, ValueError: As
             `modularize`.
     """
-    if resume and run_directory is None:
-        raise UsageError(
-            "`resume` needs the `run_directory` of the run to go on with. "
-            "Received: run_directory=None"
-        )
+    check_resume(resume, run_directory)
     keras.utils.set_random_seed(arguments["seed"])
     images, labels = to_arrays(validation)
     value_range = value_range_of(images, value_range)

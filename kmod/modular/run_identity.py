@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -45,8 +46,6 @@ def run_identity(
     Returns:
         JSON data by name, in words that a message can use.
     """
-    names = {*PACKAGES, keras.backend.backend(), *packages}
-    versions = {name: _version(name) for name in sorted(names)}
     if negatives is not None:
         arguments["negatives"] = array_digest(negatives.images)
     return {
@@ -55,9 +54,25 @@ def run_identity(
         "validation data": array_digest(*validation),
         "class names": list(modular.class_names),
         "data type": modular.dtype_policy.name,
+        **environment(packages),
+        **arguments,
+    }
+
+
+def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Collects what else decides how a run ends: the software that it is of.
+
+    Args:
+        packages: Names of packages that take part beside Keras.
+
+    Returns:
+        JSON data by name.
+    """
+    names = {*PACKAGES, keras.backend.backend(), *packages}
+    versions = {name: _version(name) for name in sorted(names)}
+    return {
         "backend": keras.backend.backend(),
         "versions": {"kmod": __version__, **versions},
-        **arguments,
     }
 
 

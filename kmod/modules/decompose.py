@@ -150,7 +150,7 @@ def cut_modules(
     for column, index in enumerate(indices):
         name = modular.class_names[index]
         model = cut_module(modular, index)
-        answers = predict(log_odds_model(model), images, 64)[:, 0]
+        answers = predict(log_odds_model(model), images)[:, 0]
         gap = output_gap(answers, expected[:, column])
         if not gap <= tolerance:
             raise CheckError(

@@ -248,9 +248,12 @@ def _shrunken(covariance, count):
 
 
 def _distance(statistics, means, covariance):
+    from scipy.linalg import solve_triangular
+
     root = np.linalg.cholesky(covariance.astype("float64"))
     own, centres = (
-        np.linalg.solve(root, (x - means[0]).T).T for x in (statistics, means)
+        solve_triangular(root, (x - means[0]).T, lower=True).T
+        for x in (statistics, means)
     )
     squared = (
         np.sum(own**2, axis=1)[:, None]

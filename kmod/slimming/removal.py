@@ -103,7 +103,7 @@ def remove_kernels(
     budgets: Mapping[str, float],
     images: np.ndarray,
     seed: int,
-) -> keras.Model:
+) -> tuple[keras.Model, np.ndarray]:
     """Cuts kernels out of a network until it fits in budgets.
 
     A kernel group is worth what the answers change without it, if all groups
@@ -120,8 +120,8 @@ def remove_kernels(
 
     Returns:
         The smaller network, which answers as this one does with the removed
-        kernels' channels at zero. It is as small as can be if the budgets can
-        not be kept.
+        kernels' channels at zero, and which groups stay in it, for
+        `cut_kernels`. It is as small as can be if the budgets can not be kept.
 
     Raises:
         UnsupportedModelError: If nothing can be removed, or the smaller
@@ -139,7 +139,17 @@ def remove_kernels(
     mask = _keep(gradients, gated.placement, costs, budgets)
     smaller = gated.cut(mask)
     _check(gated, mask, smaller, images[:NUM_COMPARED])
-    return smaller
+    return smaller, mask
+
+
+def cut_kernels(network: keras.Model, mask: np.ndarray) -> keras.Model:
+    """Cuts those kernels out of a network that `remove_kernels` chose.
+
+    Args:
+        network: Flat model from images to logits. It is not changed.
+        mask: Which groups stay, zeros and ones `(num_groups,)`.
+    """
+    return GatedNetwork(network).cut(mask)
 
 
 def macs_for_latency(

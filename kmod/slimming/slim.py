@@ -3,11 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from kmod.callbacks.slim_checkpoints import STAGE
+from kmod.callbacks.slim_checkpoints import SlimCheckpoints
 from kmod.composition.composition_manifest import Composition
 from kmod.composition.composition_manifest import CompositionManifest
 from kmod.composition.composition_manifest import manifest_of_model
@@ -25,13 +28,20 @@ from kmod.data.batches import common_class_names
 from kmod.data.image_data import ImageData
 from kmod.data.load import select_classes
 from kmod.data.load import unlabelled_of
+from kmod.errors import KmodError
 from kmod.errors import UsageError
+from kmod.files.run_directory import check_resume
+from kmod.files.run_directory import discard_run
+from kmod.files.run_directory import open_run
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.content import content_digest
 from kmod.graph.sources import functional_of
 from kmod.modular.modular_model import checked_names
+from kmod.modular.run_identity import array_digest
+from kmod.modular.run_identity import environment
 from kmod.modules.manifest import InputContract
+from kmod.slimming.removal import cut_kernels
 from kmod.slimming.removal import least_costs
 from kmod.slimming.removal import macs_for_latency
 from kmod.slimming.removal import remove_kernels
@@ -59,6 +69,8 @@ def slim(
     temperature: float = 2.0,
     augment: bool = False,
     seed: int = 0,
+    run_directory: str | Path | None = None,
+    resume: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> keras.Model:
@@ -101,7 +113,14 @@ def slim(
         augment: Whether to mirror and move images at random; the model then
             answers each anew, in every epoch. Do not mirror digits or letters.
         seed: Integer, seed of what is held out and drawn.
-        callbacks: Further Keras callbacks.
+        run_directory: Directory of its own to keep every epoch in. Defaults
+            to none, so that a run that was cut short starts anew.
+        resume: Whether to go on with the run in `run_directory`, whose model,
+            images and arguments must be these. It ends as if it had never
+            been cut short, to the bit on a CPU. If no run is there, a new one
+            begins.
+        callbacks: Further Keras callbacks. What they know themselves is not
+            kept for a run that goes on.
         verbose: Keras' progress bar: `"auto"`, 0, 1 or 2.
 
     Returns:
@@ -111,11 +130,14 @@ def slim(
         was made from.
 
     Raises:
-        ArtifactError: If images do not fit, or answers are not numbers.
+        ArtifactError: If images do not fit, answers are not numbers, or the
+            run to resume can not be read.
         UnsupportedModelError: If the model's graph can not be read, or nothing
             can be removed from it.
         UsageError: If a number is out of range, a target can not be reached,
-            there are too few images, or classes are not the model's.
+            there are too few images, classes are not the model's, arguments
+            are not those of the run to resume, or `run_directory` holds other
+            files than a run's.
 
     Example:
 
@@ -140,6 +162,7 @@ def slim(
         verbose,
         asks_anew=True,
     )
+    check_resume(resume, run_directory)
     keras.utils.set_random_seed(seed)
     made_from = _known(model, images, class_names, output)
     manifest = made_from.manifest
@@ -158,13 +181,24 @@ def slim(
     transfer_set = prepare_transfer_set(
         manifest, images, validation, teacher, seed
     )
-    if latency_target is not None:
-        fast = macs_for_latency(
-            network, latency_target, transfer_set.images, seed
-        )
-        budgets["macs"] = min(fast, budgets.get("macs", fast))
-    network, cuts = _slimmed(network, budgets, before, transfer_set, training)
-    learn(network, transfer_set, training, first_epoch=cuts - 1)
+    run = None
+    if run_directory is not None:
+        identity = _identity(network, manifest, transfer_set, training, targets)
+        run = open_run(run_directory, identity, resume)
+    checkpoints = SlimCheckpoints(run)
+    try:
+        if checkpoints.budgets is None and latency_target is not None:
+            fast = macs_for_latency(
+                network, latency_target, transfer_set.images, seed
+            )
+            budgets["macs"] = min(fast, budgets.get("macs", fast))
+        # What was timed once is not timed again.
+        checkpoints.budgets = checkpoints.budgets or budgets
+        network = _trained(network, before, transfer_set, training, checkpoints)
+    except KmodError:
+        if run is not None and run.latest(STAGE) is None:
+            discard_run(run_directory)  # The targets were refused.
+        raise
     made = to_classifier(network, manifest)
     record = {
         "before": before,
@@ -290,13 +324,23 @@ def _out_of_reach(name, least, budget, before):
     )
 
 
-def _slimmed(network, budgets, before, transfer_set, training):
-    """Removes kernels until the network fits in its budgets.
+def _identity(network, manifest, transfer_set, training, targets):
+    """Collects everything that decides how a run ends."""
+    names = "epochs batch_size learning_rate temperature augment seed".split()
+    return {
+        "model": content_digest(network),
+        "images": array_digest(transfer_set.images),
+        "validation images": array_digest(transfer_set.held_out),
+        "class names": list(manifest.class_names),
+        "targets": targets,
+        **{name: getattr(training, name) for name in names},
+        **environment(),
+    }
 
-    Returns:
-        The network, not trained since the last removal, and how many there
-        were.
-    """
+
+def _trained(network, before, transfer_set, training, checkpoints):
+    """Removes kernels until the network fits in its budgets, and trains it."""
+    budgets = checkpoints.budgets
     ratio = min(budgets[name] / before[name] for name in budgets)
     cuts = min(
         math.ceil(math.log(ratio) / math.log(CUT_BY)),
@@ -304,26 +348,44 @@ def _slimmed(network, budgets, before, transfer_set, training):
     )
     for cut in range(1, cuts + 1):
         if cut > 1:
-            learn(network, transfer_set, training, "logits", cut - 2, cut - 1)
+            learn(
+                *(network, transfer_set, training),
+                first_epoch=cut - 2,
+                last_epoch=cut - 1,
+                checkpoints=checkpoints,
+            )
+        mask = checkpoints.mask_of(cut - 1)
+        if mask is not None:
+            network = cut_kernels(network, mask)
+            checkpoints.removed(network, mask)
+            continue
         rooms = {
             name: before[name] * (budget / before[name]) ** (cut / cuts)
             for name, budget in budgets.items()
         }
-        network = _cut(
+        network, mask = _cut(
             network, rooms, before, transfer_set, training.seed + cut
         )
-    return network, cuts
+        checkpoints.removed(network, mask)
+    learn(
+        *(network, transfer_set, training),
+        first_epoch=cuts - 1,
+        checkpoints=checkpoints,
+    )
+    return network
 
 
 def _cut(network, rooms, before, transfer_set, seed):
     """Removes kernels until a network costs no more than there is room for."""
     budgets, last = dict(rooms), None
     while True:
-        smaller = remove_kernels(network, budgets, transfer_set.images, seed)
+        smaller, mask = remove_kernels(
+            network, budgets, transfer_set.images, seed
+        )
         sizes = total_sizes([smaller])
         exceeded = [name for name, room in rooms.items() if sizes[name] > room]
         if not exceeded:
-            return smaller
+            return smaller, mask
         if sizes == last:
             name = exceeded[0]
             raise _out_of_reach(name, sizes[name], rooms[name], before[name])

@@ -17,16 +17,17 @@ class AugmentedImages(keras.utils.PyDataset):
         batch_size: Integer, images to a batch; the last may be smaller.
         seed: Integer.
         black: Value of the border. Defaults to 0.
+        epoch: Integer, number of the first epoch. Defaults to 0.
         **kwargs: Arguments of `keras.utils.PyDataset`, such as `workers`.
     """
 
-    def __init__(self, data, batch_size, seed=0, black=0, **kwargs):
+    def __init__(self, data, batch_size, seed=0, black=0, epoch=0, **kwargs):
         super().__init__(**kwargs)
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
         self.black = black
-        self.epoch = 0
+        self.epoch = epoch
         self._shuffle()
 
     @property

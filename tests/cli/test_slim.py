@@ -1,3 +1,4 @@
+import importlib
 import json
 import re
 
@@ -65,6 +66,30 @@ def test_images_need_no_labels(three_path, tmp_path):
     manifest = read_composition_manifest(out)
     assert manifest.class_names == ("3", "8", "9")
     assert manifest.slimmed["num_images"] == 36
+
+
+def test_run_cut_short_goes_on(three_path, tmp_path, capsys, monkeypatch):
+    module = importlib.import_module("kmod.slimming.slim")
+    genuine, seeds = module.remove_kernels, []
+
+    def interrupted(*given):
+        seeds.append(given[-1])
+        if len(seeds) == 2:
+            raise KeyboardInterrupt
+        return genuine(*given)
+
+    monkeypatch.setattr(module, "remove_kernels", interrupted)
+    out, run = tmp_path / "out", tmp_path / ".out.run"
+    argv = ["slim", str(three_path), "--data", "digits", *CLASSES]
+    argv += ["--epochs", "4", "--batch-size", "32", "--out", str(out)]
+    assert main(argv) == 130
+    assert f"'{run}': the same command with `--resume`" in (
+        capsys.readouterr().err
+    )
+    assert main([*argv, "--resume"]) == 0
+    assert "has no run to go on with" not in capsys.readouterr().err
+    assert seeds == [1, 2, 2]  # The first removal was not made again.
+    assert not run.exists() and load(out).class_names == ("3", "8", "9")
 
 
 @pytest.mark.parametrize(

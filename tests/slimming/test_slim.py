@@ -229,3 +229,66 @@ def test_wrong_calls_are_refused(strong, digits, options, error, message):
     images = digits.train.images[: options.pop("images", 40)]
     with pytest.raises(error, match=message):
         slim(strong, images, **options)
+
+
+class Cut(keras.callbacks.Callback):
+    """Cuts a training short behind some epochs, as Ctrl-C does."""
+
+    def __init__(self, num_epochs):
+        super().__init__()
+        self.num_epochs = num_epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.num_epochs:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "augment"),
+    [
+        pytest.param(1, False, id="cutting"),
+        pytest.param(3, True, id="learning"),
+    ],
+)
+def test_resumed_run_ends_as_one_that_ran_through(
+    strong, digits, tmp_path, augment, num_epochs
+):
+    images = digits.train.images[:64]
+    given = {**SHORT, "epochs": 4, "augment": augment}
+    expected = slim(strong, images, **given)
+    kept = {**given, "run_directory": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        slim(strong, images, **kept, callbacks=[Cut(num_epochs)])
+    keras.utils.set_random_seed(99)  # As another process would draw.
+    made = slim(strong, images, **kept, resume=True)
+    for own, other in zip(made.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(own, other)
+    assert made.composition.manifest == expected.composition.manifest
+    # What is done is not done again.
+    slim(strong, images, **kept, resume=True, callbacks=[Cut(num_epochs)])
+
+
+def test_run_of_other_arguments_is_not_gone_on_with(strong, digits, tmp_path):
+    images, run = digits.train.images[:64], tmp_path / "run"
+    slim(strong, images, **ONCE, run_directory=run)
+    with pytest.raises(UsageError, match="targets macs 0.4 instead of"):
+        slim(
+            *(strong, images),
+            macs_target=0.4,
+            **ONCE,
+            run_directory=run,
+            resume=True,
+        )
+    with pytest.raises(UsageError, match="different images"):
+        slim(strong, images + 1, **ONCE, run_directory=run, resume=True)
+
+
+def test_refused_target_leaves_no_run(strong, digits, tmp_path):
+    with pytest.raises(UsageError, match="latency_target"):
+        slim(
+            *(strong, digits.train.images[:64]),
+            latency_target=1e-6,
+            **ONCE,
+            run_directory=tmp_path / "run",
+        )
+    assert not list(tmp_path.iterdir())
