@@ -38,6 +38,12 @@ def add_parser(subparsers) -> None:
         help="the same of its parameters",
     )
     parser.add_argument(
+        "--bytes-target",
+        type=float,
+        metavar="R",
+        help="the same of the bytes of its Keras file",
+    )
+    parser.add_argument(
         "--latency-target",
         type=float,
         metavar="R",
@@ -143,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         images,
         macs_target=args.macs_target,
         parameters_target=args.parameters_target,
+        bytes_target=args.bytes_target,
         latency_target=args.latency_target,
         only=args.only,
         class_names=class_names,
@@ -223,6 +230,7 @@ def _figures(model, slimmed, class_names, args):
     """Measures the model, restricted to the classes kept, and the slim one."""
     from kmod.composition.composition_manifest import total_sizes
     from kmod.data.streaming import predict
+    from kmod.export.keras_file import file_bytes
     from kmod.metrics.latency import measure_latency
 
     names = list(class_names or slimmed.class_names)
@@ -231,6 +239,7 @@ def _figures(model, slimmed, class_names, args):
     figures = {}
     for name, each in {"before": model, "slimmed": slimmed}.items():
         figures[name] = total_sizes([each])
+        figures[name]["bytes"] = file_bytes(each)
         figures[name]["milliseconds"] = round(1000 * measure_latency(each), 3)
         if test is not None:
             scores = predict(each, test.images)
@@ -271,7 +280,14 @@ def _kernels(model, slimmed):
 
 def _print(figures, out):
     rows = {name: figures[name] for name in ("before", "slimmed")}
-    columns = ["", "accuracy", "parameters", "MACs", "ms for one image"]
+    columns = [
+        "",
+        "accuracy",
+        "parameters",
+        "bytes",
+        "MACs",
+        "ms for one image",
+    ]
     if "accuracy" not in figures["before"]:
         columns.remove("accuracy")
     console.print_table(
@@ -281,6 +297,7 @@ def _print(figures, out):
                 name,
                 *([f"{row['accuracy']:.4f}"] if "accuracy" in row else []),
                 f"{row['parameters']:,}",
+                f"{row['bytes']:,}",
                 f"{row['macs']:,}",
                 f"{row['milliseconds']:.2f}",
             ]

@@ -72,6 +72,14 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     model.save(path)
 
 
+def file_bytes(model: keras.Model) -> int:
+    """Returns the size of the archive that a model makes, in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        return path.stat().st_size
+
+
 def predict(path: Path, images: Any) -> dict[str, Any]:
     """Returns the answers of a written archive, by name."""
     return predict_by_name(load_keras_file(path), images)

@@ -30,6 +30,7 @@ from kmod.data.load import select_classes
 from kmod.data.load import unlabelled_of
 from kmod.errors import KmodError
 from kmod.errors import UsageError
+from kmod.export.keras_file import file_bytes
 from kmod.files.run_directory import check_resume
 from kmod.files.run_directory import discard_run
 from kmod.files.run_directory import open_run
@@ -49,6 +50,7 @@ from kmod.slimming.removal import remove_kernels
 USUAL_TARGET = 0.5  # Of the multiply-accumulates, where none is given.
 CUT_BY = 0.8  # What one removal leaves, about.
 CLOSER = 0.99
+BYTES = 4  # Of a float32 weight.
 CUTTING = 0.5  # Share of the epochs in which kernels go, at most.
 
 
@@ -58,6 +60,7 @@ def slim(
     *,
     macs_target: float | None = None,
     parameters_target: float | None = None,
+    bytes_target: float | None = None,
     latency_target: float | None = None,
     only: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
@@ -93,6 +96,7 @@ def slim(
             the model's, between 0 and 1. Defaults to 0.5 if no other target is
             given.
         parameters_target: The same of its parameters.
+        bytes_target: The same of the bytes of its `.keras` file.
         latency_target: The same of the time that one image takes, measured
             on this machine with networks that are cut for it.
         only: Names of two or more classes to keep, in the order of the new
@@ -150,7 +154,12 @@ def slim(
     - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531), for the
       training.
     """
-    targets = _checked_targets(macs_target, parameters_target, latency_target)
+    targets = _checked_targets(
+        macs=macs_target,
+        parameters=parameters_target,
+        bytes=bytes_target,
+        latency=latency_target,
+    )
     training = Training(
         epochs,
         batch_size,
@@ -215,12 +224,7 @@ def slim(
     return made
 
 
-def _checked_targets(macs_target, parameters_target, latency_target):
-    targets = {
-        "macs": macs_target,
-        "parameters": parameters_target,
-        "latency": latency_target,
-    }
+def _checked_targets(**targets):
     targets = {name: x for name, x in targets.items() if x is not None}
     for name, ratio in targets.items():
         if not 0 < ratio < 1:
@@ -312,7 +316,21 @@ def _budgets(network, targets, before):
     for name, least in least_costs(network, budgets).items():
         if least > budgets[name]:
             raise _out_of_reach(name, least, budgets[name], before[name])
+    if "bytes" in targets:
+        fits = _fitting_parameters(network, targets["bytes"], before)
+        budgets["parameters"] = min(budgets.get("parameters", fits), fits)
     return budgets
+
+
+def _fitting_parameters(network, ratio, before):
+    """Returns how many parameters a file may hold; the rest of it stays."""
+    whole = file_bytes(network)
+    rest = whole - BYTES * before["parameters"]
+    least = least_costs(network, ["parameters"])["parameters"]
+    fits = (ratio * whole - rest) / BYTES
+    if least > fits:
+        raise _out_of_reach("bytes", rest + BYTES * least, ratio * whole, whole)
+    return fits
 
 
 def _out_of_reach(name, least, budget, before):

@@ -11,6 +11,9 @@ from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import load
 from kmod.composition.saving import save
 from kmod.errors import UsageError
+from kmod.export.keras_file import file_bytes
+from kmod.graph import channel_graph
+from kmod.graph import rebuild
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
 from kmod.slimming import removal
@@ -229,6 +232,15 @@ def test_wrong_calls_are_refused(strong, digits, options, error, message):
     images = digits.train.images[: options.pop("images", 40)]
     with pytest.raises(error, match=message):
         slim(strong, images, **options)
+
+
+def test_file_shrinks_to_its_target(strong, digits):
+    made = slim(strong, digits, bytes_target=0.9, **ONCE)
+    # Without the state of the optimiser, which the source's own file has.
+    before = file_bytes(rebuild(channel_graph(strong)))
+    assert file_bytes(made) <= 0.9 * before < file_bytes(strong)
+    with pytest.raises(UsageError, match="bytes_target"):
+        slim(strong, digits, bytes_target=0.01, **ONCE)
 
 
 class Cut(keras.callbacks.Callback):
