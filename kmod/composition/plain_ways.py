@@ -71,7 +71,7 @@ class PlainWay:
         """The stores whose modules are in it."""
         return tuple(dict.fromkeys(store for _, store, _ in self.modules))
 
-    @property
+    @functools.cached_property
     def sizes(self) -> Sizes:
         """Parameters, multiply-accumulates and kernels."""
         return model_sizes(self.model)
@@ -251,7 +251,7 @@ def taken_model(way: PlainWay, manifest: CompositionManifest) -> keras.Model:
 
 def _source(module: Part) -> dict[str, Any]:
     class_name, store, name = module
-    info = store[name].info
+    info = store.info(name)
     return {
         **({"auxiliary": True} if class_name == ALL_CLASSES else {}),
         "class": class_name,
