@@ -43,6 +43,7 @@ from world_sources import load
 
 import kmod
 from kmod.composition.patched_model import build_patched
+from kmod.composition.plain_ways import evaluate_ways
 from kmod.data.image_data import LabelledImages
 from kmod.errors import CheckError
 from kmod.graph import channel_graph
@@ -52,7 +53,6 @@ from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import likeliest_penalty
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.latency import measure_latency
-from kmod.patching.plain_ways import evaluate_ways
 
 ARCHITECTURES = ("simcnn", "rescnn")
 TARGETS = (3, 4, 5, 6, 7)  # Cat, deer, dog, frog and horse.

@@ -12,6 +12,7 @@ from .analysis.explanation_recorder import (
 from .composition.composer import compose as compose
 from .composition.distillation import distil as distil
 from .composition.patched_model import Patch as Patch
+from .composition.plain_ways import PlainWay as PlainWay
 from .composition.saving import load as load
 from .composition.saving import save as save
 from .data.image_data import ImageData as ImageData
@@ -63,7 +64,6 @@ from .patching.acceptance import Acceptance as Acceptance
 from .patching.donors import Donor as Donor
 from .patching.patch_fit import PatchFit as PatchFit
 from .patching.patcher import patch as patch
-from .patching.plain_ways import PlainWay as PlainWay
 from .patching.search import PatchCandidate as PatchCandidate
 from .patching.search import PatchChoice as PatchChoice
 from .patching.search import choose_patches as choose_patches

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kmod.selection.composition_choice import CompositionChoice
 
 MOST_WEAK = 3  # Classes that are shown.
+BEST = "*"  # Marks what no other beats that costs no more.
 
 
 def add_parser(subparsers) -> None:
@@ -80,6 +81,18 @@ def add_parser(subparsers) -> None:
         "--compose", metavar="DIR", help="compose it, too, in this directory"
     )
     parser.add_argument(
+        "--take",
+        metavar="WAY",
+        help="compose this way of the table that needs no composition, such "
+        "as side-by-side, in place of the modules chosen; with `--compose` and "
+        "`--data`",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE.svg",
+        help="picture of accuracy against cost to write; with `--data`",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace what kmod wrote there and nobody changed",
@@ -92,10 +105,16 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     choice = choose_given(args)
+    with console.status("measuring"):
+        times = _times(choice)
     if args.json:
-        console.print_json(choice.as_dict())
+        figures = choice.as_dict()
+        rows = figures["options"] + figures["plain"]
+        for model, row in zip([*choice.options, *choice.plain], rows):
+            row["milliseconds"] = times.get(model)
+        console.print_json(figures)
     else:
-        _print(choice, args)
+        _print(choice, times, args)
     return 0
 
 
@@ -111,6 +130,7 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
     from kmod.modules.module_store import load_store
 
     check_output_file(args.out, args.overwrite)
+    _check_plain(args)
     if args.compose is not None:
         check_out(args.compose, args.overwrite, list_composition)
     paths = {}  # One store may be given twice, in other spellings.
@@ -122,8 +142,13 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
 
     from kmod.composition.composer import compose
     from kmod.composition.saving import save
+    from kmod.report.frontier import write_frontier
     from kmod.selection.composition_choice import choose_composition
+    from kmod.selection.plain_ways import WAYS
+    from kmod.selection.plain_ways import take_way
 
+    if args.take is not None:
+        _check_way(args.take, WAYS)
     choice, spec = choose_composition(
         tuple(args.class_names),
         stores,
@@ -136,16 +161,96 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
         overwrite=args.overwrite,
         track=lambda items: console.track(items, "trying stores"),
     )
+    if choice.expected is None and (args.plot or args.take):
+        raise _nothing_to_compare(args)
+    if args.plot is not None:
+        write_frontier(choice, args.plot, args.overwrite)
     if args.compose is not None:
+        metrics = None
         with console.status("composing"):
-            model = compose(spec, args.data_dir)
+            if args.take is None:
+                model = compose(spec, args.data_dir)
+            else:
+                ways = {way.key: way for way in choice.plain}
+                _check_way(args.take, ways)
+                way = ways[args.take]
+                model = take_way(way, spec.name, choice.contract)
+                metrics = {
+                    "expected": {
+                        "accuracy": way.evaluation.accuracy,
+                        "num_labelled": way.num_labelled,
+                    }
+                }
             save(
                 model,
                 args.compose,
+                metrics=metrics,
                 arguments=args.arguments,
                 overwrite=args.overwrite,
             )
     return choice
+
+
+def _check_plain(args):
+    """Refuses what takes other options, before any work."""
+    from kmod.errors import UsageError
+    from kmod.files import check_output_file
+
+    if args.take is not None and None in (args.compose, args.data):
+        raise UsageError(
+            "A way without a composition is fitted on labelled images and "
+            f"saved where the model would be. Received: --take {args.take} "
+            f"without {'--data' if args.data is None else '--compose'}. Give "
+            "both `--data NAME:SPLIT` and `--compose DIR`."
+        )
+    if args.plot is None:
+        return
+    if args.data is None:
+        raise UsageError(
+            "Accuracies are compared on labelled images. Received: --plot "
+            f"{args.plot} without --data. Give `--data NAME:SPLIT`."
+        )
+    if Path(args.plot).suffix.lower() != ".svg":
+        raise UsageError(
+            "The picture is an SVG file. Received: --plot "
+            f"{args.plot}. Give a name that ends in `.svg`."
+        )
+    check_output_file(args.plot, args.overwrite)
+    plot, model = (
+        Path(each or "").resolve() for each in (args.plot, args.compose)
+    )
+    if args.compose is not None and model in plot.parents:
+        raise UsageError(
+            "A picture lies outside of the model's directory, which holds "
+            f"what `kmod.save` writes. Received: --plot {args.plot} in "
+            f"--compose {args.compose}. Choose another place."
+        )
+
+
+def _check_way(key, known):
+    from kmod.errors import UsageError
+
+    if key not in known:
+        raise UsageError(
+            "`--take` must be a way that there is without a composition, one "
+            f"of {list(known)}. Received: --take {key}. Leave it out to take "
+            "the modules chosen."
+        )
+
+
+def _nothing_to_compare(args):
+    from kmod.errors import UsageError
+
+    received = [
+        f"--{name} {value}"
+        for name, value in (("take", args.take), ("plot", args.plot))
+        if value is not None
+    ]
+    return UsageError(
+        "To compare accuracies takes two images of each class. Received: "
+        f"{' '.join(received)}, with a single image of a class. The spec "
+        f"'{args.out}' is written. Give more images, or leave this out."
+    )
 
 
 def _data(args):
@@ -176,7 +281,26 @@ def _data(args):
     return found
 
 
-def _print(choice, args):
+def _times(choice):
+    """Measures the milliseconds of one image, of the choice and plain ways."""
+    from kmod.graph.fusion.fuse import fuse
+    from kmod.metrics.latency import measure_latency
+
+    if choice.expected is None:
+        return {}
+    models = {way: way.laid_out for way in choice.plain}
+    models[choice.taken] = fuse(choice.build(choice.taken))
+    return {key: 1000 * measure_latency(each) for key, each in models.items()}
+
+
+def _print(choice, times, args):
+    for way in choice.plain:
+        if choice.is_better(way) and way.key != args.take:
+            console.print_note(
+                f"Without a composition, by '{way.name}', at least as many "
+                "of the images are right with fewer operations. To save that, "
+                f"give `--compose DIR --take {way.key}`."
+            )
     key, heading = ("roc_auc", "ROC AUC") if choice.roc_auc else ("f1", "F1")
     how = f"on {choice.num_images} images" if choice.num_images else "by F1"
     names = short_names(store.place for store in choice.stores)
@@ -203,35 +327,73 @@ def _print(choice, args):
         )
     if choice.expected is not None:
         _print_options(choice)
+        _print_plain(choice, times)
         _print_expected(choice.expected)
     console.print_note(f"Wrote '{args.out}'.")
-    if args.compose is not None:
+    if args.plot is not None:
+        console.print_note(f"Drew '{args.plot}'.")
+    if args.take is not None:
+        console.print_note(f"Saved '{args.take}' to '{args.compose}'.")
+    elif args.compose is not None:
         console.print_note(f"Composed to '{args.compose}'.")
 
 
 def _print_options(choice):
     """Shows accuracy against cost of all that was compared."""
-    rows = []
-    paths = [store.place for store in choice.stores]
-    names = short_names(paths)
+    best, rows = choice.frontier, []
     for option in choice.options:
-        low, high = option.expected.accuracy_interval()
-        own = dict.fromkeys(option.chosen.values())
+        is_taken = "yes" if choice.is_taken(option) else ""
         rows.append(
             [
-                ", ".join(names[paths[index]] for index in own),
+                choice.name_of(option),
                 len(option.auxiliary),
-                f"{option.sizes.parameters:,}",
-                f"{option.sizes.macs:,}",
-                f"{option.expected.accuracy:.4f}",
-                f"{low:.4f} to {high:.4f}",
-                "yes" if choice.is_taken(option) else "",
+                *_costs(option.sizes),
+                *_figures(option.expected),
+                f"{is_taken} {BEST if option in best else ''}".strip(),
             ]
         )
     columns = ["modules of", "auxiliary", "parameters", "MACs", "expected"]
     console.print_table(
-        [*columns, "95 % interval", "chosen"], rows, "accuracy against cost"
+        [*columns, "95 % interval", "chosen"],
+        rows,
+        f"accuracy against cost ({BEST} best at its cost)",
     )
+
+
+def _print_plain(choice, times):
+    """Shows what needs no composition, beside what was chosen."""
+    best, taken = choice.frontier, choice.taken
+    name = f"chosen: {choice.name_of(taken)}"
+    models = [(taken, name, choice.num_images, taken.expected)]
+    models += [
+        (way, choice.name_of(way), way.num_labelled, way.evaluation)
+        for way in choice.plain
+    ]
+    rows = [
+        [
+            f"{name} {BEST if model in best else ''}".strip(),
+            *_costs(model.sizes),
+            f"{times[model]:.1f}",
+            f"{num_labelled:,}",
+            *_figures(found),
+        ]
+        for model, name, num_labelled, found in models
+    ]
+    columns = ["way", "parameters", "MACs", "ms", "labelled images"]
+    console.print_table(
+        [*columns, "expected", "95 % interval"],
+        rows,
+        "the choice and what needs no composition, by the same images",
+    )
+
+
+def _costs(sizes):
+    return f"{sizes.parameters:,}", f"{sizes.macs:,}"
+
+
+def _figures(found):
+    low, high = found.accuracy_interval()
+    return f"{found.accuracy:.4f}", f"{low:.4f} to {high:.4f}"
 
 
 def _print_expected(evaluation):
@@ -239,9 +401,7 @@ def _print_expected(evaluation):
     from kmod.metrics.evaluate import weak_classes
     from kmod.metrics.evaluate import worst_confusion
 
-    low, high = evaluation.accuracy_interval()
-    figure = f"{evaluation.accuracy:.4f}"
-    rows = [["accuracy", figure, f"{low:.4f} to {high:.4f}", ""]]
+    rows = [["accuracy", *_figures(evaluation), ""]]
     for index in weak_classes(evaluation)[:MOST_WEAK]:
         name = evaluation.class_names[index]
         worst = worst_confusion(evaluation, name)

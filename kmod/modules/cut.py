@@ -73,6 +73,27 @@ def log_odds_model(module: keras.Model) -> keras.Model:
     return keras.Model(module.input, module.get_layer(CALIBRATION_LAYER).output)
 
 
+def features_model(module: keras.Model) -> keras.Model:
+    """Returns the part of a module in front of its network's last layer.
+
+    Args:
+        module: Model that `cut_module` or `build_module` made.
+
+    Returns:
+        Model that shares the module's layers, images to `(batch, features)`;
+        to the network's logits, where no Dense layer answers with them.
+    """
+    names = [layer.name for layer in module.layers]
+    head = "head_relu" if "head_relu" in names else "head"
+    logits = module.get_layer(head).input
+    last = module.layers[names.index(head) - 1]
+    if not isinstance(last, keras.layers.Dense) or len(last.input.shape) > 2:
+        return keras.Model(module.input, logits)
+    # Of one score two logits are made behind its layer.
+    is_last = last.output is logits or last.units == 1
+    return keras.Model(module.input, last.input if is_last else logits)
+
+
 def _fold_scales(network, modular, class_index, mask):
     """Multiplies a class's scales and shifts into the cut layers' weights."""
     for call in modular.graph.trace.calls:

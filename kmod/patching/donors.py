@@ -1,6 +1,7 @@
 """The stores that modules may be taken from."""
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import keras
@@ -71,6 +72,26 @@ def read_donor(text: str) -> Donor:
     if class_name is not None:
         store.info(class_name)
     return Donor(store, class_name)
+
+
+def adapted_part(
+    store: ModuleStore,
+    class_name: str,
+    part: Callable[[keras.Model], keras.Model],
+    contract: InputContract | None,
+    image: keras.KerasTensor,
+) -> keras.Model:
+    """Returns a part of a module, for images that it may have to adapt.
+
+    Args:
+        store: The store.
+        class_name: The module's class in it.
+        part: Makes the part of the module's model, such as `log_odds_model`.
+        contract: The images; `None` if they are as the modules take them.
+        image: Input of the images; only shape and dtype are read.
+    """
+    adaptation = Donor(store).adaptation(contract)
+    return adapt_model(part(store[class_name].model), adaptation, image)
 
 
 def module_answers(

@@ -1,87 +1,33 @@
 """What a user would do in place of a patch, measured on the same images."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
-from kmod.composition.composition_manifest import Composition
 from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import total_sizes
+from kmod.composition.plain_ways import Fit
+from kmod.composition.plain_ways import PlainWay
+from kmod.composition.plain_ways import PlannedWay
+from kmod.composition.plain_ways import as_it_is
+from kmod.composition.plain_ways import fit_ways
+from kmod.composition.plain_ways import taken_model
 from kmod.composition.plan import ALL_CLASSES
-from kmod.composition.scoring import apply_layer
-from kmod.composition.scoring import build_classifier
 from kmod.composition.scoring import join
 from kmod.composition.scoring import softmax
-from kmod.data.streaming import predict
-from kmod.files import slug
 from kmod.graph.content import content_digest
 from kmod.graph.sharing import merge_models
-from kmod.graph.sizes import Sizes
-from kmod.graph.sizes import model_sizes
-from kmod.metrics.calibration import Layer
-from kmod.metrics.calibration import fit_scores
-from kmod.metrics.calibration import folds
-from kmod.metrics.calibration import likeliest_penalty
-from kmod.metrics.evaluate import Evaluation
-from kmod.metrics.evaluate import evaluate_answers
 from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.cut import log_odds_model
 from kmod.modules.manifest import InputContract
-from kmod.modules.module_store import ModuleStore
 from kmod.patching.donors import Donor
 
 BIASES = 201  # How many are tried.
-MOST_WEIGHTS = 100_000  # Of a regression; larger ones take too long to compare.
 WEAK, FEATURES = "weak", "features"
-BOTH = "regression on both"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PlainWay:
-    """A model that a user could have without a patch.
-
-    Attributes:
-        name: What is done.
-        model: The model, fitted on all validation images, images to
-            `(batch, num_classes)` probabilities.
-        evaluation: What it gets right on the validation images, each
-            answered by a fit without it.
-        num_labelled: How many labelled images it was fitted on.
-        stores: The donors' stores whose modules answer in it.
-    """
-
-    name: str
-    model: keras.Model
-    evaluation: Evaluation
-    num_labelled: int
-    stores: tuple[ModuleStore, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The name as an option of the command line takes it."""
-        return slug(self.name)
-
-    @property
-    def sizes(self) -> Sizes:
-        """Parameters, multiply-accumulates and kernels."""
-        return model_sizes(self.model)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {
-            "name": self.name,
-            "num_labelled": self.num_labelled,
-            "parameters": self.sizes.parameters,
-            "macs": self.sizes.macs,
-            "validation": self.evaluation.as_dict(),
-        }
 
 
 def plain_ways(
@@ -103,9 +49,6 @@ def plain_ways(
       log-odds of all modules of the donors.
     - `donor instead`: the modules of a donor of all classes.
 
-    Regressions take two images of each class, and are left out where they
-    have more than `MOST_WEIGHTS` weights.
-
     Args:
         weak: The weak model up to its logits.
         donors: The donors, and how images become such as they take.
@@ -115,37 +58,12 @@ def plain_ways(
         targets: Indices of the classes that shall be better.
 
     Returns:
-        The ways that there are, in this order.
+        The ways that there are, in this order; see `fit_ways`.
     """
     image, outputs = merge_models(_parts(weak, donors).items())
-    ways = _ways(outputs, donors, class_names, targets)
-    read = {name: inputs for name, (inputs, _) in ways.items()}
-    found = predict(keras.Model(image, read), images)
-    made = []
-    is_shown_twice = np.bincount(labels, minlength=len(class_names)).min() > 1
-    for name, (inputs, fit) in ways.items():
-        if fit is fit_scores:
-            num_weights = found[name].shape[1] * len(class_names)
-            if not is_shown_twice or num_weights > MOST_WEIGHTS:
-                continue
-            penalty = likeliest_penalty(found[name], labels)
-            fit = functools.partial(fit_scores, penalty=penalty)
-        answers = np.empty(len(labels), "int64")
-        for fold in folds(labels):
-            weights, bias = fit(found[name][~fold], labels[~fold])
-            answers[fold] = np.argmax(found[name][fold] @ weights + bias, 1)
-        layer = fit(found[name], labels)
-        scores = apply_layer(inputs, layer, _scores_of(name))
-        made.append(
-            PlainWay(
-                name,
-                build_classifier(image, scores, slug(name)),
-                evaluate_answers(labels, answers, class_names),
-                0 if fit is _as_it_is else len(labels),
-                _stores_of(name, donors),
-            )
-        )
-    return made
+    planned = _planned(outputs, donors, class_names, targets)
+    alternatives = {name: [way] for name, way in planned.items()}
+    return fit_ways(image, alternatives, images, labels, class_names)
 
 
 def take_way(
@@ -159,77 +77,22 @@ def take_way(
         name: Name of the weak model.
         contract: What images it takes.
     """
-    class_names = way.evaluation.class_names
     manifest = manifest_of_model(
-        name, class_names, contract, content_digest(weak), total_sizes([weak])
+        name,
+        way.evaluation.class_names,
+        contract,
+        content_digest(weak),
+        total_sizes([weak]),
     )
-    takes_place = bool(way.stores) and way.name != BOTH
-    modules = tuple(
-        {
-            **({} if takes_place else {"auxiliary": True}),
-            "class": each if takes_place else ALL_CLASSES,
-            "module": each,
-            "store": store.digest,
-            "source": store.manifest.source.digest,
-            "model": store.manifest.source.name,
-            "data": store.manifest.data.get("name"),
-            "license": store.manifest.license,
-            "retention_rate": store[each].info.retention_rate,
-            "parameters": store[each].info.parameters,
-            "macs": store[each].info.macs,
-        }
-        for store in way.stores
-        for each in (class_names if takes_place else store)
-    )
-    model = way.model
-    model.class_names = tuple(class_names)
-    model.composition = Composition(
-        dataclasses.replace(
-            manifest,
-            name=f"{name}-{way.key}",
-            sources=modules if takes_place else manifest.sources + modules,
-        )
-    )
-    return model
-
-
-def evaluate_ways(
-    ways: Sequence[PlainWay], images: np.ndarray, labels: np.ndarray
-) -> list[Evaluation]:
-    """Measures ways on other images, what they share run once.
-
-    Args:
-        ways: What `plain_ways` returned.
-        images: Array `(n, height, width, channels)`.
-        labels: int64 array `(n,)` of classes.
-    """
-    outputs = {
-        way.name: way.model.get_layer(_scores_of(way.name)).output
-        for way in ways
-    }
-    found = predict(keras.Model(ways[0].model.input, outputs), images)
-    return [
-        evaluate_answers(
-            labels, found[way.name].argmax(axis=1), way.evaluation.class_names
-        )
-        for way in ways
-    ]
-
-
-def _stores_of(name, donors):
-    """Returns the stores whose modules answer in a way."""
-    stores = [donor.store for donor in donors]
-    if name == BOTH:
-        return tuple(stores)
-    return tuple(s for n, s in enumerate(stores) if name == _instead(n))
+    manifest = dataclasses.replace(manifest, name=f"{name}-{way.key}")
+    # Modules that answer for a class do so in the weak model's place.
+    if any(class_name != ALL_CLASSES for class_name, _, _ in way.modules):
+        manifest = dataclasses.replace(manifest, sources=())
+    return taken_model(way, manifest)
 
 
 def _instead(number):
     return "donor instead" + (f" ({number + 1})" if number else "")
-
-
-def _scores_of(name):
-    return slug(f"{name} scores")
 
 
 def _parts(weak, donors):
@@ -253,7 +116,7 @@ def _part(number, class_name):
     return f"donor{number}_{class_name}"
 
 
-def _ways(outputs, donors, class_names, targets):
+def _planned(outputs, donors, class_names, targets):
     """Returns what the layer of every way takes, and how it is fitted."""
     logits = outputs[WEAK]
     modules = [
@@ -264,35 +127,35 @@ def _ways(outputs, donors, class_names, targets):
         softmax(logits, "weak_probabilities") + 1e-7
     )
     both = join([log_probabilities, *sum(modules, [])], "both")
-    ways = {
-        "weak model": (logits, _as_it_is),
-        "bias moved": (logits, _bias_mover(targets)),
+    planned = {
+        "weak model": PlannedWay(logits, as_it_is, takes_labels=False),
+        "bias moved": PlannedWay(logits, _bias_mover(targets)),
     }
     if FEATURES in outputs:
-        ways["last layer fitted again"] = outputs[FEATURES], fit_scores
-    ways[BOTH] = both, fit_scores
+        planned["last layer fitted again"] = PlannedWay(outputs[FEATURES])
+    every = [
+        (ALL_CLASSES, donor.store, name)
+        for donor in donors
+        for name in donor.store
+    ]
+    planned["regression on both"] = PlannedWay(both, modules=every)
     for number, donor in enumerate(donors):
         if set(class_names) <= set(donor.store):
             own = [outputs[_part(number, name)] for name in class_names]
-            ways[_instead(number)] = (
+            planned[_instead(number)] = PlannedWay(
                 join(own, f"donor{number}_scores"),
-                _as_it_is,
+                as_it_is,
+                [(name, donor.store, name) for name in class_names],
+                takes_labels=False,
             )
-    return ways
+    return planned
 
 
-def _as_it_is(scores: np.ndarray, labels: np.ndarray) -> Layer:
-    size = scores.shape[1]
-    return np.eye(size, dtype="float32"), np.zeros(size, "float32")
-
-
-def _bias_mover(
-    targets: Sequence[int],
-) -> Callable[[np.ndarray, np.ndarray], Layer]:
+def _bias_mover(targets: Sequence[int]) -> Fit:
     """Returns a fit that moves the biases of the targets, one by one."""
 
     def fit(scores, labels):
-        weights, bias = _as_it_is(scores, labels)
+        weights, bias = as_it_is(scores, labels)
         for target in targets:
             moved = scores + bias
             others = np.delete(moved, target, axis=1).max(axis=1)

@@ -12,6 +12,7 @@ from typing import Literal
 import keras
 import numpy as np
 
+from kmod.composition.plain_ways import PlainWay
 from kmod.data.batches import class_indices
 from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
@@ -35,7 +36,6 @@ from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patch_fit import patched_scores
 from kmod.patching.patcher import check_labels
 from kmod.patching.patcher import target_index
-from kmod.patching.plain_ways import PlainWay
 from kmod.patching.plain_ways import plain_ways
 
 # Of the source's multiply-accumulates, what heads of its modules may add.

@@ -1,5 +1,6 @@
 """Draws diagrams and charts as shapes with coordinates, for inline SVG."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kmod.report.parts import Diagram
+from kmod.report.parts import Frontier
 from kmod.report.parts import Histogram
 from kmod.report.parts import Reliability
 from kmod.report.parts import large
@@ -140,6 +142,8 @@ def _scale_bar(scale, y):
 
 CHART_WIDTH, CHART_HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 46
+KEY, KEY_ROW = 50, 18  # Characters and height of a line below a chart.
+NEAR = 6  # What is nearer is one place.
 
 
 def draw_histogram(chart: Histogram) -> Drawing:
@@ -208,6 +212,79 @@ def draw_reliability(chart: Reliability) -> Drawing:
         )
     shapes.append(_axis_label("confidence in percent"))
     return Drawing(CHART_WIDTH, CHART_HEIGHT, shapes)
+
+
+def draw_frontier(chart: Frontier) -> Drawing:
+    """Draws models by cost and share, numbered, with a line below each.
+
+    A step line joins those that none beats which costs no more; the chosen
+    one has a ring.
+    """
+    ends = [end for point in chart.points for end in point.interval]
+    low = math.floor(10 * min(ends)) / 10
+    high = max(math.ceil(10 * max(ends)) / 10, low + 0.1)
+    step = 0.05 if high - low < 0.25 else 0.1 if high - low < 0.65 else 0.2
+    most = max(point.cost for point in chart.points) or 1
+
+    def x_of(cost):
+        return LEFT + cost / most * (CHART_WIDTH - LEFT - 2 * RIGHT)
+
+    def y_of(share):
+        return (
+            CHART_HEIGHT
+            - BOTTOM
+            - (share - low) / (high - low) * (_inner_height())
+        )
+
+    shapes = _axes(np.arange(low, high + step / 2, step), y_of)
+    for cost in (0, most / 2, most):
+        x, text = x_of(cost), large(cost)
+        shapes.append(_text(x, CHART_HEIGHT - 28, text, "svg-tick"))
+    shapes.append(_axis_label(chart.label))
+    best = sorted(
+        (point for point in chart.points if point.is_best),
+        key=lambda point: point.cost,
+    )
+    path = "M" + "".join(
+        f"{'H' if n else ''}{x_of(point.cost):.1f}"
+        f"{'V' if n else ' '}{y_of(point.share):.1f}"
+        for n, point in enumerate(best)
+    )
+    if best:
+        path += f"H{CHART_WIDTH - RIGHT}"
+        shapes.append(Shape("path", {"d": path, "class": "svg-line"}))
+    numbers = collections.defaultdict(list)
+    for number, point in enumerate(chart.points, 1):
+        x, y = x_of(point.cost), y_of(point.share)
+        shapes += _point(point, x, y, *map(y_of, point.interval))
+        numbers[round(x / NEAR), round(y / NEAR)].append((number, x, y))
+        said = f"{number}  {point.name}"
+        note = f"{percent(point.share)} at {large(point.cost)}"
+        note += ", chosen" if point.is_chosen else ""
+        y = CHART_HEIGHT + 14 + (number - 1) * KEY_ROW
+        line = _text(8, y, _short(said, KEY), "svg-key", said)
+        shapes.append(dataclasses.replace(line, note=note))
+    for own in numbers.values():  # Those of one place stand together.
+        (_, x, y), said = own[0], ", ".join(str(number) for number, *_ in own)
+        shapes.append(_text(x - 10, y - 6, said, "svg-end"))
+    height = CHART_HEIGHT + len(chart.points) * KEY_ROW + 8
+    return Drawing(CHART_WIDTH, height, shapes)
+
+
+def _point(point, x, y, lowest, highest):
+    """Draws a model with its interval."""
+    path = f"M{x:.1f} {lowest:.1f}V{highest:.1f}"
+    shapes = [Shape("path", {"d": path, "class": "svg-axis"})]
+    middle = {"cx": f"{x:.1f}", "cy": f"{y:.1f}"}
+    if point.is_plain:
+        mark = _rect(x - 4, y - 4, 8, 8, "svg-plain")
+    else:
+        mark = Shape("circle", {**middle, "r": 4, "class": "svg-own"})
+    shapes.append(dataclasses.replace(mark, title=point.name))
+    if point.is_chosen:
+        ring = {**middle, "r": 8, "class": "svg-ring"}
+        shapes.append(Shape("circle", ring, title="chosen"))
+    return shapes
 
 
 def _inner_height():

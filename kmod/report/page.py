@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import os
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -15,12 +16,18 @@ from kmod import __version__
 from kmod.files import atomic_write
 from kmod.files import check_output_file
 from kmod.files import seal
+from kmod.report.drawings import Drawing
 from kmod.report.drawings import draw_diagram
 from kmod.report.drawings import draw_histogram
 from kmod.report.drawings import draw_reliability
 from kmod.report.parts import Page
 
 SHADES = 10  # Above none; each has a colour in `page.css`.
+_COLOUR = re.compile(r"--([\w-]+): (#[0-9a-f]{6})")
+_VARIABLE = re.compile(r"var\(--([\w-]+)\)")
+_DRAWING_RULE = re.compile(r"^\.(?:drawing|svg-).*$", re.M)
+_FONT = "font-family: system-ui, sans-serif;"
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def write_page(page: Page, path: str | Path, overwrite: bool = False) -> Path:
@@ -61,6 +68,44 @@ def render_page(page: Page) -> str:
             script_digest=digest.decode(),
         )
     )
+
+
+def write_drawing(
+    drawing: Drawing, title: str, path: str | Path, overwrite: bool = False
+) -> None:
+    """Writes a drawing as an SVG file, whole or not at all.
+
+    Args:
+        drawing: The drawing.
+        title: What it shows.
+        path: File to write.
+        overwrite: Whether a drawing may be replaced that kmod wrote and nobody
+            changed.
+
+    Raises:
+        UsageError: If something is there that may not be replaced.
+    """
+    check_output_file(path, overwrite)
+    atomic_write(path, seal(render_drawing(drawing, title), "<!-- {} -->"))
+
+
+def render_drawing(drawing: Drawing, title: str) -> str:
+    """Returns a drawing as SVG, in the light colours of a page."""
+    style = _file("page.css")
+    colours = dict(_COLOUR.findall(style.partition("}")[0]))
+    rules = "\n".join(_DRAWING_RULE.findall(style))
+    rules = _VARIABLE.sub(lambda found: colours[found[1]], rules)
+    text = (
+        _environment()
+        .get_template("drawing.svg.j2")
+        .render(
+            drawing=drawing,
+            title=title,
+            style=Markup(f".drawing {{ {_FONT} }}\n{rules}"),
+            ground=colours["card"],
+        )
+    )
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 @functools.cache

@@ -186,6 +186,42 @@ class Reliability:
 
 
 @dataclasses.dataclass(frozen=True)
+class Point:
+    """A model in a `Frontier`.
+
+    Attributes:
+        name: What it is.
+        cost: What it costs.
+        share: How good it is, 0 to 1.
+        interval: Lower and upper end of that.
+        is_plain: Whether it is a plain way, drawn as a square.
+        is_chosen: Whether it was chosen.
+        is_best: Whether none beats it that costs no more.
+    """
+
+    name: str
+    cost: float
+    share: float
+    interval: tuple[float, float]
+    is_plain: bool = False
+    is_chosen: bool = False
+    is_best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """How good models are by what they cost.
+
+    Attributes:
+        label: What the cost is.
+        points: The models.
+    """
+
+    label: str
+    points: Sequence[Point]
+
+
+@dataclasses.dataclass(frozen=True)
 class Picture:
     """An image of the data and what was said of it.
 

@@ -1,7 +1,9 @@
 """Chooses, class by class, the modules of a new model among several stores."""
 
 import dataclasses
+import functools
 import itertools
+import math
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Iterable
@@ -13,6 +15,7 @@ from typing import TypeVar
 import keras
 import numpy as np
 
+from kmod.composition.plain_ways import PlainWay
 from kmod.composition.routing import Evidence
 from kmod.composition.routing import evidence_of
 from kmod.composition.routing import group_worlds
@@ -23,6 +26,7 @@ from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.files import short_names
 from kmod.graph.sharing import merge_models
 from kmod.graph.sizes import Sizes
 from kmod.graph.sizes import model_sizes
@@ -34,12 +38,13 @@ from kmod.metrics.calibration import folds
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import roc_auc
-from kmod.modules.adaptation import adapt_model
 from kmod.modules.cut import log_odds_model
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
 from kmod.patching.donors import Donor
+from kmod.patching.donors import adapted_part
 from kmod.patching.donors import module_answers
+from kmod.selection.plain_ways import plain_ways
 
 MAX_ROUNDS = 5
 FINALISTS = 3
@@ -103,6 +108,9 @@ class ModuleChoice:
             index of a store and a class of it.
         options: What was compared, the smallest model first; none of a choice
             without images.
+        plain: What else a user could do, without a composition; none where
+            no accuracy can be expected.
+        contract: The images that it was made on; `None` without images.
     """
 
     stores: tuple[ModuleStore, ...]
@@ -114,14 +122,68 @@ class ModuleChoice:
         default_factory=dict
     )
     options: tuple[ChoiceOption, ...] = ()
+    plain: tuple[PlainWay, ...] = ()
+    contract: InputContract | None = None
+
+    @property
+    def taken(self) -> ChoiceOption | None:
+        """The option that was chosen; `None` of a choice without images."""
+        return next(filter(self.is_taken, self.options), None)
 
     @property
     def expected(self) -> Evaluation | None:
         """What the new model gets right, as its `ChoiceOption` says."""
-        for option in self.options:
-            if self.is_taken(option):
-                return option.expected
-        return None
+        return self.taken and self.taken.expected
+
+    @property
+    def frontier(self) -> tuple[ChoiceOption | PlainWay, ...]:
+        """Options and plain ways that none beats which costs no more."""
+        if self.expected is None:
+            return ()
+        models = [*self.options, *self.plain]
+        right = [option.expected.accuracy for option in self.options]
+        right += [way.evaluation.accuracy for way in self.plain]
+        best = frontier([model.sizes.macs for model in models], right)
+        return tuple(models[index] for index in best)
+
+    def name_of(self, model: ChoiceOption | PlainWay) -> str:
+        """Returns what an option or a plain way is called in a table.
+
+        Args:
+            model: One of `options` or of `plain`.
+        """
+        paths = [store.place for store in self.stores]
+        names = short_names(paths)
+        if isinstance(model, ChoiceOption):
+            own = dict.fromkeys(model.chosen.values())
+            return ", ".join(names[paths[index]] for index in own)
+        own = [names[store.place] for store in model.stores]
+        is_all = len(own) == len(paths)
+        return model.name if is_all else f"{model.name} ({', '.join(own)})"
+
+    def build(self, option: ChoiceOption) -> keras.Model:
+        """Returns the modules of an option as one model, to measure it.
+
+        Args:
+            option: One of `options`.
+
+        Returns:
+            Functional model, images to the modules' log-odds.
+        """
+        modules = [*_modules_of(option.chosen), *option.auxiliary]
+        contract = self.contract
+        return modules_model(self.stores, modules, contract, contract.shape)
+
+    def is_better(self, way: PlainWay) -> bool:
+        """Tells whether a plain way is as good as the choice, and smaller.
+
+        Args:
+            way: One of `plain`.
+        """
+        return (
+            way.evaluation.accuracy >= self.expected.accuracy
+            and way.sizes.macs < self.taken.sizes.macs
+        )
 
     def is_taken(self, option: ChoiceOption) -> bool:
         """Tells whether an option is what was chosen."""
@@ -133,6 +195,7 @@ class ModuleChoice:
         paths = [store.place for store in self.stores]
         name_of_figure = "roc_auc" if self.roc_auc else "f1"
         figures = self.roc_auc or self.f1
+        best = self.frontier
         return {
             "images": self.num_images,
             "classes": {
@@ -155,8 +218,18 @@ class ModuleChoice:
                 {
                     "stores": [paths[i] for i in _stores_of(option.chosen)],
                     **option.as_dict(),
+                    "is_taken": self.is_taken(option),
+                    "is_on_frontier": option in best,
                 }
                 for option in self.options
+            ],
+            "plain": [
+                {
+                    **way.as_dict(),
+                    "is_better": self.is_better(way),
+                    "is_on_frontier": way in best,
+                }
+                for way in self.plain
             ],
         }
 
@@ -241,7 +314,7 @@ def choose_modules(
         if groups:
             further = candidates.likeliest(groups)
             worth = candidates.likelihood(further)
-            best.append((worth, candidates.chosen, further))
+            best.append((worth, candidates, further))
     options.sort(key=lambda each: each.sizes.macs)
     if not best:
         raise CheckError(
@@ -250,10 +323,11 @@ def choose_modules(
             f"{macs_budget:,.0f} may be. Raise the budget, or modularize with "
             "a lower `retention_target`."
         )
-    _, chosen, further = max(best, key=lambda each: each[0])
+    _, candidates, further = max(best, key=lambda each: each[0])
+    most = most_modules(len(images))
     return ModuleChoice(
         tuple(stores),
-        chosen,
+        candidates.chosen,
         {
             name: {
                 index: roc_auc(own, images.labels == label)
@@ -264,6 +338,8 @@ def choose_modules(
         len(images),
         further,
         options=tuple(options),
+        plain=tuple(candidates.plain(most)),
+        contract=contract or stores[0].manifest.input,
     )
 
 
@@ -476,6 +552,42 @@ class _Candidates:
             PENALTY if start is None else PENALTY_OF_CHANGE,
         )
 
+    @functools.cached_property
+    def _modules_by_fold(self):
+        """Lists folds with the modules chosen on all other images."""
+        labels, found = self.images.labels, []
+        for fold in folds(labels):
+            best = best_modules(
+                [
+                    {index: values[~fold] for index, values in own.items()}
+                    for own in self.scores.values()
+                ],
+                labels[~fold],
+            )
+            found.append((fold, list(zip(best, self.scores))))
+        return found
+
+    def side_by_side(self):
+        """Measures modules as they are, on images they were chosen without."""
+        answers = np.empty(len(self.images), "int64")
+        for fold, modules in self._modules_by_fold:
+            answers[fold] = self._columns(modules)[fold].argmax(axis=1)
+        return evaluate_answers(self.images.labels, answers, tuple(self.scores))
+
+    def plain(self, most):
+        """Measures what needs no composition of the modules chosen."""
+        if np.bincount(self.images.labels).min() < 2:
+            return []
+        return plain_ways(
+            self.stores,
+            self.chosen,
+            self.side_by_side(),
+            any(len(own) > 1 for own in self.scores.values()),
+            self.images,
+            contract=self.contract,
+            most=most,
+        )
+
     def _expected(self, groups):
         """Measures choice and layer on images that they were made without.
 
@@ -485,15 +597,7 @@ class _Candidates:
         if np.bincount(labels).min() < 2:
             return [None] * len(groups)
         answers = np.empty((len(groups), len(labels)), "int64")
-        for fold in folds(labels):
-            best = best_modules(
-                [
-                    {index: values[~fold] for index, values in own.items()}
-                    for own in self.scores.values()
-                ],
-                labels[~fold],
-            )
-            modules = list(zip(best, names))
+        for fold, modules in self._modules_by_fold:
             for number, group in enumerate(groups):
                 own, more, start = self._inputs(modules, group)
                 weighed = np.concatenate([own, more], axis=1)
@@ -506,20 +610,57 @@ class _Candidates:
 
     def _sizes(self, modules):
         """Measures modules together, what they share counted once."""
-        own = keras.Input(self.images.images.shape[1:], dtype="float32")
-        parts = []
-        for number, (index, name) in enumerate(modules):
-            store = self.stores[index]
-            model = adapt_model(
-                log_odds_model(store[name].model),
-                Donor(store).adaptation(self.contract),
-                own,
-            )
-            parts.append((f"module{number}", model))
-        image, outputs = merge_models(parts)
+        shape = self.images.images.shape[1:]
         return model_sizes(
-            keras.Model(image, join(list(outputs.values()), "modules"))
+            modules_model(self.stores, modules, self.contract, shape)
         )
+
+
+def modules_model(
+    stores: Sequence[ModuleStore],
+    modules: Sequence[tuple[int, str]],
+    contract: InputContract | None,
+    shape: tuple[int, ...],
+) -> keras.Model:
+    """Builds modules as one model, what they share once.
+
+    Args:
+        stores: The stores.
+        modules: Of each module the index of its store, and its class.
+        contract: The images, if the stores take others.
+        shape: Height, width and channels of the images.
+
+    Returns:
+        Functional model, images to the log-odds `(batch, num_modules)`.
+    """
+    own = keras.Input(shape, dtype="float32")
+    image, outputs = merge_models(
+        (
+            f"module{number}",
+            adapted_part(stores[index], name, log_odds_model, contract, own),
+        )
+        for number, (index, name) in enumerate(modules)
+    )
+    return keras.Model(image, join(list(outputs.values()), "modules"))
+
+
+def frontier(macs: Sequence[float], figures: Sequence[float]) -> list[int]:
+    """Finds what nothing beats that costs no more.
+
+    Args:
+        macs: What each model costs.
+        figures: How good it is.
+
+    Returns:
+        Their indices, the cheapest first, each better than those before.
+    """
+    order = sorted(range(len(macs)), key=lambda i: (macs[i], -figures[i]))
+    found, best = [], -math.inf
+    for index in order:
+        if figures[index] > best:
+            found.append(index)
+            best = figures[index]
+    return found
 
 
 def _modules_of(chosen):
@@ -608,11 +749,16 @@ def auxiliary_options(
         Different groups of modules, none first, none of more than
         `MAX_AUXILIARY` modules, or of a tenth of the images if that is more.
     """
-    most = max(MAX_AUXILIARY, num_images // IMAGES_PER_SCORE)
+    most = most_modules(num_images)
     every = tuple(modules)
     known = tuple(filter(is_known, every))
     groups = dict.fromkeys(((), known, every, (*known, *elsewhere)))
     return [group for group in groups if len(group) <= most]
+
+
+def most_modules(num_images: int) -> int:
+    """Returns of how many modules images can tell what they are worth."""
+    return max(MAX_AUXILIARY, num_images // IMAGES_PER_SCORE)
 
 
 def best_auxiliary(

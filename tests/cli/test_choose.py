@@ -1,13 +1,16 @@
 import json
 import os
 import re
+from xml.etree import ElementTree
 
 import pytest
 
 from kmod.cli.main import main
+from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import load
 from kmod.data.subsets import class_subset
 from kmod.metrics.evaluate import evaluate
+from kmod.selection.module_choice import ModuleChoice
 from kmod.spec.model import Scores
 from kmod.spec.spec_file import load_spec
 
@@ -111,6 +114,139 @@ def test_budget_takes_images(store, tmp_path, capsys):
     argv.remove("digits:validation")
     assert main(argv) == 2
     assert "--macs-budget without --data" in capsys.readouterr().err
+
+
+def run_json(argv, capsys):
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_plain_ways_stand_beside_the_options(store, tmp_path, capsys):
+    path = tmp_path / "task.yaml"
+    figures = run_json(choose_argv(store, path), capsys)
+    side, layer = figures["plain"]
+    assert side["key"] == "side-by-side"
+    assert layer["key"] == "best-source-with-a-new-last-layer"
+    assert (side["num_labelled"], layer["num_labelled"]) == (
+        0,
+        figures["images"],
+    )
+    (taken,) = (each for each in figures["options"] if each["is_taken"])
+    assert taken["milliseconds"] > 0
+    better = []
+    for way in figures["plain"]:
+        assert way["milliseconds"] > 0 and way["parameters"] > 0
+        right = way["validation"]["accuracy"]
+        assert way["is_better"] == (
+            right >= taken["accuracy"] and way["macs"] < taken["macs"]
+        )
+        better += [way["key"]] if way["is_better"] else []
+    assert main([*choose_argv(store, path), "--overwrite"]) == 0
+    out, said = capsys.readouterr()
+    for way in (side, layer):
+        start = " " + way["name"][:11]  # The rest may be on other lines.
+        (line,) = [x for x in out.splitlines() if x.startswith(start)]
+        assert f"{way['macs']:,}" in line
+    assert re.findall(r"--take (\S+)`", said) == better
+
+
+@pytest.mark.parametrize("is_better", [False, True])
+def test_a_better_way_is_said_first(
+    store, tmp_path, capsys, monkeypatch, is_better
+):
+    monkeypatch.setattr(ModuleChoice, "is_better", lambda *_: is_better)
+    assert main(choose_argv(store, tmp_path / "task.yaml")) == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    advice = "Without a composition, by 'side by side', at least as many of"
+    assert first.startswith(advice) == is_better
+    assert ("--compose DIR --take side-by-side" in first) == is_better
+
+
+@pytest.mark.parametrize(
+    "way", ["side-by-side", "best-source-with-a-new-last-layer"]
+)
+def test_what_needs_no_composition_can_be_taken(
+    store, ten_digits, tmp_path, capsys, way
+):
+    path, out = tmp_path / "task.yaml", tmp_path / "model"
+    more = ["--compose", str(out), "--take", way]
+    figures = run_json(choose_argv(store, path, *more), capsys)
+    (row,) = (each for each in figures["plain"] if each["key"] == way)
+    images = class_subset(ten_digits.test, [7, 1])
+    taken = load(out)
+    assert taken.class_names == ("7", "1")
+    assert evaluate(taken, images).accuracy == pytest.approx(
+        row["validation"]["accuracy"], abs=0.1
+    )
+    manifest = read_composition_manifest(out)
+    assert manifest.name == f"task-{way}"
+    assert {each["store"] for each in manifest.sources} == {store.digest}
+    classes = {each["class"] for each in manifest.sources}
+    assert classes == ({"7", "1"} if way == "side-by-side" else {"*"})
+    expected = {
+        "accuracy": row["validation"]["accuracy"],
+        "num_labelled": row["num_labelled"],
+    }
+    assert manifest.metrics == {"expected": expected}
+    assert not (out / "spec.yaml").exists() and path.exists()
+    assert main(["test", str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "without", "message"),
+    [
+        (["--take", "side-by-side"], None, "without --compose"),
+        (
+            ["--take", "side-by-side", "--compose", "x"],
+            "--data",
+            "without --data",
+        ),
+        (["--take", "luck", "--compose", "x"], None, "one of ['side-by-side'"),
+        (["--plot", "x.svg"], "--data", "--plot x.svg without --data"),
+        (["--plot", "x.png"], None, "ends in `.svg`"),
+        (
+            ["--plot", "x/y.svg", "--compose", "x"],
+            None,
+            "outside of the model's directory",
+        ),
+        (
+            ["--plot", "x.svg", "--images-per-class", "1"],
+            None,
+            "takes two images of each class",
+        ),
+    ],
+)
+def test_wrong_usage_of_plain_ways(
+    store, tmp_path, capsys, monkeypatch, more, without, message
+):
+    monkeypatch.chdir(tmp_path)
+    argv = choose_argv(store, "t.yaml", *more)
+    if without:
+        index = argv.index(without)
+        del argv[index : index + 2]
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
+    left = {"t.yaml"} if "--images-per-class" in more else set()
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_frontier_is_drawn(store, tmp_path, capsys):
+    path = tmp_path / "frontier.svg"
+    argv = choose_argv(store, tmp_path / "task.yaml", "--plot", str(path))
+    figures = run_json(argv, capsys)
+    drawn = ElementTree.parse(path).getroot()
+    kinds = [each.get("class") for each in drawn.iter()]
+    assert kinds.count("svg-own") == len(figures["options"])
+    assert kinds.count("svg-plain") == len(figures["plain"])
+    assert kinds.count("svg-ring") == kinds.count("svg-line") == 1
+    text = " ".join(drawn.itertext())
+    assert "Accuracy against cost of 7, 1" in text
+    for way in figures["plain"]:
+        assert way["name"] in text
+    rows = figures["options"] + figures["plain"]
+    best = [row for row in rows if row["is_on_frontier"]]
+    (line,) = [x for x in drawn.iter() if x.get("class") == "svg-line"]
+    assert line.get("d").count("V") == len(best) - 1
 
 
 def test_existing_spec_is_kept(store, tmp_path, capsys):

@@ -209,6 +209,33 @@ def test_chosen_model_does_not_replace_a_users_folder(
     assert f"Received: '{users_folder}'" in capsys.readouterr().err
 
 
+def test_picture_is_replaced_until_it_is_touched(commands, tmp_path, capsys):
+    spec, picture = tmp_path / "spec.yaml", tmp_path / "frontier.svg"
+    more = "--overwrite", "--plot", str(picture)
+    picture.write_text("dear")
+    run(commands, "choose", spec, 2, *more)
+    assert content(tmp_path) == {Path("frontier.svg"): b"dear"}
+    picture.unlink()
+    run(commands, "choose", spec, 0, *more)
+    run(commands, "choose", spec, 0, *more)
+    before = content(tmp_path)
+    run(commands, "choose", tmp_path / "other.yaml", 2, *more[1:])
+    assert content(tmp_path) == before
+    picture.write_text(picture.read_text().replace("#ffffff", "#000000"))
+    before = content(tmp_path)
+    run(commands, "choose", spec, 2, *more)
+    assert content(tmp_path) == before
+    assert f"Received: '{picture}'" in capsys.readouterr().err
+
+
+def test_no_picture_is_written_into_an_artifact(commands, donor, tmp_path):
+    before = content(donor.path)
+    more = "--plot", str(donor.path / "new.svg")
+    run(commands, "choose", tmp_path / "spec.yaml", 2, *more)
+    assert content(donor.path) == before
+    assert content(tmp_path) == {}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_written_into_an_artifact(commands, name, donor, capsys):
     before = content(donor.path)

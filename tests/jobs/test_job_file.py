@@ -183,7 +183,7 @@ def test_a_fault_of_a_model_has_its_place(load, old, new, message):
         pytest.param(
             "choice_options",
             ["choose", "--class", "a", "--store", "b", "--out", "a"],
-            {"class_names", "stores", "compose", "arguments"},
+            {"class_names", "stores", "compose", "take", "plot", "arguments"},
             id="choose",
         ),
     ],

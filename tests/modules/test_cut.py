@@ -6,6 +6,7 @@ from keras import layers
 from kmod.graph import rebuild
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import cut_module
+from kmod.modules.cut import features_model
 from kmod.modules.cut import log_odds_model
 
 TOLERANCE = 1e-4
@@ -195,6 +196,34 @@ def test_modules_of_one_score_complement_each_other():
     masked = modular.class_scores(drawn)[:, 1:]
     np.testing.assert_allclose(smaller, masked, rtol=1e-4)
     assert np.abs(smaller - yes.predict(drawn, verbose=0)).max() > 1e-3
+
+
+@pytest.mark.parametrize("hidden_units", [0, 4], ids=["head", "hidden-head"])
+def test_features_are_what_the_last_layer_takes(source, images, hidden_units):
+    modular = ModularModel(source, list("abc"), hidden_units=hidden_units)
+    features = features_model(cut_module(modular, 1))
+    expected = keras.Model(source.inputs, source.get_layer("hidden").output)
+    np.testing.assert_allclose(
+        features.predict(images, verbose=0),
+        expected.predict(images, verbose=0),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("one-score", 4), ("no-dense-layer", 3)]
+)
+def test_features_of_other_last_layers(kind, size):
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    if kind == "one-score":
+        x = layers.GlobalAveragePooling2D()(x)
+        x = layers.Dense(1, activation="sigmoid")(x)
+    else:  # Its logits are all that there is.
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(3, 1)(x))
+    modular = ModularModel(keras.Model(image, x))
+    assert features_model(cut_module(modular, 1)).output_shape == (None, size)
 
 
 def test_other_classes_keep_their_own_scales(scaled, source):

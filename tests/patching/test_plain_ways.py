@@ -2,14 +2,14 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.composition import plain_ways as plain
+from kmod.composition.plain_ways import evaluate_ways
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
 from kmod.modules.adaptation import Adaptation
-from kmod.patching import plain_ways as plain
 from kmod.patching.donors import Donor
-from kmod.patching.plain_ways import evaluate_ways
 from kmod.patching.plain_ways import plain_ways
 
 NAMES = ("3", "8", "9")

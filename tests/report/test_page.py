@@ -1,11 +1,15 @@
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from kmod.errors import UsageError
 from kmod.report import parts
+from kmod.report.drawings import LEFT
+from kmod.report.drawings import draw_frontier
 from kmod.report.page import SHADES
+from kmod.report.page import render_drawing
 from kmod.report.page import render_page
 from kmod.report.page import shade
 from kmod.report.page import write_page
@@ -151,3 +155,39 @@ def test_only_an_untouched_report_is_replaced(tmp_path):
     path.write_text(text.replace("Newer", "Mine"), "utf-8")
     with pytest.raises(UsageError, match="nobody edited"):
         write_page(page_of(), path, overwrite=True)
+
+
+def frontier_of(**chosen):
+    points = [
+        parts.Point("small", 1e6, 0.7, (0.66, 0.74), is_best=True),
+        parts.Point("large", 4e6, 0.8, (0.76, 0.84), is_best=True, **chosen),
+        parts.Point(EVIL + "\x00", 4e6, 0.75, (0.71, 0.79), is_plain=True),
+    ]
+    return draw_frontier(parts.Frontier(EVIL, points))
+
+
+def test_drawing_is_a_file_of_its_own():
+    text = render_drawing(frontier_of(is_chosen=True), EVIL)
+    drawn = ElementTree.fromstring(text)
+    assert EVIL in " ".join(drawn.itertext())
+    assert "<script>" not in text and "var(" not in text
+    kinds = [each.get("class") for each in drawn.iter()]
+    assert kinds.count("svg-own") == 2
+    assert kinds.count("svg-plain") == kinds.count("svg-ring") == 1
+
+
+def test_frontier_is_to_scale():
+    shapes = frontier_of().shapes
+    marks = [each.attributes for each in shapes if each.tag == "circle"]
+    (x, y), (far, high) = ((float(m["cx"]), float(m["cy"])) for m in marks)
+    (line,) = [s for s in shapes if s.attributes.get("class") == "svg-line"]
+    assert line.attributes["d"].startswith(f"M{x:.1f} {y:.1f}H{far:.1f}V")
+    assert far - LEFT == pytest.approx(4 * (x - LEFT), abs=0.3)
+    spans = [
+        [float(end) for end in re.findall(r"[\d.]+", each.attributes["d"])]
+        for each in shapes
+        if each.attributes.get("class") == "svg-axis"
+    ]
+    for middle, (_, lowest, highest) in zip((y, high), spans):
+        assert middle == pytest.approx((lowest + highest) / 2, abs=0.1)
+    assert high < y  # Better ones are above.
