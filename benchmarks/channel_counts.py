@@ -3,9 +3,10 @@
     python benchmarks/channel_counts.py
 
 Networks of six 3x3 convolutions on images of 32x32 pixels, as wide as
-`CHANNELS` say, run in turns. It tells whether layers get faster by more kernels,
-as `round_to` of `kmod.modularize` gives them. Writes `channel_counts.json`:
-milliseconds by images of a batch and channels, the fastest of `ROUNDS`.
+`CHANNELS` say, run in turns. It tells whether layers get faster by more
+kernels, as `round_to` of `kmod.modularize` gives them. Writes
+`channel_counts.json`: milliseconds by images of a batch and channels, the
+fastest of `ROUNDS`.
 """
 
 import time

@@ -297,9 +297,9 @@ def _print(choice, times, args):
     for way in choice.plain:
         if choice.is_better(way) and way.key != args.take:
             console.print_note(
-                f"Without a composition, by '{way.name}', at least as many "
-                "of the images are right with fewer operations. To save that, "
-                f"give `--compose DIR --take {way.key}`."
+                f"Without a composition, '{way.name}' is as good on the "
+                "images, within a standard error, with fewer operations. To "
+                f"save that, give `--compose DIR --take {way.key}`."
             )
     key, heading = ("roc_auc", "ROC AUC") if choice.roc_auc else ("f1", "F1")
     how = f"on {choice.num_images} images" if choice.num_images else "by F1"

@@ -276,7 +276,6 @@ def _ways(choice, patched, figures, test, args):
 
     names = choice.evaluation.class_names
     targets = [names.index(each.target_class) for each in choice.chosen]
-    best = choice.chosen[-1].fit.comparisons[_judge(args)].after
     num_labelled = int(choice.evaluation.support.sum())
     f1 = [each["figures"]["f1"]["after"] for each in figures["patches"]]
     accuracy = figures["accuracy"]["after"]
@@ -289,7 +288,7 @@ def _ways(choice, patched, figures, test, args):
     evaluations = evaluate_ways(choice.plain, test.images, test.labels)
     for way, found in zip(choice.plain, evaluations):
         # By validation images, as the patch is chosen.
-        is_as_good = getattr(way.evaluation, _judge(args)) >= best
+        is_as_good = choice.is_as_good(way)
         f1 = found.f1[targets].mean()
         given = f1, found.accuracy, way.num_labelled
         row = _way(way.name, way.key, way.laid_out, *given)
@@ -320,9 +319,9 @@ def _print(figures, args):
     for way in figures["ways"]:
         if way["is_better"]:
             console.print_note(
-                f"Without a patch, by '{way['name']}', as many validation "
-                "images are right with fewer operations. To save that, give "
-                f"`--take {way['key']}`."
+                f"Without a patch, '{way['name']}' is as good on the "
+                "validation images, within a standard error, with fewer "
+                f"operations. To save that, give `--take {way['key']}`."
             )
     columns = ["", "before", "after", "gain", "95 % interval of the gain"]
     for patch in figures["patches"]:

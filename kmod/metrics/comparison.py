@@ -12,6 +12,7 @@ from kmod.metrics.evaluate import evaluate_answers
 
 NUM_SAMPLES = 2000
 NUM_OVERALL_SAMPLES = 500  # With a kind for each pair of classes, or more.
+ONE_ERROR = 0.6827  # Confidence of an interval of one standard error each way.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,27 @@ def compare_overall(
         for images in (counts[None], draws)
     )
     return _compared(own, drawn, confidence)
+
+
+def is_as_good(
+    simple: Evaluation, answers: np.ndarray, figure: str = "accuracy"
+) -> bool:
+    """Tells whether a simpler model is within one standard error of another.
+
+    Args:
+        simple: Of the simpler model.
+        answers: int64 array `(n,)`, answers of the other for the same images.
+        figure: What is compared, `"accuracy"` or `"macro_f1"`.
+
+    Reference:
+
+    - Breiman et al., 1984, "Classification and Regression Trees": the rule of
+      one standard error.
+    """
+    compared = compare_overall(
+        simple.labels, simple.answers, answers, confidence=ONE_ERROR
+    )
+    return compared[figure].gain_interval[0] <= 0
 
 
 def _drawn(flags, num_samples, seed):

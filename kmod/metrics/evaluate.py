@@ -80,6 +80,8 @@ class Evaluation:
             of all other classes.
         support: int64 array, per class: number of images.
         confusion: int64 array `(true class, predicted class)` of images.
+        labels: int64 array `(n,)`, the true class of each image.
+        answers: int64 array `(n,)`, the class that it was given to.
     """
 
     class_names: tuple[str, ...]
@@ -90,6 +92,8 @@ class Evaluation:
     other_classes_accuracy: np.ndarray
     support: np.ndarray
     confusion: np.ndarray
+    labels: np.ndarray
+    answers: np.ndarray
 
     @property
     def macro_f1(self) -> float:
@@ -349,6 +353,8 @@ def evaluate_answers(
         **vars(figures),
         support=support,
         confusion=confusion,
+        labels=labels,
+        answers=predictions,
     )
 
 

@@ -142,11 +142,13 @@ class PatchFit:
             images, where every image was answered by weights that were fitted
             without it: a `Comparison` of each of the target's `ClassFigures`,
             of the `accuracy` and of `macro_f1`.
+        answers: int64 array `(n,)`, what the patched model answered there.
         acceptance: What a patch must do to be taken.
     """
 
     patch: Patch
     comparisons: Mapping[str, Comparison]
+    answers: np.ndarray
     acceptance: Acceptance = Acceptance()
 
     @property
@@ -221,7 +223,7 @@ def fit_on_scores(
     answers = scores.predictions, cross_predictions(patch, scores)
     comparisons = compare_answers(scores.labels, *answers, scores.target)
     comparisons |= compare_overall(scores.labels, *answers)
-    return PatchFit(patch, comparisons, acceptance)
+    return PatchFit(patch, comparisons, answers[1], acceptance)
 
 
 def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:

@@ -21,6 +21,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.metrics.comparison import is_as_good
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import weak_classes
@@ -96,6 +97,16 @@ class PatchChoice:
     chosen: tuple[PatchCandidate, ...]
     tried: tuple[PatchCandidate, ...]
     plain: tuple[PlainWay, ...]
+
+    def is_as_good(self, way: PlainWay) -> bool:
+        """Tells whether a plain way is as good as the patches there.
+
+        Args:
+            way: One of `plain`; see `kmod.metrics.comparison.is_as_good`.
+        """
+        fit = self.chosen[-1].fit
+        judge = fit.acceptance.judge
+        return is_as_good(way.evaluation, fit.answers, judge)
 
 
 def choose_patches(

@@ -35,6 +35,7 @@ from kmod.metrics.calibration import PENALTY_OF_CHANGE
 from kmod.metrics.calibration import best_likelihood
 from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import folds
+from kmod.metrics.comparison import is_as_good
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import roc_auc
@@ -178,11 +179,10 @@ class ModuleChoice:
         """Tells whether a plain way is as good as the choice, and smaller.
 
         Args:
-            way: One of `plain`.
+            way: One of `plain`; see `kmod.metrics.comparison.is_as_good`.
         """
-        return (
-            way.evaluation.accuracy >= self.expected.accuracy
-            and way.sizes.macs < self.taken.sizes.macs
+        return way.sizes.macs < self.taken.sizes.macs and is_as_good(
+            way.evaluation, self.expected.answers
         )
 
     def is_taken(self, option: ChoiceOption) -> bool:

@@ -157,7 +157,7 @@ def test_a_better_way_is_said_first(
     monkeypatch.setattr(ModuleChoice, "is_better", lambda *_: is_better)
     assert main(choose_argv(store, tmp_path / "task.yaml")) == 0
     first = capsys.readouterr().err.splitlines()[0]
-    advice = "Without a composition, by 'side by side', at least as many of"
+    advice = "Without a composition, 'side by side' is as good on the images"
     assert first.startswith(advice) == is_better
     assert ("--compose DIR --take side-by-side" in first) == is_better
 

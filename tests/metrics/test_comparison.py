@@ -7,6 +7,8 @@ from sklearn import metrics
 from kmod.metrics.comparison import compare_answers
 from kmod.metrics.comparison import compare_classes
 from kmod.metrics.comparison import compare_overall
+from kmod.metrics.comparison import is_as_good
+from kmod.metrics.evaluate import evaluate_answers
 
 
 @pytest.fixture
@@ -160,3 +162,20 @@ def test_figures_of_several_classes_are_those_of_scikit_learn():
     )
     low, high = second["recall"]["gain_interval"]
     assert low <= second["recall"]["gain"] <= high
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "expected"),
+    [(0, 0, True), (0, 9, True), (20, 16, True), (20, 4, False)],
+    ids=["same", "better", "within-an-error", "worse"],
+)
+@pytest.mark.parametrize("figure", ["accuracy", "macro_f1"])
+def test_one_standard_error_of_pairs_decides(lost, gained, expected, figure):
+    """An error is the root of how many answers differ: 6 of 36, 5 of 24."""
+    labels = np.arange(200) % 4
+    wrong = (labels + 1) % 4
+    place = np.arange(200)
+    simple = np.where(place < lost, wrong, labels)
+    other = np.where(place >= 200 - gained, wrong, labels)
+    evaluation = evaluate_answers(labels, simple, tuple("abcd"))
+    assert is_as_good(evaluation, other, figure) is expected

@@ -151,6 +151,8 @@ def four_classes():
         other_classes_accuracy=figures,
         support=np.array([5, 5, 5, 5]),
         confusion=np.zeros((4, 4), int),
+        labels=np.zeros(0, int),
+        answers=np.zeros(0, int),
     )
 
 
