@@ -13,6 +13,7 @@ from kmod.composition.patched_model import Patch
 from kmod.errors import UsageError
 from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import folds
+from kmod.metrics.calibration import in_one_thread
 from kmod.metrics.comparison import Comparison
 from kmod.metrics.comparison import compare_answers
 from kmod.metrics.comparison import compare_overall
@@ -370,6 +371,7 @@ def _log_softmax(values):
     return values - np.logaddexp.reduce(values, axis=1, keepdims=True)
 
 
+@in_one_thread()
 def _regress(scores, start=None):
     """Returns the layer of the least penalised cross-entropy.
 

@@ -1,7 +1,10 @@
 import math
 
 import pytest
+from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
+from kmod.metrics.calibration import in_one_thread
 from kmod.metrics.calibration import prior_shifts
 
 
@@ -27,3 +30,14 @@ def test_scores_of_unknown_images_stay():
 def test_shares_of_a_softmax_count_by_their_logarithm():
     found = prior_shifts([0.25, 0.75], [0.5, 0.5], math.log)
     assert found == pytest.approx([math.log(2), math.log(2 / 3)], abs=1e-6)
+
+
+def test_fits_keep_to_one_thread_and_leave_the_others_as_they_were():
+    def threads():
+        found = ThreadpoolController().select(user_api="blas").info()
+        return [library["num_threads"] for library in found]
+
+    with threadpool_limits(2, user_api="blas"):
+        with in_one_thread():
+            assert set(threads()) == {1}
+        assert set(threads()) == {2}
