@@ -125,6 +125,7 @@ class CompositionPlan:
         return (
             self.spec.base is None
             and self.spec.scores.calibration != "none"
+            and self.spec.scores.familiarity
             and len(self.sources) > 1
             and all(
                 self.stores[name].manifest.familiarity is not None
@@ -535,6 +536,14 @@ def _check_familiarity(spec, stores, faults):
         )
     sources = {store.manifest.source.digest for store in stores.values()}
     if len(sources) == 1 or spec.scores.is_fitted:
+        return
+    if not spec.scores.familiarity:
+        faults.warn(
+            ("scores", "familiarity"),
+            "modules of different sources may be sure of each other's images. "
+            "Leave it out, or take `calibration: joint` with a few labelled "
+            "images of all classes.",
+        )
         return
     if spec.scores.calibration == "none":
         faults.warn(

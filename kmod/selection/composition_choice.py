@@ -172,6 +172,7 @@ def choice_text(
             auxiliary=tuple(
                 ModuleRef(ids[index], name) for index, name in choice.auxiliary
             ),
+            familiarity=choice.familiarity,
         ),
     )
     text = spec_text(spec_data(spec), path)
@@ -190,6 +191,8 @@ def _comments(choice, ids):
         line = f"# {name!a}: {ids[index]} {values[index]:.3f}"
         rest = [value for other, value in values.items() if other != index]
         yield f"{line}, the best other {max(rest):.3f}" if rest else line
+    if not choice.familiarity:
+        yield "# Without familiarity the truth was likelier."
     if choice.auxiliary:
         yield (
             "# With those of `auxiliary`, which the model runs as well, the "

@@ -66,6 +66,8 @@ class ChoiceOption:
     Attributes:
         chosen: For every class the index of its module's store.
         auxiliary: The auxiliary modules, as the index of a store and a class.
+        familiarity: Whether familiarity tells apart which source an image is
+            of.
         sizes: Parameters, multiply-accumulates and kernels of all modules,
             what they share counted once.
         expected: What the model gets right of images like these: each was
@@ -75,6 +77,7 @@ class ChoiceOption:
 
     chosen: Mapping[str, int]
     auxiliary: tuple[tuple[int, str], ...]
+    familiarity: bool
     sizes: Sizes
     expected: Evaluation | None
 
@@ -82,6 +85,7 @@ class ChoiceOption:
         """Returns plain data for JSON."""
         found = {
             "auxiliary": len(self.auxiliary),
+            "familiarity": self.familiarity,
             "parameters": self.sizes.parameters,
             "macs": self.sizes.macs,
         }
@@ -103,6 +107,8 @@ class ModuleChoice:
             area under the ROC curve of their module, 0 to 1: the chance that
             it scores an image of the class higher than another.
         num_images: How many labelled images the choice was made on.
+        familiarity: Whether familiarity tells apart which source an image is
+            of, where there are several that hold one.
         f1: What `roc_auc` has, of a choice without images: F1 of each module
             on its source's own held-out images, as its store says.
         auxiliary: Further modules that help to tell the classes apart, as the
@@ -119,6 +125,7 @@ class ModuleChoice:
     roc_auc: Mapping[str, Mapping[int, float]]
     num_images: int
     auxiliary: tuple[tuple[int, str], ...] = ()
+    familiarity: bool = True
     f1: Mapping[str, Mapping[int, float]] = dataclasses.field(
         default_factory=dict
     )
@@ -157,7 +164,8 @@ class ModuleChoice:
         names = short_names(paths)
         if isinstance(model, ChoiceOption):
             own = dict.fromkeys(model.chosen.values())
-            return ", ".join(names[paths[index]] for index in own)
+            listed = ", ".join(names[paths[index]] for index in own)
+            return listed if model.familiarity else f"{listed}, no familiarity"
         own = [names[store.place] for store in model.stores]
         is_all = len(own) == len(paths)
         return model.name if is_all else f"{model.name} ({', '.join(own)})"
@@ -187,8 +195,8 @@ class ModuleChoice:
 
     def is_taken(self, option: ChoiceOption) -> bool:
         """Tells whether an option is what was chosen."""
-        taken = self.chosen, self.auxiliary
-        return (option.chosen, option.auxiliary) == taken
+        taken = self.chosen, self.auxiliary, self.familiarity
+        return (option.chosen, option.auxiliary, option.familiarity) == taken
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -198,6 +206,7 @@ class ModuleChoice:
         best = self.frontier
         return {
             "images": self.num_images,
+            "familiarity": self.familiarity,
             "classes": {
                 name: {
                     "store": paths[index],
@@ -285,20 +294,17 @@ def choose_modules(
         for store in track(stores)
     ]
     known = _Worlds.of(stores, images.images, contract)
-    scores = {
-        name: {
-            index: own[name] + known.log_posterior(index)
-            for index, own in enumerate(log_odds)
-            if name in own
-        }
-        for name in class_names
-    }
-    compared = [
-        _Candidates.of(own, stores, images, contract, log_odds, scores, known)
-        for own in _selections(stores, class_names)
-    ]
+    compared = {}
+    for worlds in known.with_and_without():
+        scores = worlds.scores(class_names, log_odds)
+        for own in _selections(stores, class_names):
+            candidates = _Candidates.of(
+                own, stores, images, contract, log_odds, scores, worlds
+            )
+            key = worlds.familiarity, *candidates.chosen.items()
+            compared.setdefault(key, candidates)
     options, best = [], []
-    for candidates in {tuple(c.chosen.items()): c for c in compared}.values():
+    for candidates in compared.values():
         groups, few = [()], []
         if auxiliary:
             groups = candidates.groups()
@@ -331,12 +337,15 @@ def choose_modules(
         {
             name: {
                 index: roc_auc(own, images.labels == label)
-                for index, own in scores[name].items()
+                for index, own in of_class.items()
             }
-            for label, name in enumerate(class_names)
+            for label, (name, of_class) in enumerate(
+                candidates.known.scores(class_names, log_odds).items()
+            )
         },
         len(images),
         further,
+        familiarity=candidates.known.familiarity,
         options=tuple(options),
         plain=tuple(candidates.plain(most)),
         contract=contract or stores[0].manifest.input,
@@ -396,7 +405,7 @@ def choose_by_figures(
         for name in class_names
     }
     chosen = {name: max(own, key=own.get) for name, own in figures.items()}
-    return ModuleChoice(tuple(stores), chosen, {}, 0, (), figures)
+    return ModuleChoice(tuple(stores), chosen, {}, 0, f1=figures)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -404,10 +413,13 @@ class _Worlds:
     """What familiarity says of the images, if stores are of several worlds.
 
     Attributes:
-        evidence: What it says, `None` if they are of one world.
+        evidence: What it says, `None` if they are of one world or it is left
+            out.
+        familiarity: Whether it counts if there is any.
     """
 
     evidence: Evidence | None
+    familiarity: bool = True
 
     @classmethod
     def of(cls, stores, images, contract):
@@ -419,6 +431,23 @@ class _Worlds:
             return cls(None)
         contract = contract or stores[0].manifest.input
         return cls(evidence_of(images, contract, familiarities, worlds))
+
+    def with_and_without(self):
+        """Lists what to compare: familiarity as it is, and left out."""
+        if self.evidence is None:
+            return [self]
+        return [self, _Worlds(None, familiarity=False)]
+
+    def scores(self, class_names, log_odds):
+        """Returns what modules of each class say of it, by class and store."""
+        return {
+            name: {
+                index: own[name] + self.log_posterior(index)
+                for index, own in enumerate(log_odds)
+                if name in own
+            }
+            for name in class_names
+        }
 
     def log_posterior(self, index):
         """Returns how sure it is that images are of a store's world."""
@@ -509,7 +538,11 @@ class _Candidates:
         groups, modules = list(groups), _modules_of(self.chosen)
         return [
             ChoiceOption(
-                self.chosen, group, self._sizes([*modules, *group]), expected
+                self.chosen,
+                group,
+                self.known.familiarity,
+                self._sizes([*modules, *group]),
+                expected,
             )
             for group, expected in zip(
                 groups, self._expected(groups), strict=True

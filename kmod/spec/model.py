@@ -137,6 +137,8 @@ class Scores:
             with these and `unlabelled`.
         auxiliary: Further modules whose scores the layer weighs as well; only
             with `joint`.
+        familiarity: Whether familiarity tells apart which source an image is
+            of, where modules are of several.
         prior: How frequent classes count as: all alike (`even`), as in the
             images that scores were calibrated on (`calibrated`), or the share
             of every class. `None` is the default of the calibration.
@@ -155,6 +157,7 @@ class Scores:
     other: OtherClass | None = None
     auxiliary: tuple[ModuleRef, ...] = ()
     prior: Literal["even", "calibrated"] | Mapping[str, float] | None = None
+    familiarity: bool = True
 
     @property
     def is_fitted(self) -> bool:
@@ -520,6 +523,8 @@ def _scores_data(scores):
     data["other"] = scores.other and _filled(**dataclasses.asdict(scores.other))
     if not scores.is_fitted:
         del data["images_per_class"]
+    if scores.familiarity:
+        del data["familiarity"]
     if len(scores.data) == 1:
         (data["data"],) = data["data"]
     return _filled(**data)

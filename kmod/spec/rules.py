@@ -28,6 +28,7 @@ CALIBRATIONS = ("stored", "unlabelled", "none", "fit", "joint")
 OWNERS_OF_KEYS = {
     "data": ("unlabelled", "fit", "joint"),
     "images_per_class": ("fit", "joint"),
+    "familiarity": ("stored", "unlabelled", "fit", "joint"),
 }
 COMBINATIONS = ("calibrated", "divided", "minmax", "raw")
 KEYS_OF_COMBINATIONS = {

@@ -29,7 +29,9 @@ from kmod.modules.manifest import FAMILIARITY_FILE
 from kmod.modules.manifest import write_store_manifest
 from kmod.modules.module_store import load_store
 from kmod.slimming.slim import slim
+from kmod.spec.model import spec_data
 from kmod.spec.spec_file import load_spec
+from kmod.spec.spec_file import spec_text
 
 SHAPES = {"rgb": (32, 32, 3), "grey": (8, 8, 1)}
 
@@ -292,6 +294,20 @@ def test_plan_says_whether_worlds_are_told_apart(write):
     assert not plan(load_spec(write())).warnings
     planned = plan(load_spec(write(is_familiar=False)))
     assert not planned.is_routed and len(planned.warnings) == 2
+
+
+def test_familiarity_can_be_left_out(write, both):
+    spec = load_spec(write(familiarity=False))
+    planned = plan(spec)
+    assert not planned.is_routed
+    (warning,) = planned.warnings
+    assert "may be sure of each other's images. Leave it out" in warning
+    model, blind = compose(spec), compose(write(is_familiar=False))
+    found, expected = (
+        each.predict(both.images, verbose=0) for each in (model, blind)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert "familiarity: false" in spec_text(spec_data(spec), spec.path)
 
 
 @pytest.mark.parametrize(

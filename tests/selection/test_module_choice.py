@@ -1,9 +1,12 @@
+import dataclasses
+import shutil
 import types
 
 import keras
 import numpy as np
 import pytest
 
+from kmod.data.image_data import LabelledImages
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
@@ -14,8 +17,13 @@ from kmod.metrics.evaluate import roc_auc
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import log_odds_model
 from kmod.modules.decompose import decompose
+from kmod.modules.manifest import FAMILIARITY_FILE
+from kmod.modules.manifest import write_store_manifest
+from kmod.modules.module_store import add_familiarity
+from kmod.modules.module_store import load_store
 from kmod.patching.donors import module_answers
 from kmod.selection import module_choice
+from kmod.selection.composition_choice import choice_text
 from kmod.selection.module_choice import IMAGES_PER_SCORE
 from kmod.selection.module_choice import MAX_AUXILIARY
 from kmod.selection.module_choice import auxiliary_options
@@ -23,6 +31,8 @@ from kmod.selection.module_choice import best_auxiliary
 from kmod.selection.module_choice import best_modules
 from kmod.selection.module_choice import choose_by_figures
 from kmod.selection.module_choice import choose_modules
+from kmod.spec.model import Scores
+from kmod.spec.spec_file import parse_spec
 
 CLASSES = ("9", "3")
 LABELS = np.repeat([0, 1, 2], 40)
@@ -31,6 +41,58 @@ LABELS = np.repeat([0, 1, 2], 40)
 @pytest.fixture(scope="module")
 def few(digits):
     return class_subset(digits.validation, [2, 0])
+
+
+@pytest.fixture
+def apart(donor, digits, tmp_path):
+    """A store of one class, and one of another whose familiarity is wrong.
+
+    It was measured on other pictures than those of the new task.
+    """
+    stores = []
+    for name, images in (
+        ("9", digits.train.images),
+        ("3", 255 - digits.train.images),
+    ):
+        path = shutil.copytree(donor.path, tmp_path / name)
+        kept = ()
+        for record in donor.manifest.modules:
+            if record.class_name == name:
+                kept = (record,)
+            else:
+                shutil.rmtree(path / record.directory)
+        (path / FAMILIARITY_FILE).unlink(missing_ok=True)
+        manifest = dataclasses.replace(
+            donor.manifest, modules=kept, familiarity=None, contract=None
+        )
+        write_store_manifest(path, manifest)
+        store = load_store(path)
+        stores.append(add_familiarity(store, (images, digits.train.labels)))
+    return stores
+
+
+def test_familiarity_that_misleads_is_left_out(apart, few, tmp_path):
+    choice = choose_modules(CLASSES, apart, few, auxiliary=False)
+    with_it, without = sorted(
+        choice.options, key=lambda each: each.familiarity
+    )[::-1]
+    assert with_it.familiarity and not without.familiarity
+    assert with_it.expected.accuracy < 0.8 < without.expected.accuracy
+    assert not choice.familiarity and choice.taken is without
+    assert choice.name_of(without).endswith(", no familiarity")
+    text = choice_text(choice, tmp_path / "t.yaml", (), 50)
+    assert "# Without familiarity the truth was likelier." in text
+    assert parse_spec(text.encode(), tmp_path / "t.yaml").scores == Scores(
+        familiarity=False
+    )
+
+
+def test_familiarity_that_is_right_stays(apart, digits, few):
+    """The second class's images are now of the second store's kind."""
+    shift = (few.labels == CLASSES.index("3"))[:, None, None, None]
+    images = np.where(shift, 255 - few.images, few.images)
+    kept = LabelledImages(images, few.labels)
+    assert choose_modules(CLASSES, apart, kept, auxiliary=False).familiarity
 
 
 def test_better_store_is_chosen(poor, donor, few):
