@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import keras
+import numpy as np
 
 from kmod.composition.scoring import LOG_ODDS_LAYER
 from kmod.composition.scoring import PROBABILITIES_LAYER
+from kmod.composition.scoring import apply_layer
 from kmod.composition.scoring import build_classifier
 from kmod.composition.scoring import join
 from kmod.composition.scoring import line
@@ -84,7 +86,8 @@ def build_patched(
     softmax `m` of the modules' log-odds, and the others share the rest as
     `softmax(z)^0.3 * m^0.7` ranks them. A layer turns the scores into
     `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, where `s` are the
-    module's log-odds, and what auxiliary modules add in the same way.
+    module's log-odds, and what auxiliary modules add in the same way. Behind
+    a division it may add what all of `log(softmax(z))` say before it.
     The other rules at last replace the target's probability and leave the
     rest as it is, so that the answers no longer add up to 1: `raw` by the
     module's probability, `minmax` by its raw score `o` as
@@ -210,8 +213,10 @@ def _patched_scores(patches, outputs):
     names = ["patch_scores", *(name for _, _, name in steps)]
     names[-1] = LOG_ODDS_LAYER
     scores = _with_target_scores(outputs[WEAK], columns, names[0])
+    before = {}  # The scores that a patch begins with, by its target.
     for (step, patch, _), name in zip(steps, names[1:]):
-        scores = step(patch, scores, outputs, name)
+        first = before.setdefault(patch.target, scores)
+        scores = step(patch, scores, outputs, name, first)
     return scores
 
 
@@ -223,7 +228,7 @@ def _with_target_scores(logits, columns, name):
     return _with_columns(logits, columns, name)
 
 
-def _divided_scores(patch, scores, outputs, name):
+def _divided_scores(patch, scores, outputs, name, _):
     weak = _log_softmax(scores)
     own = keras.ops.take(weak, [patch.target, *patch.others], axis=-1)
     modules = join([outputs[part] for part in patch.parts], f"{name}_modules")
@@ -243,13 +248,20 @@ def _log_softmax(scores):
     return scores - keras.ops.logsumexp(scores, axis=-1, keepdims=True)
 
 
-def _layer_scores(patch, scores, outputs, name):
+def _layer_scores(patch, scores, outputs, name, before):
     layer = patch.layer
     weak = _log_softmax(scores)
     terms = [line(weak, layer.weak, layer.bias, f"{patch.part}_weak")]
     for part, factors in zip(patch.parts, (layer.module, *layer.auxiliary)):
         columns = keras.ops.repeat(outputs[part], scores.shape[1], axis=-1)
         terms.append(line(columns, factors, 0.0, f"{part}_weighted"))
+    if layer.undivided:
+        weights = np.array(layer.undivided), np.zeros(scores.shape[1])
+        terms.append(
+            apply_layer(
+                _log_softmax(before), weights, f"{patch.part}_undivided"
+            )
+        )
     return keras.layers.Add(name=name, dtype="float32")(terms)
 
 

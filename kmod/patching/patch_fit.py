@@ -10,10 +10,12 @@ import numpy as np
 
 from kmod.composition.patched_model import WEAK_SHARE
 from kmod.composition.patched_model import Patch
+from kmod.composition.plain_ways import MOST_WEIGHTS
 from kmod.errors import UsageError
 from kmod.metrics.calibration import fit_scores
 from kmod.metrics.calibration import folds
 from kmod.metrics.calibration import in_one_thread
+from kmod.metrics.calibration import likeliest_penalty
 from kmod.metrics.comparison import Comparison
 from kmod.metrics.comparison import compare_answers
 from kmod.metrics.comparison import compare_overall
@@ -30,6 +32,8 @@ from kmod.spec.model import PatchLayer
 # of what the modules' scores say of classes other than the target.
 REGULARIZATION = 10.0
 MODULE_REGULARIZATION = 3.0
+# Of the regression, beside what modules divide; of none is for few images.
+SHARES = (0.0, 0.25, 0.5, 0.75)
 # How many standard errors the recall and the others' accuracy shall be above
 # the weak model's, because what just holds on these images does not on others.
 CAUTION = 2.0
@@ -239,7 +243,7 @@ def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:
         layer = fit_layer(scores, start=patch.layer)
         return dataclasses.replace(patch, layer=layer)
     if patch.combine == "divided":
-        return dataclasses.replace(patch, layer=fit_change(scores))
+        return dataclasses.replace(patch, layer=fit_divided(scores))
     if patch.combine == "minmax":
         return dataclasses.replace(patch, range=fit_range(scores))
     return patch
@@ -266,11 +270,13 @@ def patched_scores(patch: Patch, scores: ValidationScores) -> np.ndarray:
         patch: A patch with a layer, or of the rule `divided`.
         scores: Scores of images.
     """
-    if patch.combine == "divided":
-        scores = scores.divided
+    given = scores.divided if patch.combine == "divided" else scores
     if patch.layer is None:
-        return scores.logits
-    return layer_scores(patch.layer, scores)
+        return given.logits
+    found = layer_scores(patch.layer, given)
+    if patch.layer.undivided:
+        found += scores.log_probabilities @ np.array(patch.layer.undivided)
+    return found
 
 
 def cross_predictions(patch: Patch, scores: ValidationScores) -> np.ndarray:
@@ -341,12 +347,14 @@ def fit_layer(
     return dataclasses.replace(layer, bias=tuple(bias.tolist()))
 
 
-def fit_change(scores: ValidationScores) -> PatchLayer | None:
+def fit_divided(scores: ValidationScores) -> PatchLayer | None:
     """Fits the layer behind the rule `divided` on validation data.
 
     What the modules divide is an answer without any label. The layer adds
-    weights of the modules' log-odds and biases to it that are held small, as
-    much as makes images that it was not fitted on likeliest.
+    weights of the modules' log-odds and biases to it that are held small. A
+    regression on what weak model and modules say needs more images, and errs
+    elsewhere: the logarithms of both are mixed, in the share that makes images
+    that neither was fitted on likeliest.
 
     Args:
         scores: Scores of validation images.
@@ -354,21 +362,102 @@ def fit_change(scores: ValidationScores) -> PatchLayer | None:
     Returns:
         The `PatchLayer`, `None` if there are no images of some class.
     """
-    num_classes = scores.logits.shape[1]
-    if np.bincount(scores.labels, minlength=num_classes).min() == 0:
+    counts = np.bincount(scores.labels, minlength=scores.logits.shape[1])
+    if counts.min() == 0:
         return None
-    start = scores.divided.log_probabilities
-    weights, bias = fit_scores(
-        scores.log_odds.astype("float64"), scores.labels, start
+    change = _Change(likeliest_penalty(*_Change.inputs(scores)))
+    weights = _joined(scores).shape[1] * len(counts)
+    if counts.min() == 1 or weights > MOST_WEIGHTS:
+        return change.fit(scores)
+    regression = _Regression(likeliest_penalty(_joined(scores), scores.labels))
+    truth = np.arange(len(scores)), scores.labels
+    found = np.empty((2, *scores.logits.shape))
+    for fold in folds(scores.labels):
+        for values, way in zip(found, (change, regression)):
+            layer = way.fit(scores.take(~fold))
+            values[fold] = _divided_scores(layer, scores.take(fold))
+    found = _log_softmax(found)
+    share = max(
+        SHARES,
+        key=lambda s: _log_softmax((1 - s) * found[0] + s * found[1])[
+            truth
+        ].sum(),
     )
-    module, *auxiliary = (tuple(row) for row in weights.tolist())
+    return _mixed(change.fit(scores), regression.fit(scores), share)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """A layer of small weights that is added to what modules divide."""
+
+    penalty: float
+
+    @staticmethod
+    def inputs(scores):
+        start = scores.divided.log_probabilities
+        return scores.log_odds.astype("float64"), scores.labels, start
+
+    def fit(self, scores):
+        weights, bias = fit_scores(*self.inputs(scores), self.penalty)
+        module, *auxiliary = (tuple(row) for row in weights.tolist())
+        ones = (1.0,) * len(bias)
+        return PatchLayer(module, ones, tuple(bias.tolist()), tuple(auxiliary))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Regression:
+    """A layer on what the weak model and modules say, nothing divided."""
+
+    penalty: float
+
+    def fit(self, scores):
+        given = _joined(scores), scores.labels
+        weights, bias = fit_scores(*given, penalty=self.penalty)
+        rows = [tuple(row) for row in weights.tolist()]
+        module, *auxiliary = rows[len(bias) :]
+        return PatchLayer(
+            module,
+            (0.0,) * len(bias),
+            tuple(bias.tolist()),
+            tuple(auxiliary),
+            tuple(rows[: len(bias)]),
+        )
+
+
+def _joined(scores):
+    both = scores.log_probabilities, scores.log_odds.astype("float64")
+    return np.concatenate(both, axis=1)
+
+
+def _divided_scores(layer, scores):
+    patch = Patch(
+        scores.target, None, "divided", others=scores.others, layer=layer
+    )
+    return patched_scores(patch, scores)
+
+
+def _mixed(change, regression, share):
+    """Adds up two layers in shares; without the second it is the first."""
+    if not share:
+        return change
+
+    def mix(name):
+        first, second = (
+            np.array(getattr(layer, name)) for layer in (change, regression)
+        )
+        mixed = (1 - share) * first + share * second
+        return tuple(mixed.tolist())
+
+    auxiliary = np.reshape(mix("auxiliary"), (len(change.auxiliary), -1))
+    undivided = share * np.array(regression.undivided)
     return PatchLayer(
-        module, (1.0,) * num_classes, tuple(bias.tolist()), tuple(auxiliary)
+        *map(mix, ("module", "weak", "bias")),
+        *(tuple(map(tuple, rows.tolist())) for rows in (auxiliary, undivided)),
     )
 
 
 def _log_softmax(values):
-    return values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+    return values - np.logaddexp.reduce(values, axis=-1, keepdims=True)
 
 
 @in_one_thread()

@@ -61,7 +61,7 @@ def patch(
     every class is fitted on validation data, with an eye on the target's
     recall and on the other classes; see `fit_layer`. By the rule `divided`,
     for modules of several of the weak model's classes, these decide among
-    their classes, and labels change little; see `fit_change`. The other rules
+    their classes, and labels change little; see `fit_divided`. The other rules
     are the published ones; see `build_patched`.
 
     Args:

@@ -245,19 +245,24 @@ class PatchLayer:
     Every class `j` gets the score `weak[j] * log(p[j]) + module[j] * s +
     sum over k of auxiliary[k][j] * s_k + bias[j]`, where `p` are the weak
     model's probabilities, `s` is the module's log-odds and `s_k` are those of
-    the auxiliary modules; the softmax of these scores is the answer.
+    the auxiliary modules; the softmax of these scores is the answer. By the
+    rule `divided`, `p` are the probabilities that were divided, and those
+    before, `q`, may add `sum over c of undivided[c][j] * log(q[c])`.
 
     Attributes:
         module: Factor of the module's log-odds for each class.
         weak: Factor of the weak model's log-probability of each class.
         bias: What is added for each class.
         auxiliary: For each auxiliary module a factor for each class.
+        undivided: For each class of the weak model a factor for each class, if
+            any.
     """
 
     module: tuple[float, ...]
     weak: tuple[float, ...]
     bias: tuple[float, ...]
     auxiliary: tuple[tuple[float, ...], ...] = ()
+    undivided: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -452,7 +457,10 @@ def _patch(entry):
         layer=layer
         and PatchLayer(
             *(_floats(layer[key]) for key in ("module", "weak", "bias")),
-            tuple(map(_floats, layer.get("auxiliary", ()))),
+            *(
+                tuple(map(_floats, layer.get(key, ())))
+                for key in ("auxiliary", "undivided")
+            ),
         ),
         range=limits and _floats(limits),
     )

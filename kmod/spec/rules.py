@@ -302,12 +302,14 @@ def _divided_classes_are_known(document: Document) -> Broken:
 
 def _layers_fit_the_base(document: Document) -> Broken:
     count = len(list(document.find_texts("base", "classes", ...)))
-    keys = ("module",), ("weak",), ("bias",), ("auxiliary", ...)
+    keys = ("module",), ("weak",), ("bias",), ("undivided",)
+    keys += ("auxiliary", ...), ("undivided", ...)
     found = (document.find(list, "patches", ..., "layer", *key) for key in keys)
     for path, weights in itertools.chain(*found):
         if count and len(weights) != count:
+            what = "list" if path[-1] == "undivided" else "number"
             yield path, (
-                f"{dotted(path)} must have one number for each of the base's "
+                f"{dotted(path)} must have one {what} for each of the base's "
                 f"{count} classes. Received: {len(weights)}."
             )
 
@@ -316,7 +318,13 @@ def _layers_fit_the_patch(document: Document) -> Broken:
     for path, patch in document.find(dict, "patches", ...):
         layer, auxiliary = patch.get("layer", {}), patch.get("auxiliary", [])
         given = layer.get("auxiliary", []) if isinstance(layer, dict) else []
-        is_alone = patch.get("combine") == "divided" and "layer" not in patch
+        is_divided = patch.get("combine") == "divided"
+        is_alone = is_divided and "layer" not in patch
+        if not is_divided and isinstance(layer, dict) and "undivided" in layer:
+            yield (*path, "layer", "undivided"), (
+                "`layer.undivided` belongs to `combine: divided`. Received: "
+                f"combine: {patch.get('combine', 'calibrated')}. Leave it out."
+            )
         if all(isinstance(each, list) for each in (auxiliary, given)):
             if not is_alone and len(auxiliary) != len(given):
                 yield (*path, "auxiliary" if auxiliary else "layer"), (

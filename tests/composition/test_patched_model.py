@@ -178,15 +178,25 @@ def test_modules_divide_what_the_weak_model_gives(
         )
 
 
-def test_layer_follows_the_division(weak, donor, test_images):
-    layer = dataclasses.replace(LAYER, auxiliary=((0.3, -0.2, 0.1),))
+@pytest.mark.parametrize(
+    "undivided",
+    [(), ((0.5, 0.0, -0.2), (0.1, 0.4, 0.0), (0.0, -0.3, 0.6))],
+    ids=["divided", "undivided-too"],
+)
+def test_layer_follows_the_division(weak, donor, test_images, undivided):
+    layer = dataclasses.replace(
+        LAYER, auxiliary=((0.3, -0.2, 0.1),), undivided=undivided
+    )
     patch = Patch(1, donor["8"], "divided", (donor["9"],), (2,), layer)
     scores = np.log(weak.predict(test_images, verbose=0).astype("float64"))
     own, other = (
         scores_of(donor[name], test_images, "log_odds") for name in "89"
     )
+    before = scores
     scores = np.log(divided(scores, np.stack([own, other], axis=1), 1, [2]))
     scores = layer_formula(LAYER, scores, own)
+    if undivided:
+        scores += before @ np.array(undivided)
     scores += other[:, None] * layer.auxiliary[0]
     answers = patched_model(weak, [patch]).predict(test_images, verbose=0)
     np.testing.assert_allclose(

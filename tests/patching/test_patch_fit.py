@@ -10,6 +10,7 @@ from kmod.metrics.calibration import folds
 from kmod.metrics.comparison import Comparison
 from kmod.patching import patch_fit
 from kmod.patching.acceptance import Acceptance
+from kmod.patching.patch_fit import SHARES
 from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import choose_threshold
 from kmod.patching.patch_fit import cross_predictions
@@ -132,12 +133,34 @@ def test_few_labels_do_not_harm_the_division():
     few, others = shared_scores(seed=1, count=20), shared_scores(seed=2)
     patch = Patch(3, None, "divided", others=(2,))
     fitted = fit_rule(patch, few)
-    assert fitted.layer.weak == (1, 1, 1, 1)
     f1 = [
         others.figures_of(patch_predictions(each, others)).f1
         for each in (patch, fitted)
     ]
     assert f1[1] > f1[0] - 0.02
+
+
+def test_what_the_division_loses_is_mixed_in():
+    """The weak model is surest of 0 and 1 by how it mistakes them."""
+    scores, others = swapped_scores(seed=1), swapped_scores(seed=2)
+    patch = Patch(3, None, "divided", others=(2,))
+    fitted = fit_rule(patch, scores)
+    (share,) = {1 - weak for weak in fitted.layer.weak}
+    assert share in SHARES and share > 0
+    right = [
+        np.mean(patch_predictions(each, others) == others.labels)
+        for each in (patch, fitted)
+    ]
+    assert right[1] > right[0] + 0.15
+
+
+def swapped_scores(seed):
+    """Those of `shared_scores`, but half of 0 is taken for 1 and back."""
+    scores = shared_scores(seed)
+    random, logits = np.random.default_rng(seed), scores.logits.copy()
+    swapped = (scores.labels < 2) & (random.random(len(scores)) < 0.8)
+    logits[swapped, :2] = logits[swapped, 1::-1]
+    return dataclasses.replace(scores, logits=logits)
 
 
 def test_layer_of_the_division_takes_images_of_all_classes():

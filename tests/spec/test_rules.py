@@ -419,6 +419,25 @@ def parse(text):
             id="auxiliary-of-other-length",
         ),
         pytest.param(
+            MINMAX,
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]",
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0], "
+            "undivided: [[1, 2], [0, 1]]",
+            "spec.yaml:12:68: `layer.undivided` belongs to `combine: divided`. "
+            "Received: combine: calibrated. Leave it out.",
+            id="undivided-of-another-rule",
+        ),
+        pytest.param(
+            MINMAX,
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]",
+            "    combine: divided\n    auxiliary: [cat]\n"
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0], "
+            "auxiliary: [[1, 2]], undivided: [[1, 2], [0, 1], [0, 0]]",
+            "spec.yaml:14:89: `patches[1].layer.undivided` must have one list "
+            "for each of the base's 2 classes. Received: 3.",
+            id="undivided-of-other-length",
+        ),
+        pytest.param(
             FULL,
             "class: cat}\n",
             "class: cta}\n",
