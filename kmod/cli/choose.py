@@ -166,7 +166,7 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
     if args.plot is not None:
         write_frontier(choice, args.plot, args.overwrite)
     if args.compose is not None:
-        metrics = None
+        metrics = {"ways": _recorded(choice)} if choice.plain else {}
         with console.status("composing"):
             if args.take is None:
                 model = compose(spec, args.data_dir)
@@ -175,11 +175,9 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
                 _check_way(args.take, ways)
                 way = ways[args.take]
                 model = take_way(way, spec.name, choice.contract)
-                metrics = {
-                    "expected": {
-                        "accuracy": way.evaluation.accuracy,
-                        "num_labelled": way.num_labelled,
-                    }
+                metrics["expected"] = {
+                    "accuracy": way.evaluation.accuracy,
+                    "num_labelled": way.num_labelled,
                 }
             save(
                 model,
@@ -189,6 +187,25 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
                 overwrite=args.overwrite,
             )
     return choice
+
+
+def _recorded(choice):
+    """What the manifest holds of the choice and the ways beside it."""
+    models = [("chosen", choice.taken, choice.num_images, choice.expected)]
+    models += [
+        (way.name, way, way.num_labelled, way.evaluation)
+        for way in choice.plain
+    ]
+    return [
+        {
+            "name": name,
+            "accuracy": found.accuracy,
+            "parameters": model.sizes.parameters,
+            "macs": model.sizes.macs,
+            "num_labelled": num_labelled,
+        }
+        for name, model, num_labelled, found in models
+    ]
 
 
 def _check_plain(args):

@@ -144,9 +144,10 @@ def patch_given(args: argparse.Namespace) -> dict[str, Any]:
         spec = _spec(choice, contract, args)
         figures, patched = _build(weak, spec, data)
         ways = _ways(choice, patched, figures, data.test, args)
-        metrics = {"test": figures}
+        metrics = {"test": figures, "ways": [_recorded(way) for way in ways]}
         if taken is not None:
-            metrics = {"test": next(w for w in ways if w["key"] == args.take)}
+            way = next(way for way in ways if way["key"] == args.take)
+            metrics["test"] = _recorded(way)
         save(
             patched if taken is None else taken,
             args.out,
@@ -313,6 +314,12 @@ def _way(name, key, model, f1, accuracy, num_labelled):
         "num_labelled": num_labelled,
         "is_better": False,
     }
+
+
+def _recorded(way):
+    """What the manifest holds of a row: no time, which is another each run."""
+    names = "name f1 accuracy parameters macs num_labelled".split()
+    return {name: way[name] for name in names}
 
 
 def _print(figures, args):

@@ -44,6 +44,13 @@ from kmod.spec.model import spec_data
 
 MAST_ROWS, MAST_COLUMNS = 14, 90  # Kernels in the masthead.
 WEAK = "weak model"
+# What is recorded of ways without kmod, and how it is headed.
+WAY_SHARES = {"accuracy": "accuracy", "f1": "F1 of the class"}
+WAY_COUNTS = {
+    "parameters": "parameters",
+    "macs": "MACs",
+    "num_labelled": "labelled images",
+}
 
 
 def summary_tiles(subject: Subject) -> list[Tile]:
@@ -449,6 +456,13 @@ def provenance_section(subject: Subject) -> Section:
         parts.append(_digests(subject.manifest))
     if subject.store is not None:
         parts += _arguments(subject.store.manifest)
+    ways = _ways(subject.manifest.metrics.get("ways"))
+    if ways:
+        caption = (
+            "What it was compared with on the same images when it was made."
+        )
+        columns = ["way", *WAY_SHARES.values(), *WAY_COUNTS.values()]
+        parts.append(Table(caption, columns, ways))
     recorded = _recorded(subject.manifest.metrics)
     if recorded:
         caption = "Figures that were recorded when it was made."
@@ -536,6 +550,24 @@ def _flat(data: Mapping[str, Any], path: str = ""):
             yield from _flat(value, name)
         else:
             yield name, value
+
+
+def _ways(rows):
+    """Shows what a manifest holds of ways without kmod; nothing of others."""
+    rows = rows if isinstance(rows, list) else []
+    return [
+        [
+            str(row["name"]),
+            *(figure(_number(row.get(key))) for key in WAY_SHARES),
+            *(number(_number(row.get(key))) for key in WAY_COUNTS),
+        ]
+        for row in rows
+        if isinstance(row, Mapping) and "name" in row
+    ]
+
+
+def _number(value):
+    return value if isinstance(value, (int, float)) else None
 
 
 def _recorded(metrics):

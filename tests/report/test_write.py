@@ -14,6 +14,7 @@ import kmod
 from kmod.composition.composer import compose
 from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import read_composition_manifest
+from kmod.composition.composition_manifest import write_composition_manifest
 from kmod.composition.saving import load
 from kmod.composition.saving import save
 from kmod.errors import ArtifactError
@@ -172,6 +173,28 @@ def test_patch_shows_what_it_changed(report, patched, weak, digits):
     assert (~before & after).any()
     assert "changes" in sections(read) and "patched model" in read.text
     assert "patched by a module" in text
+
+
+def test_ways_beside_it_are_shown(report, patched):
+    path = patched / "composition.yaml"
+    content = path.read_text()
+    manifest = read_composition_manifest(patched)
+    rows = [
+        {"name": "patched", "accuracy": 0.9, "f1": 0.8, "macs": 12345},
+        {"name": EVIL, "accuracy": "high", "parameters": None},
+        ["no", "way"],
+    ]
+    metrics = {**manifest.metrics, "ways": rows}
+    write_composition_manifest(
+        patched, dataclasses.replace(manifest, metrics=metrics)
+    )
+    try:
+        _, text = report(patched)
+    finally:
+        path.write_text(content)
+    assert "What it was compared with on the same images" in text
+    assert "0.900" in text and "12,345" in text and EVIL in text
+    assert "What it was compared with" not in report(patched)[1]
 
 
 def test_model_patched_in_memory(report, weak, donor, digits):
