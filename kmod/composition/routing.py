@@ -42,7 +42,8 @@ def group_worlds(familiarities: Sequence[Familiarity]) -> list[int]:
     """Finds which sources know the same classes from the same kind of images.
 
     That is so if they share half of the classes of one of them, by name, and
-    the means of these are near each other.
+    the means of these are near each other. All sources of a world are so in
+    pairs: one that knows some classes of two others does not join these.
 
     Args:
         familiarities: Those of the sources.
@@ -50,13 +51,21 @@ def group_worlds(familiarities: Sequence[Familiarity]) -> list[int]:
     Returns:
         The index of each source's world.
     """
-    worlds = list(range(len(familiarities)))
-    for first, second in itertools.combinations(worlds.copy(), 2):
-        if _is_same(familiarities[first], familiarities[second]):
-            old, new = worlds[second], worlds[first]
-            worlds = [new if world == old else world for world in worlds]
-    order = list(dict.fromkeys(worlds))
-    return [order.index(world) for world in worlds]
+    worlds = {index: {index} for index in range(len(familiarities))}
+    pairs = itertools.combinations(worlds, 2)
+    same = {
+        frozenset(pair)
+        for pair in pairs
+        if _is_same(*map(familiarities.__getitem__, pair))
+    }
+    for first, second in map(sorted, sorted(same, key=sorted)):
+        own, other = worlds[first], worlds[second]
+        between = itertools.product(own, other)
+        if own is not other and all(frozenset(p) in same for p in between):
+            joined = own | other
+            worlds |= dict.fromkeys(joined, joined)
+    order = list(dict.fromkeys(map(frozenset, worlds.values())))
+    return [order.index(frozenset(world)) for world in worlds.values()]
 
 
 def _is_same(first, second):

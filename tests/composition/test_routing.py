@@ -144,6 +144,19 @@ def test_sources_of_the_same_classes_and_images_are_one_world(
     assert group_worlds([first, second]) == worlds
 
 
+def test_source_between_two_others_does_not_join_them():
+    found = drawn(0)
+    means = np.repeat(found.means[:1], 2, axis=0)
+    first, between, last = (
+        dataclasses.replace(found, class_names=names, means=means)
+        for names in (("0", "1"), ("1", "2"), ("2", "3"))
+    )
+    assert group_worlds([first, between, last]) == [0, 0, 1]
+    assert group_worlds([last, first, between]) == [0, 1, 0]
+    assert group_worlds([first, last]) == [0, 1]
+    assert group_worlds([first, between, first]) == [0, 0, 0]
+
+
 def test_unfamiliarity_is_the_distance_beyond_the_threshold():
     both = drawn(0), drawn(1)
     statistics = np.random.default_rng(2).normal(size=(5, SIZE)) * 2
