@@ -1,6 +1,7 @@
 """Composes sources that never saw each other's images, without labels.
 
     python benchmarks/worlds.py --data-dir DIR [--seeds 0 1 2] [--work DIR]
+        [--kinds distilled latency ...]
 
 Far sources are CIFAR-10, Fashion-MNIST and MNIST, each with an architecture of
 its own; near ones are animals and vehicles of CIFAR-10, and five random splits
@@ -21,8 +22,9 @@ measures on test images:
   own network: max softmax, energy, ReAct, Mahalanobis distance of the last
   features, nearest neighbours, and the papers' highest sigmoid of all modules.
 
-Writes `worlds.json` and the section `worlds` of `summary.json`. Test images are
-used for no choice.
+Finished cells are read from `--work`, others from the committed results. Writes
+`worlds.json` and the section `worlds` of `summary.json`. Test images are used
+for no choice.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from common import command
 from common import interval_of_mean
 from common import machine
 from common import part
+from common import read_result
 from common import update_summary
 from common import write_result
 
@@ -567,17 +570,20 @@ def _of_patch(name, answers, scores):
 
 
 def all_cells(args) -> dict[str, dict[str, dict]]:
-    """Runs every cell; finished ones are read from `--work`.
+    """Runs the cells that are asked for; finished ones are read from `--work`.
 
     Returns:
-        For every group the figures of its cells, by name and seed.
+        For every group the figures of its cells, by name and seed, beside
+        those of earlier calls.
     """
-    found = {}
+    found = read_result("worlds").get("cells", {})
     for seed in args.seeds:
         for name, team in world_sources.teams(seed).items():
             if name not in args.teams:
                 continue
             for kind, function in _kinds(args, name).items():
+                if args.kinds and kind not in args.kinds:
+                    continue
                 key = f"{name}-{kind}-{seed}" if kind else f"{name}-{seed}"
                 path = args.work / "cells" / f"{key}.json"
                 group = name.rstrip("0123456789")
@@ -602,6 +608,11 @@ def _kinds(args, name):
         if args.distil_epochs:
             kinds["distilled"] = distilled
     return kinds
+
+
+def _command(args):
+    names = "seeds", "teams", "distil_epochs", "distil_images", "kinds"
+    return command(args, *names)
 
 
 def means_of(cells: list[dict]) -> dict:
@@ -632,7 +643,13 @@ def main() -> None:
         type=int,
         help="training images of each data set to distil on (default: all)",
     )
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        help="only these cells, such as latency (default: all)",
+    )
     args = parser.parse_args()
+    earlier = read_result("worlds").get("commands", [])
     found = all_cells(args)
     summary = {
         name: {"cells": len(cells), **means_of(list(cells.values()))}
@@ -641,11 +658,8 @@ def main() -> None:
     write_result(
         "worlds",
         {
-            "command": command(
-                args, "seeds", "teams", "distil_epochs", "distil_images"
-            ),
+            "commands": list(dict.fromkeys([*earlier, _command(args)])),
             "machine": machine(),
-            "seeds": args.seeds,
             "summary": summary,
             "cells": found,
         },

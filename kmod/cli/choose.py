@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kmod.selection.composition_choice import CompositionChoice
 
 MOST_WEAK = 3  # Classes that are shown.
+COST = "multiply-accumulates of one image"
 BEST = "*"  # Marks what no other beats that costs no more.
 
 
@@ -142,7 +143,6 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
 
     from kmod.composition.composer import compose
     from kmod.composition.saving import save
-    from kmod.report.frontier import write_frontier
     from kmod.selection.composition_choice import choose_composition
     from kmod.selection.plain_ways import WAYS
     from kmod.selection.plain_ways import take_way
@@ -164,7 +164,7 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
     if choice.expected is None and (args.plot or args.take):
         raise _nothing_to_compare(args)
     if args.plot is not None:
-        write_frontier(choice, args.plot, args.overwrite)
+        _draw(choice, args.plot, args.overwrite)
     if args.compose is not None:
         metrics = {"ways": _recorded(choice)} if choice.plain else {}
         with console.status("composing"):
@@ -187,6 +187,35 @@ def choose_given(args: argparse.Namespace) -> CompositionChoice:
                 overwrite=args.overwrite,
             )
     return choice
+
+
+def _draw(choice, path, overwrite):
+    """Draws accuracy against cost of all that was compared."""
+    from kmod.report.drawings import draw_frontier
+    from kmod.report.page import write_drawing
+    from kmod.report.parts import Frontier
+    from kmod.report.parts import Point
+
+    best, points = choice.frontier, []
+    models = [(option, option.expected) for option in choice.options]
+    models += [(way, way.evaluation) for way in choice.plain]
+    for model, found in models:
+        is_plain = model in choice.plain
+        name = choice.name_of(model)
+        if not is_plain and model.auxiliary:
+            name = f"{name}, {len(model.auxiliary)} auxiliary"
+        points.append(
+            Point(
+                *(name, model.sizes.macs, found.accuracy),
+                found.accuracy_interval(),
+                is_plain,
+                is_chosen=model is choice.taken,
+                is_best=model in best,
+            )
+        )
+    drawing = draw_frontier(Frontier(COST, points))
+    title = "Accuracy against cost of " + ", ".join(choice.chosen)
+    write_drawing(drawing, title, path, overwrite)
 
 
 def _recorded(choice):

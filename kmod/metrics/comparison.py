@@ -125,6 +125,10 @@ def is_as_good(
         answers: int64 array `(n,)`, answers of the other for the same images.
         figure: What is compared, `"accuracy"` or `"macro_f1"`.
 
+    Returns:
+        Whether the other's gain, of a paired bootstrap, is at most one
+        standard error.
+
     Reference:
 
     - Breiman et al., 1984, "Classification and Regression Trees": the rule of

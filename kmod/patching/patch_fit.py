@@ -365,63 +365,56 @@ def fit_divided(scores: ValidationScores) -> PatchLayer | None:
     counts = np.bincount(scores.labels, minlength=scores.logits.shape[1])
     if counts.min() == 0:
         return None
-    change = _Change(likeliest_penalty(*_Change.inputs(scores)))
-    weights = _joined(scores).shape[1] * len(counts)
-    if counts.min() == 1 or weights > MOST_WEIGHTS:
-        return change.fit(scores)
-    regression = _Regression(likeliest_penalty(_joined(scores), scores.labels))
-    truth = np.arange(len(scores)), scores.labels
+    start = scores.divided.log_probabilities
+    change = functools.partial(
+        _fit_change,
+        penalty=likeliest_penalty(scores.log_odds, scores.labels, start),
+    )
+    num_weights = _joined(scores).shape[1] * len(counts)
+    if counts.min() == 1 or num_weights > MOST_WEIGHTS:
+        return change(scores)
+    regression = functools.partial(
+        _fit_regression,
+        penalty=likeliest_penalty(_joined(scores), scores.labels),
+    )
     found = np.empty((2, *scores.logits.shape))
     for fold in folds(scores.labels):
-        for values, way in zip(found, (change, regression)):
-            layer = way.fit(scores.take(~fold))
+        for values, fit in zip(found, (change, regression)):
+            layer = fit(scores.take(~fold))
             values[fold] = _divided_scores(layer, scores.take(fold))
-    found = _log_softmax(found)
-    share = max(
-        SHARES,
-        key=lambda s: _log_softmax((1 - s) * found[0] + s * found[1])[
-            truth
-        ].sum(),
+    first, second = _log_softmax(found)
+
+    def likelihood(share):
+        mixed = _log_softmax((1 - share) * first + share * second)
+        return mixed[np.arange(len(mixed)), scores.labels].sum()
+
+    share = max(SHARES, key=likelihood)
+    return _mixed(change(scores), regression(scores), share)
+
+
+def _fit_change(scores, penalty):
+    """Fits small weights that are added to what modules divide."""
+    start = scores.divided.log_probabilities
+    given = scores.log_odds.astype("float64"), scores.labels, start
+    weights, bias = fit_scores(*given, penalty)
+    module, *auxiliary = (tuple(row) for row in weights.tolist())
+    weak = (1.0,) * len(bias)
+    return PatchLayer(module, weak, tuple(bias.tolist()), tuple(auxiliary))
+
+
+def _fit_regression(scores, penalty):
+    """Fits a layer on what weak model and modules say, nothing divided."""
+    given = _joined(scores), scores.labels
+    weights, bias = fit_scores(*given, penalty=penalty)
+    rows = [tuple(row) for row in weights.tolist()]
+    undivided, (module, *auxiliary) = rows[: len(bias)], rows[len(bias) :]
+    return PatchLayer(
+        module,
+        (0.0,) * len(bias),
+        tuple(bias.tolist()),
+        tuple(auxiliary),
+        tuple(undivided),
     )
-    return _mixed(change.fit(scores), regression.fit(scores), share)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Change:
-    """A layer of small weights that is added to what modules divide."""
-
-    penalty: float
-
-    @staticmethod
-    def inputs(scores):
-        start = scores.divided.log_probabilities
-        return scores.log_odds.astype("float64"), scores.labels, start
-
-    def fit(self, scores):
-        weights, bias = fit_scores(*self.inputs(scores), self.penalty)
-        module, *auxiliary = (tuple(row) for row in weights.tolist())
-        ones = (1.0,) * len(bias)
-        return PatchLayer(module, ones, tuple(bias.tolist()), tuple(auxiliary))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Regression:
-    """A layer on what the weak model and modules say, nothing divided."""
-
-    penalty: float
-
-    def fit(self, scores):
-        given = _joined(scores), scores.labels
-        weights, bias = fit_scores(*given, penalty=self.penalty)
-        rows = [tuple(row) for row in weights.tolist()]
-        module, *auxiliary = rows[len(bias) :]
-        return PatchLayer(
-            module,
-            (0.0,) * len(bias),
-            tuple(bias.tolist()),
-            tuple(auxiliary),
-            tuple(rows[: len(bias)]),
-        )
 
 
 def _joined(scores):

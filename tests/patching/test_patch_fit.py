@@ -155,7 +155,7 @@ def test_what_the_division_loses_is_mixed_in():
 
 
 def swapped_scores(seed):
-    """Those of `shared_scores`, but half of 0 is taken for 1 and back."""
+    """Those of `shared_scores`, but most of 0 is taken for 1, and back."""
     scores = shared_scores(seed)
     random, logits = np.random.default_rng(seed), scores.logits.copy()
     swapped = (scores.labels < 2) & (random.random(len(scores)) < 0.8)
