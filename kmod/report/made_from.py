@@ -44,6 +44,7 @@ from kmod.spec.model import spec_data
 
 MAST_ROWS, MAST_COLUMNS = 14, 90  # Kernels in the masthead.
 WEAK = "weak model"
+DASH = figure(None)
 # What is recorded of ways without kmod, and how it is headed.
 WAY_SHARES = {"accuracy": "accuracy", "f1": "F1 of the class"}
 WAY_COUNTS = {
@@ -462,6 +463,10 @@ def provenance_section(subject: Subject) -> Section:
             "What it was compared with on the same images when it was made."
         )
         columns = ["way", *WAY_SHARES.values(), *WAY_COUNTS.values()]
+        known = [n for n, own in enumerate(zip(*ways)) if set(own) != {DASH}]
+        columns, *ways = (
+            [row[index] for index in known] for row in (columns, *ways)
+        )
         parts.append(Table(caption, columns, ways))
     recorded = _recorded(subject.manifest.metrics)
     if recorded:
