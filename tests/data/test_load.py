@@ -186,6 +186,7 @@ class Dots(tfds.core.GeneratorBasedBuilder):
     IMAGE = tfds.features.Image(shape=(4, 4, 1))
     SPLITS = ("train", "test")
     code_path = None  # Looking for it fails, see tensorflow/datasets#11212.
+    pkg_dir_path = Path(__file__).parent  # Others install a `tests`.
 
     def _info(self):
         return self.dataset_info_from_configs(
