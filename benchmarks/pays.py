@@ -160,6 +160,7 @@ def patched(args, architecture, classes, target: int, seed: int) -> dict:
             figures[name] |= {
                 "f1": float(evaluation.f1[target]),
                 "accuracy": evaluation.accuracy,
+                "others": float(evaluation.other_classes_accuracy[target]),
             }
     fit = choice.chosen[0].fit
     # What `kmod patch` says first, and whether it is right on test images: it
@@ -177,8 +178,10 @@ def patched(args, architecture, classes, target: int, seed: int) -> dict:
     }
     best = max(known, key=known.get)
     followed = known[advised[0] if advised else "patched"]
+    others = fit.comparisons["other_classes_accuracy"]
     return figures | {
         "rule": fit.patch.combine,
+        "others_gain_on_validation": float(others.gain),
         "advised": ", ".join(advised),
         "best": best,
         "advice_is_right": float(followed >= known[best] - 0.005),
