@@ -58,6 +58,8 @@ ARCHITECTURES = ("simcnn", "rescnn")
 TARGETS = (3, 4, 5, 6, 7)  # Cat, deer, dog, frog and horse.
 LABELLED = 50  # Images of each class that patches are fitted on.
 FEW = (0, 5, 20, 50)
+SLIM_ON = (20, 50)
+SLIM_EPOCHS, SLIM_RATE = 10, 3e-4  # Little is cut, and images are few.
 TESTS = 500
 VALIDATION = 200  # That sources are validated and calibrated on.
 IMAGES, EPOCHS = 1000, 14  # Of sources.
@@ -252,12 +254,32 @@ def new_model(args, architecture: str, number: int, seed: int) -> dict:
             model = kmod.compose(spec, data=few)
         found = evaluated(model, test, data.class_names)
         figures[f"choose_{count}"] = found.accuracy
+        if count in SLIM_ON:
+            target = figures["both_parameters"] / model_sizes(model).parameters
+            slim = slimmed(model, few[0], min(target, 0.999), seed)
+            found = evaluated(slim, test, data.class_names)
+            figures[f"slim_{count}"] = found.accuracy
+            figures[f"slim_{count}_parameters"] = model_sizes(slim).parameters
+            figures[f"slim_{count}_macs"] = model_sizes(slim).macs
     own = model_sizes(model)
     return figures | {
         "choose_parameters": own.parameters,
         "choose_macs": own.macs,
         "choose_milliseconds": 1000 * measure_latency(model),
     }
+
+
+def slimmed(model, images, target: float, seed: int):
+    """A model with no more parameters than a multiple of its own."""
+    return kmod.slim(
+        model,
+        images,
+        parameters_target=target,
+        epochs=SLIM_EPOCHS,
+        learning_rate=SLIM_RATE,
+        seed=seed,
+        verbose=0,
+    )
 
 
 def merged_features(sources) -> keras.Model:
