@@ -347,6 +347,14 @@ def _print(choice, times, args):
                 "images, within a standard error, with fewer operations. To "
                 f"save that, give `--compose DIR --take {way.key}`."
             )
+    if choice.cheaper is not None and args.take is None:
+        auxiliary, sizes = choice.cheaper.auxiliary, choice.cheaper.sizes
+        console.print_note(
+            f"With {len(auxiliary)} auxiliary modules and {sizes.macs:,} "
+            "multiply-accumulates the model is as good on the images, within "
+            "a standard error. For that, give `--macs-budget "
+            f"{sizes.macs:g}`."
+        )
     key, heading = ("roc_auc", "ROC AUC") if choice.roc_auc else ("f1", "F1")
     how = f"on {choice.num_images} images" if choice.num_images else "by F1"
     names = short_names(store.place for store in choice.stores)

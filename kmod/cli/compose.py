@@ -21,6 +21,10 @@ _COLUMNS = (
     *("class", "from", "kernels kept", "kernels", "parameters", "MACs"),
     *("calibrated on", "shift"),
 )
+_WAY_COLUMNS = (
+    *("way", "parameters", "MACs", "ms", "labelled images"),
+    *("accuracy", "95 % interval"),
+)
 _STORE_COLUMNS = ("store", "licence", "adapter", "path")
 
 
@@ -85,6 +89,12 @@ def add_parser(subparsers) -> None:
     )
     slimming.add_argument("--seed", type=seed, default=0, metavar="N")
     parser.add_argument(
+        "--test",
+        metavar="NAME:SPLIT",
+        help="labelled images to measure the model on, beside what needs no "
+        "composition, such as photos:test",
+    )
+    parser.add_argument(
         "--locked",
         action="store_true",
         help="fail if anything differs from what `kmod lock` wrote",
@@ -111,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         claim(args.out)
     _check_slimming(args)
     planned = load_plan(args.spec)
+    _check_test(args, planned.spec)
     if args.locked:
         check_lock(planned)
     figures = planned.as_dict()
@@ -143,6 +154,31 @@ def _check_slimming(args):
     own_path(args.data, args.data_dir)
 
 
+def _check_test(args, spec):
+    """Refuses what can not be measured, before anything is composed."""
+    from kmod.data.load import parse_split
+    from kmod.data.own_images import own_path
+    from kmod.spec.model import DataRef
+
+    if args.test is None:
+        return
+    if spec.base is not None:
+        raise UsageError(
+            "`--test` compares a composition of modules. Received: "
+            f"'{args.spec}', which patches a model. `kmod patch` compares "
+            "patches, `kmod evaluate` measures any model."
+        )
+    name, split = parse_split(args.test)
+    path = own_path(name, args.data_dir)
+    data = DataRef(path.resolve() if path else name, split)
+    if data in spec.scores.data:
+        raise UsageError(
+            "A composition is measured on images that it is not fitted on. "
+            f"Received: --test {args.test}, which '{args.spec}' names in "
+            "`scores.data`. Give another split."
+        )
+
+
 def load_plan(path: str) -> CompositionPlan:
     """Loads a spec and plans it, printing its warnings.
 
@@ -172,16 +208,78 @@ def _build(planned, args):
         model = compose_plan(planned, args.data_dir)
     if args.macs_target is not None:
         model = _slimmed(model, planned, args)
+    ways = []
+    if args.test is not None:
+        with console.status("measuring"):
+            ways = _ways(model, planned, args)
     with console.status("saving"):
-        save(model, args.out, formats=args.formats, overwrite=args.overwrite)
+        save(
+            model,
+            args.out,
+            formats=args.formats,
+            metrics={"ways": _recorded(ways)} if ways else {},
+            overwrite=args.overwrite,
+        )
     manifest = read_composition_manifest(args.out)
     figures = {
         **manifest.sizes,
         "checks": manifest.metrics.get("checks", []),
     }
+    if ways:
+        figures["ways"] = ways
     if manifest.slimmed:
         figures["slimmed"] = dict(manifest.slimmed)
     return figures
+
+
+def _ways(model, planned, args):
+    """Measures the model and what needs no composition on test images."""
+    from kmod.cli.models import load_test_images
+    from kmod.composition.composer import images_to_fit_on
+    from kmod.metrics.evaluate import evaluate
+    from kmod.selection.plain_ways import ways_beside
+
+    test = load_test_images(args, model.composition.manifest)
+    images, num_labelled = None, 0
+    if planned.spec.scores.is_fitted:
+        images = images_to_fit_on(planned, args.data_dir)
+        num_labelled = len(images)
+        images = _of_classes(images, planned)
+    # What needs no composition knows no other class.
+    test = _of_classes(test, planned)
+    found = evaluate(model, test, model.class_names)
+    rows = [_way("composed", model, found, num_labelled)]
+    rows += [
+        _way(way.name, way.laid_out, evaluation, way.num_labelled)
+        for way, evaluation in ways_beside(planned, images, test)
+    ]
+    return rows
+
+
+def _of_classes(images, planned):
+    return images.take(images.labels < len(planned.classes))
+
+
+def _way(name, model, found, num_labelled):
+    from kmod.graph.sizes import model_sizes
+    from kmod.metrics.latency import measure_latency
+
+    sizes = model_sizes(model)
+    return {
+        "name": name,
+        "accuracy": found.accuracy,
+        "accuracy_interval": list(found.accuracy_interval()),
+        "parameters": sizes.parameters,
+        "macs": sizes.macs,
+        "milliseconds": 1000 * measure_latency(model),
+        "num_labelled": num_labelled,
+    }
+
+
+def _recorded(ways):
+    """What the manifest holds: no time, which is another each run."""
+    names = "name accuracy parameters macs num_labelled".split()
+    return [{name: way[name] for name in names} for way in ways]
 
 
 def _slimmed(model, planned, args):
@@ -256,6 +354,22 @@ def _print(figures, out):
     if "composed" in figures and figures["composed"]["checks"]:
         rows = map(check_row, figures["composed"]["checks"])
         console.print_table(CHECK_COLUMNS, rows)
+    if "ways" in figures.get("composed", {}):
+        console.print_table(
+            _WAY_COLUMNS,
+            [
+                [
+                    way["name"],
+                    *(f"{way[key]:,}" for key in ("parameters", "macs")),
+                    f"{way['milliseconds']:.1f}",
+                    f"{way['num_labelled']:,}",
+                    f"{way['accuracy']:.4f}",
+                    "{:.4f} to {:.4f}".format(*way["accuracy_interval"]),
+                ]
+                for way in figures["composed"]["ways"]
+            ],
+            "the composition and what needs none, on test images",
+        )
     if slimmed := figures.get("composed", {}).get("slimmed"):
         console.print_note(
             f"It was slimmed, from {slimmed['before']['macs']:,} MACs and "

@@ -84,6 +84,7 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
 
+    from kmod.cli.models import load_test_images
     from kmod.cli.models import load_unlabelled_images
     from kmod.composition.composition_manifest import read_composition_manifest
     from kmod.composition.distillation import composition_of
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     images = [
         load_unlabelled_images(text, manifest.input, args) for text in args.data
     ]
-    test = _test_images(manifest, args)
+    test = load_test_images(args, manifest)
     student = distil(
         model,
         images,
@@ -173,20 +174,6 @@ def _composed(args):
     planned = load_plan(args.spec)
     with console.status("composing"):
         return compose_plan(planned, args.data_dir)
-
-
-def _test_images(manifest, args):
-    from kmod.composition.labelled_images import reader_of_manifest
-    from kmod.data.load import load_data
-    from kmod.data.load import parse_split
-    from kmod.data.own_images import file_options
-
-    if args.test is None:
-        return None
-    name, split = parse_split(args.test)
-    options = file_options(name, manifest.input.shape, args.data_dir)
-    data = load_data(name, args.data_dir, splits=[split], **options)
-    return reader_of_manifest(manifest).read(data, split)
 
 
 def _figures(model, test):

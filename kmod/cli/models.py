@@ -25,6 +25,7 @@ from kmod.spec.licences import parse_license
 if TYPE_CHECKING:
     import keras
 
+    from kmod.composition.composition_manifest import CompositionManifest
     from kmod.data.image_data import ImageData
     from kmod.data.image_data import LabelledImages
     from kmod.data.image_data import UnlabelledImages
@@ -391,6 +392,31 @@ def load_unlabelled_images(
     return load_unlabelled(
         name, args.data_dir, split=split, limit=limit, **options
     )
+
+
+def load_test_images(
+    args: argparse.Namespace, manifest: CompositionManifest
+) -> LabelledImages | None:
+    """Loads the images of `--test`, as a model takes them.
+
+    Args:
+        args: Arguments with `test`, which may be `None`, and `data_dir`.
+        manifest: Of the model.
+
+    Returns:
+        Images, labelled in the model's classes; `None` without `--test`.
+    """
+    from kmod.composition.labelled_images import reader_of_manifest
+    from kmod.data.load import load_data
+    from kmod.data.load import parse_split
+    from kmod.data.own_images import file_options
+
+    if args.test is None:
+        return None
+    name, split = parse_split(args.test)
+    options = file_options(name, manifest.input.shape, args.data_dir)
+    data = load_data(name, args.data_dir, splits=[split], **options)
+    return reader_of_manifest(manifest).read(data, split)
 
 
 def image_shape(model: keras.Model) -> tuple[int | None, ...]:

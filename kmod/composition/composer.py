@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.image_statistics import statistics_model
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
+from kmod.spec.model import DataRef
 from kmod.spec.model import Spec
 from kmod.spec.spec_file import load_spec
 
@@ -132,7 +134,7 @@ def compose_plan(
     manifest = manifest_of(planned)
     images = None
     if spec.scores.is_fitted:
-        images = _images_to_fit_on(planned, data_dir, given)
+        images = images_to_fit_on(planned, data_dir, given)
         manifest = with_fit(manifest, images.labels)
     elif spec.scores.calibration == "unlabelled":
         images = _unlabelled_images(planned, data_dir, given)
@@ -520,7 +522,21 @@ def _fitted(planned, image, log_odds, claims, outputs, routing, images):
     return apply_layer(weighed, layer, last, start)
 
 
-def _images_to_fit_on(planned, data_dir, given):
+def images_to_fit_on(
+    planned: CompositionPlan,
+    data_dir: str | Path | None = None,
+    given: Mapping[DataRef, Any] | None = None,
+) -> LabelledImages:
+    """Loads the labelled images that a spec calibrates its scores on.
+
+    Args:
+        planned: The plan.
+        data_dir: Directory of the prepared data sets.
+        given: Images by the data set that they stand for; see `given_images`.
+
+    Returns:
+        Images, labels in the order of the plan's classes.
+    """
     scores = planned.spec.scores
     names = tuple(entry.name for entry in planned.classes)
     reader = dataclasses.replace(

@@ -41,6 +41,8 @@ from kmod.patching.plain_ways import plain_ways
 
 # Of the source's multiply-accumulates, what heads of its modules may add.
 HEADS = 1.01
+# Auxiliary modules that are tried one by one, since the last that was better.
+PATIENCE = 2
 # What a patch changes beside its own class.
 _SHOWN_GAINS = ("other_classes_accuracy", "accuracy", "macro_f1")
 
@@ -149,7 +151,8 @@ def choose_patches(
         auxiliary: Whether a donor's other modules may be auxiliary to the
             target's, where that is better; it makes the model larger. Those
             of the classes that the weak model confuses most with the target
-            come first, as many as cost no more than the donor's source.
+            come first, one by one while what is judged rises, as many as cost
+            no more than the donor's source.
         output: Name of the weak model's output to take, of several.
         judge: What must not fall over all classes: the accuracy, or the mean
             F1, in which every class counts alike.
@@ -280,24 +283,32 @@ def _ranked(
         known = [c for c in rest if c in class_names and c != target]
         options = []
         if combine != "divided":
-            options.append((combine or "calibrated", []))
+            options.append((combine or "calibrated", [0]))
         if auxiliary and combine in ("calibrated", None) and rest:
-            options.append(("calibrated", rest))
+            options[0][1].extend(_counts(donor.store, name, rest))
         if auxiliary and combine in ("divided", None) and known:
-            options.append(("divided", known))
-        for rule, others in options:
-            indices = map(
-                class_names.index, others if rule == "divided" else ()
-            )
-            fit = fit_on_scores(
-                scores_of(donor, [name, *others], tuple(indices)),
-                donor.store[name],
-                rule,
-                adaptation,
-                [donor.store[each] for each in others],
-                acceptance,
-            )
-            candidates.append(PatchCandidate(target, donor, fit))
+            options.append(("divided", _counts(donor.store, name, known)))
+        for rule, counts in options:
+            given = known if rule == "divided" else rest
+            best, since = -math.inf, 0
+            for others in (given[:count] for count in counts):
+                indices = map(
+                    class_names.index, others if rule == "divided" else ()
+                )
+                fit = fit_on_scores(
+                    scores_of(donor, [name, *others], tuple(indices)),
+                    donor.store[name],
+                    rule,
+                    adaptation,
+                    [donor.store[each] for each in others],
+                    acceptance,
+                )
+                candidates.append(PatchCandidate(target, donor, fit))
+                value = fit.comparisons[acceptance.judge].after
+                since = 0 if value > best else since + 1
+                if since == PATIENCE:
+                    break
+                best = max(best, value)
     if not candidates:
         raise UsageError(
             "The rule `divided` takes a donor that has other classes of the "
@@ -341,6 +352,14 @@ def _affordable(store, name, others):
             kept.append(other)
             spent += more
     return kept
+
+
+def _counts(store, name, others):
+    """Lists how many auxiliary modules to try, all if they cost nothing."""
+    stem = store.manifest.metrics.get("stem", {}).get("macs", 0)
+    more = sum(store.sizes(other).macs - stem for other in others)
+    shared = (HEADS - 1) * store.sizes(name).macs
+    return [len(others)] if more <= shared else range(1, len(others) + 1)
 
 
 def _quality(candidate, judge):

@@ -45,14 +45,11 @@ from kmod.modules.module_store import ModuleStore
 from kmod.patching.donors import Donor
 from kmod.patching.donors import adapted_part
 from kmod.patching.donors import module_answers
+from kmod.selection.plain_ways import most_modules
 from kmod.selection.plain_ways import plain_ways
 
 MAX_ROUNDS = 5
 FINALISTS = 3
-# Some tens of images can not tell what more scores than that are worth; many
-# can, if there are ten for each score.
-MAX_AUXILIARY = 40
-IMAGES_PER_SCORE = 10
 # Auxiliary modules of the largest weights, where all are above a budget.
 FEW = (1, 4, 16)
 
@@ -193,6 +190,23 @@ class ModuleChoice:
             way.evaluation, self.expected.answers
         )
 
+    @property
+    def cheaper(self) -> ChoiceOption | None:
+        """The cheapest option that is as good as the one that was chosen.
+
+        That is within a standard error, see
+        `kmod.metrics.comparison.is_as_good`; `None` if there is none.
+        """
+        if self.expected is None:
+            return None
+        as_good = (
+            option
+            for option in self.options
+            if option.sizes.macs < self.taken.sizes.macs
+            and is_as_good(option.expected, self.expected.answers)
+        )
+        return min(as_good, key=lambda each: each.sizes.macs, default=None)
+
     def is_taken(self, option: ChoiceOption) -> bool:
         """Tells whether an option is what was chosen."""
         taken = self.chosen, self.auxiliary, self.familiarity
@@ -330,7 +344,6 @@ def choose_modules(
             "a lower `retention_target`."
         )
     _, candidates, further = max(best, key=lambda each: each[0])
-    most = most_modules(len(images))
     return ModuleChoice(
         tuple(stores),
         candidates.chosen,
@@ -347,7 +360,7 @@ def choose_modules(
         further,
         familiarity=candidates.known.familiarity,
         options=tuple(options),
-        plain=tuple(candidates.plain(most)),
+        plain=tuple(candidates.plain()),
         contract=contract or stores[0].manifest.input,
     )
 
@@ -607,18 +620,17 @@ class _Candidates:
             answers[fold] = self._columns(modules)[fold].argmax(axis=1)
         return evaluate_answers(self.images.labels, answers, tuple(self.scores))
 
-    def plain(self, most):
+    def plain(self):
         """Measures what needs no composition of the modules chosen."""
         if np.bincount(self.images.labels).min() < 2:
             return []
         return plain_ways(
             self.stores,
-            self.chosen,
-            self.side_by_side(),
-            any(len(own) > 1 for own in self.scores.values()),
+            {name: [(index, name)] for name, index in self.chosen.items()},
             self.images,
+            alone=self.side_by_side(),
+            is_compared=any(len(own) > 1 for own in self.scores.values()),
             contract=self.contract,
-            most=most,
         )
 
     def _expected(self, groups):
@@ -780,18 +792,13 @@ def auxiliary_options(
 
     Returns:
         Different groups of modules, none first, none of more than
-        `MAX_AUXILIARY` modules, or of a tenth of the images if that is more.
+        `most_modules`.
     """
     most = most_modules(num_images)
     every = tuple(modules)
     known = tuple(filter(is_known, every))
     groups = dict.fromkeys(((), known, every, (*known, *elsewhere)))
     return [group for group in groups if len(group) <= most]
-
-
-def most_modules(num_images: int) -> int:
-    """Returns of how many modules images can tell what they are worth."""
-    return max(MAX_AUXILIARY, num_images // IMAGES_PER_SCORE)
 
 
 def best_auxiliary(

@@ -1,4 +1,4 @@
-"""What a user would do in place of a choice, measured on the same images."""
+"""What a user would do in place of a composition, measured beside it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,9 +10,11 @@ from kmod.composition.composition_manifest import CompositionManifest
 from kmod.composition.plain_ways import PlainWay
 from kmod.composition.plain_ways import PlannedWay
 from kmod.composition.plain_ways import as_it_is
+from kmod.composition.plain_ways import evaluate_ways
 from kmod.composition.plain_ways import fit_ways
 from kmod.composition.plain_ways import taken_model
 from kmod.composition.plan import ALL_CLASSES
+from kmod.composition.plan import CompositionPlan
 from kmod.composition.scoring import join
 from kmod.data.image_data import LabelledImages
 from kmod.files import slug
@@ -28,57 +30,71 @@ SIDE_BY_SIDE = "side by side"
 NEW_LAYER = "best source with a new last layer"
 ALL_FEATURES = "regression on all features"
 WAYS = tuple(map(slug, (SIDE_BY_SIDE, NEW_LAYER, ALL_FEATURES)))
+# Some tens of images can not tell what more scores than that are worth; many
+# can, if there are ten for each score.
+MOST_MODULES = 40
+IMAGES_PER_SCORE = 10
+
+
+def most_modules(num_images: int) -> int:
+    """Returns of how many modules images can tell what they are worth."""
+    return max(MOST_MODULES, num_images // IMAGES_PER_SCORE)
 
 
 def plain_ways(
     stores: Sequence[ModuleStore],
-    chosen: Mapping[str, int],
-    alone: Evaluation,
-    is_compared: bool,
+    answering: Mapping[str, Sequence[tuple[int, str]]],
     images: LabelledImages,
     *,
+    alone: Evaluation | None = None,
+    is_compared: bool = False,
+    is_fitted: bool = True,
     contract: InputContract | None = None,
-    most: int,
 ) -> list[PlainWay]:
-    """Tries what needs no composition, on the images of a choice.
+    """Tries what needs no composition, on labelled images.
 
-    - `side by side`: the modules chosen, the highest of their scores wins.
+    - `side by side`: the modules as they are, the highest of their scores
+      wins.
     - `best source with a new last layer`: a multinomial logistic regression
       on what the last layers of a store's modules take, of the store that
       does best.
     - `regression on all features`: the same, of all stores together.
 
+    Features are those of all modules of a store, or of those that answer
+    where it has more than `most_modules`.
+
     Args:
         stores: The stores.
-        chosen: For every class of the new model the index of its module's
-            store.
+        answering: For every class of the new model its modules, of which any
+            may recognise it: the index of the store, and the class there.
+        images: Labelled images, labels in the order of `answering`.
         alone: What modules get right side by side, each image answered by
-            those that were chosen without it.
+            those that were chosen without it. Defaults to what these do.
         is_compared: Whether labels told which modules are best, of several.
-        images: Labelled images, labels in the order of `chosen`.
+        is_fitted: Whether labels may be fitted on; otherwise there is `side
+            by side` alone.
         contract: The images, if the stores take others.
-        most: How many modules of a store may be in its features; of a store
-            of more it is those of the new model's classes.
 
     Returns:
         The ways that there are, in this order; see `fit_ways`.
     """
     own = keras.Input(images.images.shape[1:], dtype="float32")
+    most = most_modules(len(images))
 
     def part(build, index, name):
         return adapted_part(stores[index], name, build, contract, own)
 
+    modules = list(dict.fromkeys(m for own in answering.values() for m in own))
     shown = [
         (index, name)
         for index, store in enumerate(stores)
-        for name in (store if len(store) <= most else chosen)
-        if name in store
+        for name in store
+        if len(store) <= most or (index, name) in modules
     ]
-    answering = [(index, name) for name, index in chosen.items()]
     parts = [
         *(
             (f"module{n}", part(log_odds_model, *m))
-            for n, m in enumerate(answering)
+            for n, m in enumerate(modules)
         ),
         *(
             (f"features{n}", part(features_model, *m))
@@ -86,28 +102,70 @@ def plain_ways(
         ),
     ]
     image, outputs = merge_models(parts)
-    scores = [outputs[f"module{number}"] for number in range(len(answering))]
     features = {m: outputs[f"features{n}"] for n, m in enumerate(shown)}
     sources = sorted({index for index, _ in shown})
+
+    def score_of(own):
+        found = [outputs[f"module{modules.index(m)}"] for m in own]
+        return keras.layers.Maximum()(found) if found[1:] else found[0]
+
     planned = {
         SIDE_BY_SIDE: [
             PlannedWay(
-                join(scores, "own_scores"),
+                join(list(map(score_of, answering.values())), "own_scores"),
                 as_it_is,
-                [(name, stores[index], name) for index, name in answering],
+                [
+                    (name, stores[index], module)
+                    for name, own in answering.items()
+                    for index, module in own
+                ],
                 alone,
                 takes_labels=is_compared,
             )
         ],
-        NEW_LAYER: [
+    }
+    if is_fitted:
+        planned[NEW_LAYER] = [
             _regression(stores, [m for m in shown if m[0] == index], features)
             for index in sources
-        ],
-    }
-    if len(sources) > 1:
+        ]
+    if is_fitted and len(sources) > 1:
         planned[ALL_FEATURES] = [_regression(stores, shown, features)]
-    names = tuple(chosen)
+    names = tuple(answering)
     return fit_ways(image, planned, images.images, images.labels, names)
+
+
+def ways_beside(
+    planned: CompositionPlan,
+    images: LabelledImages | None,
+    test: LabelledImages,
+) -> list[tuple[PlainWay, Evaluation]]:
+    """Measures what a user could do in place of a composition.
+
+    Args:
+        planned: The plan of a spec of `classes`.
+        images: Labelled images that ways are fitted on, as the composition
+            is; `None` if that takes none. Then there is `side by side` alone.
+        test: Images that none is fitted on; labels of both are in the order
+            of the classes.
+
+    Returns:
+        The ways, and what they get right of the test images.
+    """
+    ids = list(planned.stores)
+    ways = plain_ways(
+        list(planned.stores.values()),
+        {
+            each.name: [
+                (ids.index(m.ref.store), m.ref.class_name) for m in each.modules
+            ]
+            for each in planned.classes
+        },
+        test if images is None else images,
+        is_fitted=images is not None,
+        contract=planned.input,
+    )
+    return list(zip(ways, evaluate_ways(ways, test.images, test.labels)))
 
 
 def take_way(way: PlainWay, name: str, contract: InputContract) -> keras.Model:

@@ -162,6 +162,19 @@ def test_a_better_way_is_said_first(
     assert ("--compose DIR --take side-by-side" in first) == is_better
 
 
+def test_budget_of_a_smaller_model_that_is_as_good_is_said(
+    store, tmp_path, capsys, monkeypatch
+):
+    smallest = property(lambda choice: choice.options[0])
+    monkeypatch.setattr(ModuleChoice, "cheaper", smallest)
+    assert main(choose_argv(store, tmp_path / "one.yaml")) == 0
+    (budget,) = re.findall(r"--macs-budget (\d+)`", capsys.readouterr().err)
+    more = ["--macs-budget", budget]
+    figures = run_json(choose_argv(store, tmp_path / "two.yaml", *more), capsys)
+    (taken,) = (each for each in figures["options"] if each["is_taken"])
+    assert taken["macs"] == int(budget) and not figures["auxiliary"]
+
+
 @pytest.mark.parametrize(
     "way", ["side-by-side", "best-source-with-a-new-last-layer"]
 )

@@ -14,6 +14,7 @@ from kmod.cli.main import main
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import DEFAULT_FORMATS
 from kmod.composition.saving import load
+from kmod.data.subsets import class_subset
 from kmod.export.write import FORMS
 from kmod.spec.spec_file import load_spec
 from kmod.spec.spec_file import write_spec
@@ -237,6 +238,82 @@ def test_composed_model_is_slimmed_in_one_go(spec_path, tmp_path, capsys):
     manifest = read_composition_manifest(out)
     assert manifest.sources and manifest.slimmed
     assert main(["test", str(out)]) == 0
+
+
+FITTED = """\
+scores:
+  calibration: joint
+  data: {name: digits, split: validation}
+  images_per_class: 10
+"""
+
+
+def test_what_needs_no_composition_stands_beside_it(
+    spec_path, tmp_path, capsys
+):
+    def ways(out):
+        argv = ["compose", str(spec_path), "--out", str(out)]
+        argv += ["--format", "keras", "--test", "digits:test", "--json"]
+        assert main(argv) == 0
+        return json.loads(capsys.readouterr().out)["composed"]["ways"]
+
+    stored = ways(tmp_path / "stored")
+    assert [way["name"] for way in stored] == ["composed", "side by side"]
+    assert [way["num_labelled"] for way in stored] == [0, 0]
+    spec_path.write_text(spec_path.read_text() + FITTED)
+    fitted = ways(tmp_path / "fitted")
+    assert [(way["name"], way["num_labelled"]) for way in fitted] == [
+        ("composed", 100),  # Those of other digits, too.
+        ("side by side", 0),
+        ("best source with a new last layer", 20),
+    ]
+    test = kmod.load_data("digits").test
+    test = class_subset(test, [1, 8])
+    found = kmod.evaluate(load(tmp_path / "fitted"), test, ("one", "eight"))
+    assert fitted[0]["accuracy"] == found.accuracy
+    assert all(way["accuracy"] > 0.6 for way in stored + fitted)
+    kept = read_composition_manifest(tmp_path / "fitted").metrics["ways"]
+    for way, row in zip(kept, fitted, strict=True):
+        assert way == {name: row[name] for name in way} and len(way) == 5
+
+
+@pytest.mark.parametrize(
+    ("more", "data", "message"),
+    [
+        (FITTED, "digits:validation", "on images that it is not fitted on"),
+        ("", "digits:tset", "'digits:tset'"),
+        ("", "none/at/all:test", "none/at/all"),
+    ],
+    ids=["fitted-on", "split", "missing"],
+)
+def test_test_images_are_checked_first(
+    spec_path, tmp_path, capsys, more, data, message
+):
+    spec_path.write_text(spec_path.read_text() + more)
+    out = tmp_path / "two"
+    argv = ["compose", str(spec_path), "--out", str(out), "--test", data]
+    assert main(argv) in (2, 3)
+    text, messages = capsys.readouterr()
+    assert message in messages and not text
+    assert not out.exists()
+
+
+def test_patches_are_compared_elsewhere(spec_path, store, tmp_path, capsys):
+    image = keras.Input((8, 8, 1))
+    scores = keras.layers.Dense(2)(keras.layers.Flatten()(image))
+    keras.Model(image, scores).save(spec_path.parent / "weak.keras")
+    spec_path.write_text("""\
+version: 1
+name: patched
+stores: {digits: {path: STORE}}
+base: {path: weak.keras, classes: [one, eight]}
+patches:
+  - {class: one, module: {store: digits, class: "1"}, combine: raw}
+""".replace("STORE", store.path.name))
+    out = tmp_path / "two"
+    argv = ["compose", str(spec_path), "--out", str(out)]
+    assert main([*argv, "--test", "digits:test"]) == 2
+    assert "kmod patch" in capsys.readouterr().err
 
 
 def test_slim_model_must_pass_the_checks(

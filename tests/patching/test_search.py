@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -14,6 +15,7 @@ from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
 from kmod.patching import search
 from kmod.patching.donors import Donor
+from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patcher import patch
 from kmod.patching.search import choose_patches
 
@@ -65,6 +67,47 @@ def test_modules_that_cost_more_than_their_source_are_left_out(
         weak, [Donor(store)], digits.validation, class_names=NAMES
     )
     assert [each.fit.patch.auxiliary for each in choice.tried] == [()]
+
+
+def test_auxiliary_modules_join_one_by_one(
+    strong, weak, digits, tmp_path, monkeypatch
+):
+    """Modules of few kernels, together no larger than their source."""
+    modular = ModularModel(strong, NAMES)
+    masks = np.zeros_like(modular.kernel_masks)
+    for row in range(3):  # Joined layers of 6, and one of 24 kernels.
+        for first, count in (0, 2), (6, 2), (12, 8):
+            masks[row, first + row * count : first + (row + 1) * count] = 1
+    modular.kernel_masks = masks
+    store = decompose(modular, tmp_path / "s", data=digits.validation)
+
+    def tried(*right):
+        def fit(scores, module, combine, adaptation, auxiliary, acceptance):
+            found = fit_on_scores(
+                *(scores, module, combine, adaptation),
+                *(auxiliary, acceptance),
+            )
+            accuracy = dataclasses.replace(
+                found.comparisons["accuracy"], after=right[len(auxiliary)]
+            )
+            figures = {**found.comparisons, "accuracy": accuracy}
+            return dataclasses.replace(found, comparisons=figures)
+
+        monkeypatch.setattr(search, "fit_on_scores", fit)
+        choice = choose_patches(
+            weak,
+            [Donor(store)],
+            digits.validation,
+            class_names=NAMES,
+            combine="calibrated",
+        )
+        counts = [len(each.fit.patch.auxiliary) for each in choice.tried]
+        return counts[0], sorted(counts)
+
+    assert tried(0.8, 0.9, 0.95) == (2, [0, 1, 2])
+    assert tried(0.9, 0.8, 0.8) == (0, [0, 1, 2])
+    monkeypatch.setattr(search, "PATIENCE", 1)
+    assert tried(0.9, 0.8, 0.95) == (0, [0, 1])
 
 
 def test_patch_is_that_of_a_single_module(choice, weak, donor, digits):

@@ -13,6 +13,7 @@ from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.graph.sharing import merge_models
 from kmod.graph.sizes import model_sizes
+from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import roc_auc
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.cut import log_odds_model
@@ -24,13 +25,13 @@ from kmod.modules.module_store import load_store
 from kmod.patching.donors import module_answers
 from kmod.selection import module_choice
 from kmod.selection.composition_choice import choice_text
-from kmod.selection.module_choice import IMAGES_PER_SCORE
-from kmod.selection.module_choice import MAX_AUXILIARY
 from kmod.selection.module_choice import auxiliary_options
 from kmod.selection.module_choice import best_auxiliary
 from kmod.selection.module_choice import best_modules
 from kmod.selection.module_choice import choose_by_figures
 from kmod.selection.module_choice import choose_modules
+from kmod.selection.plain_ways import IMAGES_PER_SCORE
+from kmod.selection.plain_ways import MOST_MODULES
 from kmod.spec.model import Scores
 from kmod.spec.spec_file import parse_spec
 
@@ -149,6 +150,18 @@ def test_options_are_what_they_cost(poor, few):
     assert data[1]["macs"] == both.sizes.macs
     low, high = data[1]["accuracy_interval"]
     assert low < data[1]["accuracy"] < high
+
+
+def test_cheaper_option_is_as_good_within_a_standard_error(donor, few):
+    choice = choose_modules(CLASSES, [donor], few)
+    alone, both = choice.options
+    taken = dataclasses.replace(choice, auxiliary=both.auxiliary)
+    assert alone.expected.accuracy > both.expected.accuracy - 0.02
+    assert taken.cheaper is alone
+    wrong = evaluate_answers(few.labels, 1 - few.labels, CLASSES)
+    worse = dataclasses.replace(alone, expected=wrong)
+    assert dataclasses.replace(taken, options=(worse, both)).cheaper is None
+    assert dataclasses.replace(taken, auxiliary=()).cheaper is None
 
 
 def test_budget_is_kept(poor, few):
@@ -362,7 +375,7 @@ def test_equal_options_count_once():
 
 
 def test_too_many_modules_are_no_option():
-    many = range(MAX_AUXILIARY + 1)
+    many = range(MOST_MODULES + 1)
 
     def options(num_images):
         return auxiliary_options(many, (), lambda n: n < 2, num_images)

@@ -19,6 +19,7 @@ from kmod.selection.module_choice import frontier
 from kmod.selection.plain_ways import ALL_FEATURES
 from kmod.selection.plain_ways import NEW_LAYER
 from kmod.selection.plain_ways import SIDE_BY_SIDE
+from kmod.selection.plain_ways import plain_ways
 
 CLASSES = ("9", "3")
 
@@ -84,6 +85,19 @@ def test_highest_score_wins_side_by_side(choice, donor, test):
     assert [(each, name) for each, _, name in way.modules] == [
         (name, name) for name in CLASSES
     ]
+
+
+def test_any_of_the_modules_of_a_class_may_recognise_it(donor, few):
+    """Class 0 is both 9 and 3, which are 0 and 1 of the images."""
+    images = type(few)(few.images, np.zeros_like(few.labels))
+    answering = {"9 or 3": [(0, "9"), (0, "3")], "8": [(0, "8")]}
+    (way,) = plain_ways([donor], answering, images, is_fitted=False)
+    assert (way.name, way.num_labelled) == (SIDE_BY_SIDE, 0)
+    assert [name for _, _, name in way.modules] == ["9", "3", "8"]
+    assert way.evaluation.accuracy > 0.9
+    apart = {"9": [(0, "9")], "8": [(0, "8")]}
+    (way,) = plain_ways([donor], apart, images, is_fitted=False)
+    assert way.evaluation.accuracy < 0.9
 
 
 def test_labels_count_where_they_are_used(choice, donor, few):
