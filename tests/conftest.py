@@ -50,16 +50,21 @@ def build(num_classes=len(NAMES), seed=0):
 keras.utils.set_random_seed(0)
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Keeps the tests of a file, and all notebooks, in one process.
 
     Fixtures of a file are then made once, and kernels start one after another:
     those that start together may pick the same port.
     """
-    for item in items:
-        is_notebook = item.path.suffix == ".ipynb"
-        group = "notebooks" if is_notebook else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return "notebooks" if path.endswith(".ipynb") else path
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
