@@ -78,6 +78,12 @@ def test_slim_model_that_learned_shuffled_answers_knows_nothing(
     assert share(made, strong, digits.test.images) < 0.7
 
 
+def test_training_that_only_harms_is_left_out(strong, digits):
+    given = {**ONCE, "macs_target": 0.9, "learning_rate": 100.0}
+    small = slim(strong, digits, **given)
+    assert small.composition.manifest.slimmed["agreement"] > 0.8
+
+
 def test_model_stays_as_it_is(strong, digits):
     before = strong.get_weights()
     slim(strong, digits.train.images, **ONCE)
