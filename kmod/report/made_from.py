@@ -621,6 +621,9 @@ def _without_spec(subject):
         "distilled model": "kmod distil",
         "patched model": "kmod patch",
     }.get(subject.kind, "kmod compose")
+    is_trained = subject.kind in ("slim model", "distilled model")
+    if subject.manifest.metrics.get("ways") and not is_trained:
+        verb = "kmod choose or kmod patch with --take"  # They keep no spec.
     return (
         f"No spec is kept with it. {verb} makes such a model again, from what "
         "the tables above name."

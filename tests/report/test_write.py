@@ -289,6 +289,16 @@ SLIMMED = {"before": {"parameters": 10, "macs": 400}, "data": "ants"}
             id="slim",
         ),
         pytest.param({}, "model", ["model: 100 MACs"], id="own"),
+        pytest.param(
+            {"metrics": {"ways": [{"name": "side by side"}]}},
+            "model",
+            [
+                "No spec is kept with it. kmod choose or kmod patch with "
+                "--take makes such a model again, from what the tables above "
+                "name."
+            ],
+            id="way",
+        ),
     ],
 )
 def test_models_that_hold_no_modules(report, fields, kind, expected):
