@@ -10,6 +10,7 @@ import keras
 from kmod.composition.composition_manifest import COMPOSITION_FILE
 from kmod.composition.composition_manifest import EXPORT_FILE
 from kmod.composition.composition_manifest import list_export
+from kmod.composition.routing import routing_layers
 from kmod.composition.saving import load
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
@@ -133,7 +134,8 @@ def export_model(
             write_form(*given, form, path, images)
         else:
             quantized = write_quantized(
-                *(*given, path, quantize, images, least_agreement)
+                *(*given, path, quantize, images, least_agreement),
+                in_full=routing_layers(model),
             )
         manifest = {
             "version": VERSION,

@@ -375,6 +375,18 @@ def is_fixed(name: str) -> bool:
     return FIXED.fullmatch(name) is not None
 
 
+def routing_layers(model: keras.Model) -> list[str]:
+    """Names the layers that tell sources apart, none if nothing does.
+
+    Their scores reach further than eight bits tell apart.
+
+    Args:
+        model: A composed model.
+    """
+    found = [layer.name for layer in model.layers if is_fixed(layer.name)]
+    return found if {*found} - {"log_odds", "class_scores"} else []
+
+
 def _fixed_dense(x, weights, bias, name):
     """Applies a linear layer that no training changes."""
     dense = layers.Dense(

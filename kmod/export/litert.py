@@ -1,7 +1,9 @@
 """LiteRT files, for phones and small devices."""
 
+import re
 import tempfile
 import warnings
+from collections.abc import Collection
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ def write(
     path: Path,
     quantize: str | None = None,
     images: np.ndarray | None = None,
+    in_full: Collection[str] = (),
 ) -> None:
     """Converts a model to LiteRT, without the names of its classes.
 
@@ -44,6 +47,7 @@ def write(
             answers remain what they were.
         images: For `"int8"`, images of the model's data type, by which the
             ranges of activations are found.
+        in_full: For `"int8"`, names of layers that stay in float32.
     """
     import tensorflow as tf
 
@@ -62,6 +66,9 @@ def write(
             tf.lite.OpsSet.TFLITE_BUILTINS,
             tf.lite.OpsSet.SELECT_TF_OPS,
         ]
+        kept = []
+        if quantize == "int8" and in_full:
+            kept = _from_layers_on(converter.convert(), in_full)
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
@@ -70,7 +77,47 @@ def write(
             converter.representative_dataset = lambda: (
                 [image[None]] for image in images
             )
-        path.write_bytes(converter.convert())
+        if kept:
+            content = _quantized_but(converter, kept)
+        else:
+            content = converter.convert()
+        path.write_bytes(content)
+
+
+def _quantized_but(converter, operations):
+    """Quantizes a model but for some operations, by their names."""
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Its interpreter goes some day.
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter,
+            debug_dataset=converter.representative_dataset,
+            debug_options=tf.lite.experimental.QuantizationDebugOptions(
+                denylisted_nodes=operations
+            ),
+        )
+        return debugger.get_nondebug_quantized_model()
+
+
+def _from_layers_on(content, layers):
+    """Names the operations of layers, and those behind them."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    # A layer's operations lie in a scope of its name and perhaps a number.
+    names = "|".join(map(re.escape, layers))
+    of_layers = re.compile(rf"(^|.*[/;])({names})(_\d+)*/.*")
+    found, reached = [], set()
+    model = schema.Model.GetRootAsModel(content, 0)
+    for graph, call in _operators(model):
+        taken, made = (
+            [graph.Tensors(n).Name().decode() for n in tensors if n >= 0]
+            for tensors in (call.InputsAsNumpy(), call.OutputsAsNumpy())
+        )
+        if of_layers.fullmatch(made[0]) or not reached.isdisjoint(taken):
+            reached.update(made)
+            found.append(made[0])
+    return found
 
 
 def predict(path: Path, images: Any) -> dict[str, Any]:
@@ -97,7 +144,7 @@ def _check_operations(path):
     faults = []
     try:
         model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
-        for call in _operators(model):
+        for _, call in _operators(model):
             code = model.OperatorCodes(call.OpcodeIndex()).CustomCode()
             if not code:
                 continue
@@ -122,7 +169,7 @@ def _operators(model):
     for index in range(model.SubgraphsLength()):
         graph = model.Subgraphs(index)
         for number in range(graph.OperatorsLength()):
-            yield graph.Operators(number)
+            yield graph, graph.Operators(number)
 
 
 def _interpreter(path):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def write_quantized(
     quantize: str,
     images: np.ndarray,
     least_agreement: float,
+    in_full: Collection[str] = (),
 ) -> dict[str, Any]:
     """Writes a LiteRT file in fewer bits, if it gives the model's classes.
 
@@ -115,6 +117,7 @@ def write_quantized(
         images: Array of real images. The first half tells the ranges of
             activations, of `"int8"`; the others are compared on.
         least_agreement: Share of those that must get the same class, 0 to 1.
+        in_full: Names of layers that `"int8"` leaves in float32.
 
     Returns:
         What was found: `quantize`, `agreement` and on how many images
@@ -148,7 +151,7 @@ def write_quantized(
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / path.name
         litert.write(model, class_names, whole)
-        litert.write(model, class_names, path, quantize, shown)
+        litert.write(model, class_names, path, quantize, shown, in_full)
         sizes = path.stat().st_size, whole.stat().st_size
     _write_labels(path, class_names)
     try:

@@ -16,8 +16,11 @@ from kmod.composition.routing import add_unfamiliarity
 from kmod.composition.routing import group_worlds
 from kmod.composition.routing import is_fixed
 from kmod.composition.routing import routed_scores
+from kmod.composition.routing import routing_layers
 from kmod.data.image_data import LabelledImages
 from kmod.errors import ArtifactError
+from kmod.errors import CheckError
+from kmod.export.write import write_quantized
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.modular.modular_model import ModularModel
@@ -287,6 +290,25 @@ def test_what_tells_worlds_apart_outlives_slimming(write, both):
     answers = made.predict(both.images, verbose=0)
     is_white = answers[:, :3].sum(axis=1) > answers[:, 3:6].sum(axis=1)
     assert np.mean(is_white == (both.labels < 3)) > 0.97
+
+
+def test_eight_bits_leave_what_tells_worlds_apart(write, both, tmp_path):
+    model = compose(write())
+    images = np.random.default_rng(0).permutation(both.images)
+    given = model, model.class_names, tmp_path / "a.tflite", "int8"
+    given = *given, images.astype("float32"), 0.5
+    layers = routing_layers(model)
+    assert write_quantized(*given, layers)["agreement"] > 0.97
+    # Its scores reach too far for eight bits, and LiteRT may not even start.
+    with pytest.raises(CheckError, match="Quantize as `dynamic`"):
+        write_quantized(*given)
+
+
+def test_one_world_is_quantized_whole(strong, store_of):
+    store = store_of(strong, ("3", "8", "9"))
+    model = keras.Model(strong.input, strong.output)
+    assert routing_layers(model) == []
+    assert routing_layers(store["3"].model) == []
 
 
 def test_within_a_source_modules_decide(write, both):
