@@ -317,7 +317,19 @@ def _ranked(
             "as it is (`kmod import`), or leave `combine` out."
         )
     quality = functools.partial(_quality, judge=acceptance.judge)
-    return sorted(candidates, key=quality, reverse=True)
+    best, *others = sorted(candidates, key=quality, reverse=True)
+    # What modules divide is an answer without a label already, so labels tell
+    # less of it by chance than of a layer that is all fitted.
+    for each in others:
+        is_first = each.donor is best.donor and each.fit.helps
+        if is_first and each.fit.patch.combine == "divided":
+            found = evaluate_answers(
+                alone.labels, each.fit.answers, class_names
+            )
+            if is_as_good(found, best.fit.answers, acceptance.judge):
+                others.remove(each)
+                return [each, best, *others]
+    return [best, *others]
 
 
 def _most_confused_first(scores, names, class_names):

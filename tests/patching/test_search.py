@@ -10,6 +10,8 @@ from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
+from kmod.metrics.comparison import compare_answers
+from kmod.metrics.comparison import compare_overall
 from kmod.metrics.evaluate import evaluate
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
@@ -67,6 +69,38 @@ def test_modules_that_cost_more_than_their_source_are_left_out(
         weak, [Donor(store)], digits.validation, class_names=NAMES
     )
     assert [each.fit.patch.auxiliary for each in choice.tried] == [()]
+
+
+@pytest.mark.parametrize(
+    ("share", "first"),
+    [(0.0, "divided"), (0.012, "divided"), (0.3, "calibrated")],
+)
+def test_what_modules_divide_is_preferred_within_a_standard_error(
+    weak, donor, digits, monkeypatch, share, first
+):
+    """Of so many images `calibrated` is right where `divided` is not."""
+    labels = digits.validation.labels
+
+    def fit(scores, module, combine, *given):
+        found = fit_on_scores(scores, module, combine, *given)
+        answers = labels.copy()
+        if combine == "divided":
+            few = np.arange(round(share * len(labels)))
+            answers[few] = (labels[few] + 1) % 3
+        given = labels, scores.predictions, answers
+        figures = compare_answers(*given, scores.target)
+        figures |= compare_overall(*given)
+        return dataclasses.replace(found, answers=answers, comparisons=figures)
+
+    monkeypatch.setattr(search, "fit_on_scores", fit)
+    choice = choose_patches(
+        weak, [Donor(donor)], digits.validation, class_names=NAMES
+    )
+    assert choice.chosen[0].fit.patch.combine == first
+    assert {each.fit.patch.combine for each in choice.tried} == {
+        "calibrated",
+        "divided",
+    }
 
 
 def test_auxiliary_modules_join_one_by_one(
