@@ -10,7 +10,8 @@ from kmod.errors import UsageError
 
 Judge = Literal["accuracy", "macro_f1"]
 # Of the accuracy on the other classes. What a patch gains over all must be
-# worth it anyway; this keeps a few classes from paying for a frequent one.
+# worth it anyway; beyond this the others lost twice what all gained
+# (benchmarks/trials.md).
 MAX_LOSS = 0.05
 _WORDS = {"accuracy": "the accuracy over all", "macro_f1": "the mean F1"}
 
