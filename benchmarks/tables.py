@@ -775,12 +775,15 @@ def pays_new():
     counts = (0, 5, 20, 50)
     ways = {
         "choose": "`kmod choose`, both sources as they are",
+        "slim": "the same, slimmed to the parameters of both",
         "pooled": "regression on the pooled features of both",
     }
     rows = []
     for way, title in ways.items():
         cells = [found.get(f"{way}_{count}") for count in counts]
-        rows.append([title, *(_with_interval(c) if c else "" for c in cells)])
+        if any(cells):
+            cells = [_with_interval(cell) if cell else "" for cell in cells]
+            rows.append([title, *cells])
     for key, title in (
         ("side_by_side", "both side by side"),
         ("perfect", "perfect routing"),
