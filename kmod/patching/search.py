@@ -199,6 +199,7 @@ def choose_patches(
         scores_of = functools.partial(_scores, found, logits, labels, index)
         given = adaptations, scores_of, combine, auxiliary, acceptance
         ranked = _ranked(target, class_names, *given)
+        ranked = _divided_first(ranked, labels, class_names, judge)
         tried += ranked
         best = ranked[0]
         best_donors[best.donor] = adaptations[best.donor]
@@ -279,36 +280,31 @@ def _ranked(
         alone = scores_of(donor, [name])
         others = [each for each in donor.store if each != name]
         others = _most_confused_first(alone, others, class_names)
-        rest = _affordable(donor.store, name, others)
-        known = [c for c in rest if c in class_names and c != target]
-        options = []
+        rest = _affordable(donor.store, name, others) if auxiliary else []
+
+        def fitted(rule, others):
+            known = others if rule == "divided" else []
+            indices = tuple(map(class_names.index, known))
+            fit = fit_on_scores(
+                scores_of(donor, [name, *others], indices),
+                donor.store[name],
+                rule,
+                adaptation,
+                [donor.store[each] for each in others],
+                acceptance,
+            )
+            return PatchCandidate(target, donor, fit)
+
         if combine != "divided":
-            options.append((combine or "calibrated", [0]))
-        if auxiliary and combine in ("calibrated", None) and rest:
-            options[0][1].extend(_counts(donor.store, name, rest))
-        if auxiliary and combine in ("divided", None) and known:
-            options.append(("divided", _counts(donor.store, name, known)))
-        for rule, counts in options:
-            given = known if rule == "divided" else rest
-            best, since = -math.inf, 0
-            for others in (given[:count] for count in counts):
-                indices = map(
-                    class_names.index, others if rule == "divided" else ()
-                )
-                fit = fit_on_scores(
-                    scores_of(donor, [name, *others], tuple(indices)),
-                    donor.store[name],
-                    rule,
-                    adaptation,
-                    [donor.store[each] for each in others],
-                    acceptance,
-                )
-                candidates.append(PatchCandidate(target, donor, fit))
-                value = fit.comparisons[acceptance.judge].after
-                since = 0 if value > best else since + 1
-                if since == PATIENCE:
-                    break
-                best = max(best, value)
+            more = rest if combine in ("calibrated", None) else []
+            groups = [[], *_growing(donor.store, name, more)]
+            tried = (fitted(combine or "calibrated", own) for own in groups)
+            candidates += _while_it_pays(tried, acceptance.judge)
+        if combine in ("divided", None):
+            known = [c for c in rest if c in class_names and c != target]
+            groups = _growing(donor.store, name, known)
+            tried = (fitted("divided", own) for own in groups)
+            candidates += _while_it_pays(tried, acceptance.judge)
     if not candidates:
         raise UsageError(
             "The rule `divided` takes a donor that has other classes of the "
@@ -317,19 +313,43 @@ def _ranked(
             "as it is (`kmod import`), or leave `combine` out."
         )
     quality = functools.partial(_quality, judge=acceptance.judge)
-    best, *others = sorted(candidates, key=quality, reverse=True)
-    # What modules divide is an answer without a label already, so labels tell
-    # less of it by chance than of a layer that is all fitted.
-    for each in others:
-        is_first = each.donor is best.donor and each.fit.helps
-        if is_first and each.fit.patch.combine == "divided":
-            found = evaluate_answers(
-                alone.labels, each.fit.answers, class_names
-            )
-            if is_as_good(found, best.fit.answers, acceptance.judge):
-                others.remove(each)
-                return [each, best, *others]
-    return [best, *others]
+    return sorted(candidates, key=quality, reverse=True)
+
+
+def _while_it_pays(candidates, judge):
+    """Passes candidates on until some in a row are no better than before."""
+    best, since = -math.inf, 0
+    for candidate in candidates:
+        yield candidate
+        value = candidate.fit.comparisons[judge].after
+        since = 0 if value > best else since + 1
+        if since == PATIENCE:
+            return
+        best = max(best, value)
+
+
+def _divided_first(ranked, labels, class_names, judge):
+    """Prefers what modules divide, where it is as good within an error.
+
+    That is an answer without a label already, so labels tell less of it by
+    chance than of a layer that is all fitted.
+    """
+    best, *others = ranked
+    divided = (
+        each
+        for each in ranked
+        if each.fit.patch.combine == "divided"
+        and each.fit.helps
+        and each.donor is best.donor
+    )
+    first = next(divided, best)
+    if first is best:
+        return ranked
+    found = evaluate_answers(labels, first.fit.answers, class_names)
+    if not is_as_good(found, best.fit.answers, judge):
+        return ranked
+    others.remove(first)
+    return [first, best, *others]
 
 
 def _most_confused_first(scores, names, class_names):
@@ -366,12 +386,16 @@ def _affordable(store, name, others):
     return kept
 
 
-def _counts(store, name, others):
-    """Lists how many auxiliary modules to try, all if they cost nothing."""
+def _growing(store, name, others):
+    """Lists growing groups of auxiliary modules, all at once if they are free.
+
+    They are if they share all that costs anything with the target's.
+    """
     stem = store.manifest.metrics.get("stem", {}).get("macs", 0)
     more = sum(store.sizes(other).macs - stem for other in others)
-    shared = (HEADS - 1) * store.sizes(name).macs
-    return [len(others)] if more <= shared else range(1, len(others) + 1)
+    is_free = more <= (HEADS - 1) * store.sizes(name).macs
+    counts = range(len(others) if is_free else 1, len(others) + 1)
+    return [others[:count] for count in counts if count]
 
 
 def _quality(candidate, judge):
