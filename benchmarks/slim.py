@@ -3,18 +3,18 @@
     python benchmarks/slim.py --data-dir DIR [--seeds 0 1 2] [--work DIR]
 
 On CIFAR-10, with sources of the zoo that were trained on 10,000 images for 14
-epochs, by the same images without labels and as many epochs:
+epochs, by the same images and labels, for 10 epochs:
 
 - `all`: all ten classes at half of the source's multiply-accumulates;
 - `three`: three classes, drawn by the seed, at a quarter of them, beside the
   source restricted to these (the highest of three of its logits).
 
 In both a student of the same architecture, narrow enough for the same
-multiply-accumulates, learns the same answers from random weights. The source's
-training time is that of an epoch in the same process, times its epochs. Test
-images are used for no choice. Finished cells are read from `--work`, and those
-of other seeds from the committed results. Writes `slim.json` and the section
-`slim` of `summary.json`.
+multiply-accumulates, learns the same answers and labels from random weights.
+The source's training time is that of an epoch in the same process, times its
+epochs. Test images are used for no choice. Finished cells are read from
+`--work`, and those of other seeds from the committed results. Writes
+`slim.json` and the section `slim` of `summary.json`.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from kmod.zoo.build import build
 
 TARGETS = {"all": 0.5, "three": 0.25}
 BATCH_SIZES = (1, 64)
-LEARNING = {"epochs": EPOCHS, "augment": True, "verbose": 0}
+LEARNING = {"epochs": 10, "augment": True, "verbose": 0}
 
 
 def classes_of(kind: str, seed: int) -> list[int]:
@@ -112,7 +112,7 @@ def student_of(source, slim, data, classes, architecture: str, seed: int):
         keras.Model(source.input, chosen), "probabilities", "the source"
     )
     transfer_set = teaching.prepare_transfer_set(
-        manifest, data, None, teacher, seed
+        *(manifest, data, None, teacher, seed), labels=data.train.labels
     )
     training = teaching.Training(
         batch_size=64,

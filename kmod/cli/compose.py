@@ -69,9 +69,9 @@ def add_parser(subparsers) -> None:
     slimming.add_argument(
         "--data",
         metavar="NAME",
-        help="images such as the model will see; their labels only say what "
-        "is of the classes of SPEC, or of its modules: a data set, folder or "
-        "file",
+        help="images such as the model will see, of the classes of SPEC or of "
+        "its modules if they name any; labels of the classes of SPEC are "
+        "learned as well: a data set, folder or file",
     )
     slimming.add_argument(
         "--unlabelled",

@@ -1,6 +1,7 @@
 """`kmod slim`: makes a classifier physically smaller."""
 
 import argparse
+import dataclasses
 
 from kmod.cli import console
 from kmod.cli.models import NO_RUN
@@ -16,8 +17,8 @@ def add_parser(subparsers) -> None:
         "slim",
         help="make any classifier physically smaller",
         description="Removes kernels of the whole of MODEL, trains the rest to "
-        "answer as before on images without labels, saves the smaller model "
-        "and prints what both cost.",
+        "answer as before, and the labels where images have them, saves the "
+        "smaller model and prints what both cost.",
     )
     parser.add_argument(
         "model",
@@ -57,8 +58,8 @@ def add_parser(subparsers) -> None:
     )
     add_data_arguments(
         parser,
-        "images such as the model will see; their labels only say what is of "
-        "the model's classes",
+        "images such as the model will see; labels of the model's classes, by "
+        "name, are learned as well",
         split=False,
     )
     parser.add_argument(
@@ -191,7 +192,6 @@ def _images(model, args):
     from kmod.cli.models import image_shape
     from kmod.cli.models import images_for
     from kmod.cli.models import load_images
-    from kmod.data.image_data import UnlabelledImages
     from kmod.data.load import load_unlabelled
     from kmod.data.own_images import file_options
 
@@ -206,15 +206,8 @@ def _images(model, args):
         class_names = data.class_names
         images_for(model, data, "train")
     chosen = _of_classes(data, args.only or class_names)
-    return (
-        chosen,
-        UnlabelledImages(
-            chosen.images_of("validation").images,
-            tuple(chosen.value_range),
-            chosen.name,
-        ),
-        class_names,
-    )
+    held_out = dataclasses.replace(chosen, train=chosen.images_of("validation"))
+    return chosen, held_out, class_names
 
 
 def _of_classes(data, names):
@@ -309,8 +302,10 @@ def _print(figures, out):
         [[name, *row.values()] for name, row in figures["kernels"].items()],
     )
     learned = figures["learned"]
+    labelled = learned.get("num_labelled", 0)
+    labels = f", the labels of {labelled:,} included" if labelled else ""
     console.print_note(
-        f"It learned from {learned['num_images']:,} images; of "
+        f"It learned from {learned['num_images']:,} images{labels}; of "
         f"{learned['num_held_out']:,} others it answers "
         f"{learned['agreement']:.1%} as before."
     )

@@ -122,9 +122,9 @@ class CompositionManifest:
             its `agreement` with the composition on `num_held_out` others.
             Empty if it is the composition.
         slimmed: If kernels were removed from all of it: what its sizes were
-            `before`, the `data`, `num_images` and `epochs` of the training
-            after that, and its `agreement` with what it was on
-            `num_held_out` other images. Empty if none were.
+            `before`, the `data`, `num_images`, `num_labelled` of these and
+            `epochs` of the training after that, and its `agreement` with what
+            it was on `num_held_out` other images. Empty if none were.
         arguments: JSON data about how it was made, such as the `task` of a
             job list.
         contract: What it must keep to: `checks`, lines as those of a spec,
@@ -500,10 +500,22 @@ def is_own(manifest: CompositionManifest) -> bool:
 
 def _learned(record):
     return (
-        f"from the answers to {record['num_images']:,} unlabelled images of "
+        f"from the answers to {learned_images(record)} of "
         f"{escaped(record['data'])}. It agrees with that on "
         f"{record['agreement']:.1%} of {record['num_held_out']:,} others."
     )
+
+
+def learned_images(record: Mapping[str, Any]) -> str:
+    """Says how many images a student or slim model learned from.
+
+    Args:
+        record: `student` or `slimmed` of a manifest.
+    """
+    count, labelled = record["num_images"], record.get("num_labelled", 0)
+    if not labelled:
+        return f"{count:,} unlabelled images"
+    return f"{count:,} images, the labels of {labelled:,} included,"
 
 
 def _prior(calibration):

@@ -1,4 +1,4 @@
-"""Trains a network on what a classifier answers to images without labels."""
+"""Trains a network on what a classifier answers to images."""
 
 import dataclasses
 import math
@@ -30,6 +30,7 @@ from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.fusion.fuse import fuse
 from kmod.metrics.chance import answered_classes
+from kmod.metrics.chance import check_above_chance
 from kmod.modular.losses import distillation_loss
 from kmod.modular.optimizer import adam
 from kmod.zoo.augmented_images import AugmentedImages
@@ -39,6 +40,8 @@ MAX_HELD_OUT = 5000
 LEAST_IMAGES = 20
 LEAST_PROBABILITY = 1e-7
 LAST_RATE = 0.01  # What the learning rate comes down to, as a factor.
+# Of the loss, where images have labels (benchmarks/trials.md).
+LABEL_SHARE = 0.8
 
 
 Output = Literal["probabilities", "logits"]
@@ -90,6 +93,9 @@ class TransferSet:
         teacher: Whose answers they are.
         name: Name of the data.
         black: Value of a black pixel.
+        labels: One-hot array `(n, num_classes)` of the images to learn from,
+            zeros where none is known; `None` if none is of any.
+        held_out_labels: The same of the images that are held out.
 
     Reference:
 
@@ -104,6 +110,30 @@ class TransferSet:
     teacher: Teacher
     name: str
     black: float
+    labels: np.ndarray | None = None
+    held_out_labels: np.ndarray | None = None
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What is learned: the answers, and behind them labels if any are."""
+        return self.with_labels(self.answers, self.labels)
+
+    @property
+    def held_out_targets(self) -> np.ndarray:
+        """The same for the images that are held out."""
+        own = self.held_out_labels
+        if self.labels is not None and own is None:
+            own = np.zeros_like(self.held_out_answers)
+        return self.with_labels(self.held_out_answers, own)
+
+    @staticmethod
+    def with_labels(
+        answers: np.ndarray, labels: np.ndarray | None
+    ) -> np.ndarray:
+        """Puts labels, if there are any, behind answers."""
+        if labels is None:
+            return answers
+        return np.concatenate([answers, labels], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +192,8 @@ def prepare_transfer_set(
     validation: Any,
     teacher: Teacher,
     seed: int,
+    labels: np.ndarray | None = None,
+    validation_labels: np.ndarray | None = None,
 ) -> TransferSet:
     """Asks the teacher for its answers to all images.
 
@@ -172,9 +204,13 @@ def prepare_transfer_set(
             the others, at most `MAX_HELD_OUT`.
         teacher: The teacher.
         seed: Integer, seed of which are held out.
+        labels: Integer array `(n,)` of the images' classes, -1 for none of
+            the teacher's. Defaults to none.
+        validation_labels: The same of `validation`.
 
     Raises:
-        ArtifactError: If images do not fit, or answers are not numbers.
+        ArtifactError: If images do not fit, answers are not numbers, or no
+            better than guesses by the labels.
         UsageError: If there are fewer than `LEAST_IMAGES`.
     """
     found = unlabelled_for(manifest, images)
@@ -191,17 +227,35 @@ def prepare_transfer_set(
     else:
         order = np.random.default_rng(seed).permutation(len(found))
         count = min(math.ceil(HELD_OUT * len(found)), MAX_HELD_OUT)
-        held_out = take(train, np.sort(order[:count]))
-        train = take(train, np.sort(order[count:]))
+        rows = [np.sort(each) for each in np.split(order, [count])]
+        held_out, train = (take(train, each) for each in rows)
+        if labels is not None:
+            validation_labels, labels = (labels[each] for each in rows)
+    answers = teacher.answers(train)
+    if labels is not None:
+        known = labels >= 0
+        if known.any():
+            own = answers[known].argmax(axis=1)
+            check_above_chance(own, labels[known], teacher.who)
+    size = answers.shape[1]
     return TransferSet(
         train,
-        teacher.answers(train),
+        answers,
         held_out,
         teacher.answers(held_out),
         teacher,
         found.name,
         manifest.input.range[0],
+        _one_hot(labels, size),
+        _one_hot(validation_labels, size),
     )
+
+
+def _one_hot(labels, num_classes):
+    """Returns one row for each label, zeros for -1; `None` of no labels."""
+    if labels is None:
+        return None
+    return np.eye(num_classes + 1, num_classes, dtype="float32")[labels]
 
 
 def unlabelled_for(
@@ -278,18 +332,18 @@ def learn(
     network.compile(
         adam(rate),
         loss=_loss(output, training.temperature),
-        metrics=[keras.metrics.CategoricalAccuracy("agreement")],
+        metrics=[keras.metrics.MeanMetricWrapper(_agrees, name="agreement")],
     )
     # TensorFlow traces a step that builds its optimiser a second time.
     network.optimizer.build(network.trainable_variables)
-    given = transfer_set.images, transfer_set.answers
+    given = transfer_set.images, transfer_set.targets
     if training.augment:
         given = _AnsweredImages(transfer_set, training, done)
     arguments = fit_arguments(given, training.batch_size)
     if is_last:
         arguments["validation_data"] = (
             transfer_set.held_out,
-            transfer_set.held_out_answers,
+            transfer_set.held_out_targets,
         )
     network.fit(
         **streamed(arguments),
@@ -354,7 +408,7 @@ class _StopAfter(keras.callbacks.Callback):
 
 
 class _KeepClosest(keras.callbacks.EarlyStopping):
-    """Ends with the epoch of the least divergence, 0 for no epoch at all."""
+    """Ends with the epoch of the least loss, or as it was before the first."""
 
     def __init__(self, transfer_set, output, training):
         patience = training.epochs
@@ -362,25 +416,39 @@ class _KeepClosest(keras.callbacks.EarlyStopping):
             "val_loss", patience=patience, restore_best_weights=True
         )
         self.transfer_set = transfer_set
-        self.divergence = _loss(output, training.temperature)
+        self.loss = _loss(output, training.temperature)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         given = self.transfer_set
         scores = predict(self.model, given.held_out)
-        found = self.divergence(given.held_out_answers, scores)
-        self.best = float(ops.mean(found))
+        self.best = float(self.loss(given.held_out_targets, scores))
         self.best_weights = self.model.get_weights()
 
 
 def _loss(output, temperature):
-    def divergence(wanted, scores):
+    """Returns the loss of scores, beside targets as a `TransferSet` has."""
+
+    def loss(wanted, scores):
         scores = ops.cast(scores, "float32")
         if output == "probabilities":
             scores = ops.log(ops.maximum(scores, LEAST_PROBABILITY))
-        return distillation_loss(scores, wanted, None, temperature)
+        size = scores.shape[-1]
+        divergence = distillation_loss(
+            scores, wanted[:, :size], None, temperature
+        )
+        if wanted.shape[-1] == size:
+            return divergence
+        own = wanted[:, size:] * ops.log_softmax(scores, axis=-1)
+        entropy = -ops.mean(ops.sum(own, axis=-1))
+        return (1 - LABEL_SHARE) * divergence + LABEL_SHARE * entropy
 
-    return divergence
+    return loss
+
+
+def _agrees(wanted, scores):
+    answers = wanted[:, : scores.shape[-1]]
+    return keras.metrics.categorical_accuracy(answers, scores)
 
 
 class _AnsweredImages(AugmentedImages):
@@ -400,6 +468,10 @@ class _AnsweredImages(AugmentedImages):
 
     def __getitem__(self, index):
         images, rows = super().__getitem__(index)
+        given = self.transfer_set
         if self.asks_anew:
-            return images, self.transfer_set.teacher.answers_on_batch(images)
-        return images, self.transfer_set.answers[rows]
+            answers = given.teacher.answers_on_batch(images)
+        else:
+            answers = given.answers[rows]
+        labels = None if given.labels is None else given.labels[rows]
+        return images, given.with_labels(answers, labels)

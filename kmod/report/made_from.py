@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kmod.composition.composition_manifest import is_own
+from kmod.composition.composition_manifest import learned_images
 from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.plan import prior_in_words
 from kmod.files.plain_yaml import to_yaml
@@ -504,8 +505,8 @@ def _facts(subject):
     ):
         if record:
             facts[what] = (
-                f"{record['num_images']:,} unlabelled images of "
-                f"{record['data']}, {record['epochs']} epochs"
+                f"{learned_images(record)} of {record['data']}, "
+                f"{record['epochs']} epochs"
             )
     return [[key, str(facts[key])] for key in facts if facts[key]]
 

@@ -24,8 +24,12 @@ from kmod.composition.teaching import agreement
 from kmod.composition.teaching import learn
 from kmod.composition.teaching import prepare_transfer_set
 from kmod.composition.teaching import to_classifier
+from kmod.data.batches import class_names_of
 from kmod.data.batches import common_class_names
+from kmod.data.batches import to_arrays
 from kmod.data.image_data import ImageData
+from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
 from kmod.data.load import select_classes
 from kmod.data.load import unlabelled_of
 from kmod.errors import KmodError
@@ -81,17 +85,19 @@ def slim(
 
     The kernels that are worth least for what they cost go in several steps,
     with an epoch of training after each. All weights that are left learn what
-    the classifier answered before, so no label is read. The epoch is kept
-    whose answers are closest to those on images that are held out.
+    the classifier answered before, and the labels where images have them. The
+    epoch is kept that does this best on images that are held out.
 
     Args:
         model: Trained Functional or Sequential classifier, or what
             `kmod.compose`, `kmod.patch` or `kmod.load` returned. It is not
             changed.
         images: Images such as the model will see, many and of all its classes:
-            `UnlabelledImages`, an array, labelled images or an `ImageData`,
-            whose labels are left out, or a batched data set. A list of such
-            joins them.
+            an array, `UnlabelledImages`, `(images, labels)`, `LabelledImages`,
+            an `ImageData` or a batched data set. A list of such joins them.
+            Labels are those of the classes of the same names, or else class
+            indices of the model; of other classes they are left out. Give
+            images alone to learn from none.
         macs_target: Multiply-accumulates to come down to, as a multiple of
             the model's, between 0 and 1. Defaults to 0.5 if no other target is
             given.
@@ -134,8 +140,9 @@ def slim(
         was made from.
 
     Raises:
-        ArtifactError: If images do not fit, answers are not numbers, or the
-            run to resume can not be read.
+        ArtifactError: If images do not fit, answers are not numbers or, by
+            the labels, no better than guesses, or the run to resume can not
+            be read.
         UnsupportedModelError: If the model's graph can not be read, or nothing
             can be removed from it.
         UsageError: If a number is out of range, a target can not be reached,
@@ -177,6 +184,7 @@ def slim(
     manifest = made_from.manifest
     graph = channel_graph(model, output, manifest.input.shape)
     network = rebuild(graph, name=manifest.name)
+    names = manifest.class_names
     for layer in network.layers:  # What was frozen in it learns as well.
         layer.trainable = not is_fixed(layer.name)
     if only is not None:
@@ -187,8 +195,12 @@ def slim(
     before = total_sizes([network])
     budgets = _budgets(network, targets, before)
     teacher = Teacher(network, "logits", "the model")
+    images, labels = _taken_apart(images, names, manifest.class_names)
+    held_out = _taken_apart(validation, names, manifest.class_names)
     transfer_set = prepare_transfer_set(
-        manifest, images, validation, teacher, seed
+        *(manifest, images, held_out[0], teacher, seed),
+        labels=labels,
+        validation_labels=held_out[1],
     )
     run = None
     if run_directory is not None:
@@ -217,11 +229,50 @@ def slim(
         "agreement": agreement(made, transfer_set),
         "num_held_out": len(transfer_set.held_out),
     }
+    if transfer_set.labels is not None:
+        record["num_labelled"] = int(transfer_set.labels.sum())
     made.class_names = manifest.class_names
     made.composition = dataclasses.replace(
         made_from, manifest=_manifest_of_slimmed(manifest, record)
     )
     return made
+
+
+def _taken_apart(data, model_classes, class_names):
+    """Returns images, and the labels of those that have any.
+
+    Args:
+        data: As `slim` takes it, `None` of no images.
+        model_classes: What labels without names are indices of.
+        class_names: The classes to keep.
+
+    Returns:
+        Images for `unlabelled_for`, and for each an index of `class_names`,
+        -1 for none; `None` if not all parts of the data have labels.
+    """
+    if isinstance(data, list) and data:
+        parts = [_taken_apart(x, model_classes, class_names) for x in data]
+        images, labels = zip(*parts)
+        is_whole = all(each is not None for each in labels)
+        return list(images), np.concatenate(labels) if is_whole else None
+    if data is None or isinstance(data, UnlabelledImages):
+        return data, None
+    if isinstance(data, ImageData):
+        names, labels = data.class_names, data.images_of("train").labels
+    elif hasattr(data, "dtype") or hasattr(
+        getattr(data, "element_spec", None), "shape"
+    ):  # An array, or a data set, of images alone.
+        return data, None
+    else:
+        names = class_names_of(data) or model_classes
+        data = LabelledImages(*to_arrays(data))
+        labels = data.labels
+    index = {name: number for number, name in enumerate(class_names)}
+    kept = [index.get(name, -1) for name in names]
+    if max(kept, default=-1) < 0:
+        return data, None
+    kept = np.array([*kept, -1])  # What is above all names counts as none.
+    return data, kept[np.minimum(labels, len(names))]
 
 
 def _checked_targets(**targets):
@@ -349,6 +400,7 @@ def _identity(network, manifest, transfer_set, training, targets):
         "model": content_digest(network),
         "images": array_digest(transfer_set.images),
         "validation images": array_digest(transfer_set.held_out),
+        "labels": array_digest(transfer_set.targets),
         "class names": list(manifest.class_names),
         "targets": targets,
         **{name: getattr(training, name) for name in names},

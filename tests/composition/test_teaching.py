@@ -122,6 +122,22 @@ def test_logits_and_probabilities_say_the_same(network, digits):
         first.answers(images)
 
 
+def test_loss_weighs_labels_and_answers():
+    random = np.random.default_rng(0)
+    scores, answers = random.normal(size=(2, 6, 3)).astype("float32")
+    answers -= np.logaddexp.reduce(answers, axis=1, keepdims=True)
+    labels = teaching._one_hot(np.array([0, 1, 2, -1, 2, 0]), 3)
+    assert labels[3].sum() == 0
+    own = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    entropy = -np.mean(np.sum(labels * own, axis=1))
+    loss = teaching._loss("logits", 2.0)
+    alone = float(loss(answers, scores))
+    both = float(loss(np.concatenate([answers, labels], axis=1), scores))
+    share = teaching.LABEL_SHARE
+    expected = (1 - share) * alone + share * entropy
+    assert both == pytest.approx(expected, rel=1e-5)
+
+
 def test_rate_falls_in_the_last_epochs_only(digits, network, training):
     images = digits.train.images[:40]
     transfer_set = teaching.prepare_transfer_set(

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -10,6 +11,10 @@ from kmod.composition.composer import compose
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import load
 from kmod.composition.saving import save
+from kmod.data.image_data import ImageData
+from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
+from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.export.keras_file import file_bytes
 from kmod.graph import channel_graph
@@ -17,6 +22,7 @@ from kmod.graph import rebuild
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
 from kmod.slimming import removal
+from kmod.slimming import slim as slimming
 from kmod.slimming.slim import slim
 from kmod.spec.spec_file import write_spec
 
@@ -74,8 +80,67 @@ def test_slim_model_that_learned_shuffled_answers_knows_nothing(
         "answers",
         lambda *given: random.permutation(genuine(*given)),
     )
-    made = slim(strong, digits, macs_target=0.4, **SHORT)
+    images = digits.train.images
+    made = slim(strong, images, macs_target=0.4, **SHORT)
     assert share(made, strong, digits.test.images) < 0.7
+
+
+def test_labels_are_learned_where_images_have_them(weak, digits):
+    """They tell the digit that the model itself is blind to."""
+    options = {**SHORT, "macs_target": 0.6, "class_names": digits.class_names}
+    found = {}
+    for name, given in (
+        ("images", digits.train.images),
+        ("arrays", (digits.train.images, digits.train.labels)),
+        ("data set", digits),
+    ):
+        made = slim(weak, given, **options)
+        learned = made.composition.manifest.slimmed
+        recall = evaluate(made, digits.test).recall[1]
+        found[name] = learned.get("num_labelled", 0), recall > 0.5
+    count = len(digits.train) - math.ceil(0.1 * len(digits.train))
+    assert found == {
+        "images": (0, False),
+        "arrays": (count, True),
+        "data set": (count, True),
+    }
+
+
+def test_labels_in_the_wrong_order_are_refused(strong, digits):
+    labels = (digits.train.labels + 1) % 3
+    with pytest.raises(ArtifactError, match="fit with an accuracy of .* 1 as"):
+        slim(strong, (digits.train.images, labels), **ONCE)
+
+
+@pytest.mark.parametrize(
+    ("names", "kept", "expected"),
+    [
+        (("a", "b", "c"), ("a", "b", "c"), [0, 1, 2]),
+        (("c", "a", "b"), ("a", "b", "c"), [2, 0, 1]),
+        (("a", "x", "c"), ("a", "b", "c"), [0, -1, 2]),
+        (("a", "b", "c"), ("c", "a"), [1, -1, 0]),
+        (("x", "y", "z"), ("a", "b", "c"), None),
+    ],
+    ids=["same", "reordered", "other", "few", "none"],
+)
+def test_labels_are_of_classes_by_name(names, kept, expected):
+    part = LabelledImages(np.zeros((3, 4, 4, 1)), np.arange(3))
+    none = part.take(np.arange(0))
+    data = ImageData("d", "1", names, (0, 1), part, none, none)
+    images, labels = slimming._taken_apart(data, ("a", "b", "c"), kept)
+    assert images is data
+    assert (None if labels is None else labels.tolist()) == expected
+    alone = UnlabelledImages(part.images, (0, 1), "u")
+    assert slimming._taken_apart([data, alone], kept, kept)[1] is None
+
+
+def test_labels_without_names_are_indices(digits):
+    images = digits.train.images[:4]
+    arrays = images, np.array([2, 0, 1, 7])
+    names = digits.class_names
+    for kept, expected in ((names, [2, 0, 1, -1]), (names[1:], [1, -1, 0, -1])):
+        _, labels = slimming._taken_apart(arrays, names, kept)
+        assert labels.tolist() == expected
 
 
 def test_training_that_only_harms_is_left_out(strong, digits):
