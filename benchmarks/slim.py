@@ -1,6 +1,7 @@
 """Makes whole classifiers smaller, beside what a user would do without kmod.
 
     python benchmarks/slim.py --data-dir DIR [--seeds 0 1 2] [--work DIR]
+        [--torch-python PYTHON]
 
 On CIFAR-10, with sources of the zoo that were trained on 10,000 images for 14
 epochs, by the same images and labels, for 10 epochs:
@@ -11,14 +12,21 @@ epochs, by the same images and labels, for 10 epochs:
 
 In both a student of the same architecture, narrow enough for the same
 multiply-accumulates, learns the same answers and labels from random weights.
-The source's training time is that of an epoch in the same process, times its
-epochs. Test images are used for no choice. Finished cells are read from
-`--work`, and those of other seeds from the committed results. Writes
-`slim.json` and the section `slim` of `summary.json`.
+With `--torch-python`, the name of a Python that has PyTorch and Torch-Pruning,
+`torch_pruning_reference.py` prunes the same network to as many
+multiply-accumulates and trains it on the same images and labels for as many
+seconds. The source's training time is that of an epoch in the same process,
+times its epochs. Test images are used for no choice. Finished cells are read
+from `--work`, and those of other seeds from the committed results. Writes
+`slim.json` and the sections `slim` and `peers` of `summary.json`.
 """
 
 import argparse
+import json
 import math
+import os
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +39,7 @@ from common import interval_of_mean
 from common import part
 from common import update_cells
 from common import update_summary
+from keras import layers
 from pays import EPOCHS
 from pays import IMAGES
 from pays import images_of
@@ -44,8 +53,11 @@ from kmod.graph.sizes import model_sizes
 from kmod.metrics.latency import measure_latency
 from kmod.zoo.build import build
 
+REFERENCE = Path(__file__).with_name("torch_pruning_reference.py")
+LAST = "logits"
 TARGETS = {"all": 0.5, "three": 0.25}
 BATCH_SIZES = (1, 64)
+PEERS = ("slim_loss", "student_loss", "torch_loss")
 LEARNING = {"epochs": 10, "augment": True, "verbose": 0}
 
 
@@ -95,6 +107,8 @@ def slimmed(args, architecture: str, kind: str, seed: int) -> dict:
             figures[f"{name}_ms_{size}"] = 1000 * measure_latency(model, size)
         if name != "source":
             figures[f"{name}_accuracy"] = accuracy(model, test)
+    if args.torch_python:
+        figures |= torch_pruned(args, source, data, test, figures, seed)
     return figures
 
 
@@ -125,6 +139,85 @@ def student_of(source, slim, data, classes, architecture: str, seed: int):
     )
     teaching.learn(network, transfer_set, training)
     return teaching.to_classifier(network, manifest)
+
+
+def torch_pruned(args, source, data, test, figures, seed: int) -> dict:
+    """Figures of Torch-Pruning on the same network, images and time."""
+    classes = figures["classes"]
+    arrays = {
+        f"{layer.name}/{number}": weights
+        for layer in source.layers
+        for number, weights in enumerate(layer.get_weights())
+    }
+    for number in (0, 1):  # The source restricted to the classes.
+        weights = arrays[f"{LAST}/{number}"]
+        arrays[f"{LAST}/{number}"] = weights[..., classes]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "given.npz"
+        np.savez(
+            path,
+            plan=json.dumps(plan_of(source)),
+            ratio=figures["slim_macs"] / figures["source_macs"],
+            seconds=figures["slim_seconds"],
+            threads=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
+            seed=seed,
+            images=data.train.images,
+            labels=data.train.labels,
+            test=test.images,
+            test_labels=test.labels,
+            test_answers=predict(source, test.images)[:, classes].argmax(1),
+            **arrays,
+        )
+        done = subprocess.run(
+            [args.torch_python, REFERENCE, path],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {f"torch_{name}": found[name] for name in found}
+
+
+def plan_of(model: keras.Model) -> list[dict]:
+    """Describes a network of the zoo for `torch_pruning_reference.py`."""
+    steps = []
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        given = layer.input if isinstance(layer.input, list) else [layer.input]
+        names = [tensor._keras_history.operation.name for tensor in given]
+        if isinstance(model.get_layer(names[0]), layers.InputLayer):
+            names = []
+        step = {"name": layer.name, "inputs": names, **_kind(layer)}
+        steps.append(step | {"weights": len(layer.get_weights())})
+        if layer.name == LAST:
+            return steps
+    raise ValueError(f"'{model.name}' has no layer {LAST!r}.")
+
+
+def _kind(layer):
+    if isinstance(layer, layers.Rescaling):
+        return {"kind": "scale", "scale": layer.scale, "offset": layer.offset}
+    if isinstance(layer, layers.MaxPooling2D):
+        return {"kind": "pool", "size": layer.pool_size[0]}
+    if isinstance(layer, layers.BatchNormalization):
+        return {"kind": "norm", "epsilon": layer.epsilon}
+    if isinstance(layer, layers.Dense):
+        step = {"kind": "dense"}
+        step["relu"] = layer.activation is keras.activations.relu
+        before = layer.input._keras_history.operation
+        if isinstance(before, layers.Flatten):
+            step["image"] = before.input.shape[1:]
+        return step
+    kinds = {
+        layers.Conv2D: "conv",
+        layers.ReLU: "relu",
+        layers.Add: "add",
+        layers.Concatenate: "concat",
+        layers.Flatten: "flatten",
+        layers.GlobalAveragePooling2D: "mean",
+    }
+    return {"kind": kinds[type(layer)]}
 
 
 def epoch_seconds(args, architecture: str, seed: int) -> float:
@@ -165,6 +258,10 @@ def summarise(cells: dict[str, dict]) -> dict:
             "time_ratio": lambda c: c["slim_seconds"]
             / c["source_training_seconds"],
         }
+        if all("torch_accuracy" in cell for cell in of_kind):
+            rows["torch_loss"] = (
+                lambda c: c["source_accuracy"] - c["torch_accuracy"]
+            )
         summary[kind] = {"cells": len(of_kind)}
         for name, figure in rows.items():
             values = [figure(cell) for cell in of_kind]
@@ -178,6 +275,7 @@ def summarise(cells: dict[str, dict]) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data-dir")
+    parser.add_argument("--torch-python")
     parser.add_argument("--work", type=Path, default=Path("slim-work"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
@@ -198,7 +296,15 @@ def main():
     cells = update_cells(
         "slim", cells, command(args, "seeds", "architectures", "kinds")
     )
-    update_summary("slim", summarise(cells))
+    summary = summarise(cells)
+    update_summary("slim", summary)
+    update_summary(
+        "peers",
+        {
+            kind: {way: found[way] for way in PEERS if way in found}
+            for kind, found in summary.items()
+        },
+    )
 
 
 if __name__ == "__main__":
