@@ -811,6 +811,7 @@ def slim():
                 f"{title} ({own['cells']})",
                 _points(own, "slim_loss"),
                 _points(own, "student_loss"),
+                _points(own, "torch_loss") if "torch_loss" in own else "",
                 *(
                     f"{mean[key]:.2f}x"
                     for key in (
@@ -823,9 +824,29 @@ def slim():
                 ),
             ]
         )
-    head = ["task (cells)", "accuracy, points", "student", "MACs"]
+    head = ["task (cells)", "accuracy, points", "student", "Torch-Pruning"]
+    head += ["MACs"]
     head += ["parameters", "ms, 1 image", "ms, 64 images", "time"]
     return table(head, rows)
+
+
+def quantized():
+    """Compositions in eight bits, on test images."""
+    found = read_result(SUMMARY)["quantized"]
+    kinds = {
+        "routed": "two sources, told apart by familiarity",
+        "slim": "one source, slimmed to half of its operations",
+    }
+    rows = [
+        [
+            f"{title} ({found[kind]['cells']})",
+            f"{-100 * found[kind]['loss']:+.2f}",
+            f"{found[kind]['bytes_ratio']:.2f}x",
+        ]
+        for kind, title in kinds.items()
+        if kind in found
+    ]
+    return table(["composition (models)", "accuracy, points", "bytes"], rows)
 
 
 def defaults():
@@ -1133,6 +1154,7 @@ FIGURES = {
         pays_patched,
         pays_new,
         slim,
+        quantized,
         defaults,
         dependence,
         unseen,

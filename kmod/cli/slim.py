@@ -272,6 +272,8 @@ def _kernels(model, slimmed):
 
 
 def _print(figures, out):
+    from kmod.composition.composition_manifest import learned_images
+
     rows = {name: figures[name] for name in ("before", "slimmed")}
     columns = [
         "",
@@ -302,10 +304,8 @@ def _print(figures, out):
         [[name, *row.values()] for name, row in figures["kernels"].items()],
     )
     learned = figures["learned"]
-    labelled = learned.get("num_labelled", 0)
-    labels = f", the labels of {labelled:,} included" if labelled else ""
     console.print_note(
-        f"It learned from {learned['num_images']:,} images{labels}; of "
+        f"It learned from {learned_images(learned)}; of "
         f"{learned['num_held_out']:,} others it answers "
         f"{learned['agreement']:.1%} as before."
     )

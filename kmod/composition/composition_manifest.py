@@ -515,7 +515,9 @@ def learned_images(record: Mapping[str, Any]) -> str:
     count, labelled = record["num_images"], record.get("num_labelled", 0)
     if not labelled:
         return f"{count:,} unlabelled images"
-    return f"{count:,} images, the labels of {labelled:,} included,"
+    if labelled == count:
+        return f"{count:,} images and the labels"
+    return f"{count:,} images and {labelled:,} labels"
 
 
 def _prior(calibration):
