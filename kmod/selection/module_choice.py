@@ -343,7 +343,7 @@ def choose_modules(
             f"{macs_budget:,.0f} may be. Raise the budget, or modularize with "
             "a lower `retention_target`."
         )
-    _, candidates, further = max(best, key=lambda each: each[0])
+    candidates, further = _taken(best, options)
     return ModuleChoice(
         tuple(stores),
         candidates.chosen,
@@ -363,6 +363,35 @@ def choose_modules(
         plain=tuple(candidates.plain()),
         contract=contract or stores[0].manifest.input,
     )
+
+
+def _taken(best, options):
+    """Returns the candidates with which the truth is likeliest.
+
+    Familiarity stays in if that is as good within a standard error: it is
+    an answer without labels, so labels tell less of it by chance.
+    """
+
+    def expected(found):
+        _, candidates, further = found
+        wanted = candidates.chosen, further, candidates.known.familiarity
+        return next(
+            each.expected
+            for each in options
+            if (each.chosen, each.auxiliary, each.familiarity) == wanted
+        )
+
+    def worth(found):
+        return found[0]
+
+    first = max(best, key=worth)
+    familiar = [each for each in best if each[1].known.familiarity]
+    if familiar and not first[1].known.familiarity:
+        with_it = max(familiar, key=worth)
+        simple, other = expected(with_it), expected(first)
+        if simple is not None and is_as_good(simple, other.answers):
+            first = with_it
+    return first[1:]
 
 
 def _selections(stores, class_names):

@@ -1,6 +1,7 @@
 import dataclasses
 import shutil
 import types
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -94,6 +95,28 @@ def test_familiarity_that_is_right_stays(apart, digits, few):
     images = np.where(shift, 255 - few.images, few.images)
     kept = LabelledImages(images, few.labels)
     assert choose_modules(CLASSES, apart, kept, auxiliary=False).familiarity
+
+
+@pytest.mark.parametrize(
+    ("num_wrong", "stays"), [(0, True), (1, True), (12, False)]
+)
+def test_familiarity_stays_if_it_is_as_good(few, num_wrong, stays):
+    """The truth is likelier without it, and all answers are right."""
+    options, best = [], []
+    for familiarity, worth, wrong in (
+        (True, -0.9, num_wrong),
+        (False, -0.1, 0),
+    ):
+        answers = few.labels.copy()
+        answers[:wrong] = 1 - answers[:wrong]
+        expected = evaluate_answers(few.labels, answers, CLASSES)
+        known = SimpleNamespace(familiarity=familiarity)
+        chosen = {"9": 0, "3": 1}
+        given = {"chosen": chosen, "auxiliary": (), "expected": expected}
+        options.append(SimpleNamespace(familiarity=familiarity, **given))
+        best.append((worth, SimpleNamespace(chosen=chosen, known=known), ()))
+    taken, further = module_choice._taken(best, options)
+    assert (taken.known.familiarity, further) == (stays, ())
 
 
 def test_better_store_is_chosen(poor, donor, few):
