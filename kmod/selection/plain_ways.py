@@ -60,7 +60,7 @@ def plain_ways(
       does best.
     - `regression on all features`: the same, of all stores together.
 
-    Features are those of all modules of a store, or of those that answer
+    Features are those of all modules of a store, or of the new model's classes
     where it has more than `most_modules`.
 
     Args:
@@ -85,11 +85,12 @@ def plain_ways(
         return adapted_part(stores[index], name, build, contract, own)
 
     modules = list(dict.fromkeys(m for own in answering.values() for m in own))
+    wanted = {name for _, name in modules}
     shown = [
         (index, name)
         for index, store in enumerate(stores)
         for name in store
-        if len(store) <= most or (index, name) in modules
+        if len(store) <= most or name in wanted
     ]
     parts = [
         *(

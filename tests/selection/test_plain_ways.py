@@ -100,6 +100,19 @@ def test_any_of_the_modules_of_a_class_may_recognise_it(donor, few):
     assert way.evaluation.accuracy < 0.9
 
 
+def test_large_stores_have_features_of_the_new_classes_alone(
+    poor, donor, few, monkeypatch
+):
+    """Those of stores that answer for no class included."""
+    monkeypatch.setattr("kmod.selection.plain_ways.MOST_MODULES", 2)
+    monkeypatch.setattr("kmod.selection.plain_ways.IMAGES_PER_SCORE", 1000)
+    answering = {name: [(1, name)] for name in CLASSES}
+    *_, way = plain_ways([poor, donor], answering, few)
+    assert way.name == ALL_FEATURES
+    assert set(way.stores) == {poor, donor}
+    assert {name for _, _, name in way.modules} <= {*CLASSES}
+
+
 def test_labels_count_where_they_are_used(choice, donor, few):
     """Of several stores, labels tell which module is best."""
     counts = [way.num_labelled for way in choice.plain]
