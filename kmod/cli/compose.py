@@ -200,18 +200,21 @@ def load_plan(path: str) -> CompositionPlan:
 
 
 def _build(planned, args):
+    from kmod.cli.models import load_test_images
     from kmod.composition.composer import compose_plan
+    from kmod.composition.composer import manifest_of
     from kmod.composition.composition_manifest import read_composition_manifest
     from kmod.composition.saving import save
 
+    test = load_test_images(args, manifest_of(planned))
     with console.status("composing"):
         model = compose_plan(planned, args.data_dir)
     if args.macs_target is not None:
         model = _slimmed(model, planned, args)
     ways = []
-    if args.test is not None:
+    if test is not None:
         with console.status("measuring"):
-            ways = _ways(model, planned, args)
+            ways = _ways(model, planned, test, args.data_dir)
     with console.status("saving"):
         save(
             model,
@@ -232,17 +235,15 @@ def _build(planned, args):
     return figures
 
 
-def _ways(model, planned, args):
+def _ways(model, planned, test, data_dir):
     """Measures the model and what needs no composition on test images."""
-    from kmod.cli.models import load_test_images
     from kmod.composition.composer import images_to_fit_on
     from kmod.metrics.evaluate import evaluate
     from kmod.selection.plain_ways import ways_beside
 
-    test = load_test_images(args, model.composition.manifest)
     images, num_labelled = None, 0
     if planned.spec.scores.is_fitted:
-        images = images_to_fit_on(planned, args.data_dir)
+        images = images_to_fit_on(planned, data_dir)
         num_labelled = len(images)
         images = _of_classes(images, planned)
     # What needs no composition knows no other class.

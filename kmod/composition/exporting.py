@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras import ops
 
 from kmod.composition.composition_manifest import COMPOSITION_FILE
 from kmod.composition.composition_manifest import EXPORT_FILE
@@ -128,6 +129,7 @@ def export_model(
         model = exportable.model
         if form != "savedmodel":  # The others' runtimes know float32 alone.
             model = in_float32(model)
+        images = ops.convert_to_numpy(images).astype(model.inputs[0].dtype)
         given = model, exportable.class_names
         quantized = {}
         if quantize is None:

@@ -114,8 +114,9 @@ def write_quantized(
         class_names: Its classes, in the order of its outputs.
         path: File to write; `labels.txt` goes beside it.
         quantize: One of `litert.QUANTIZATIONS`.
-        images: Array of real images. The first half tells the ranges of
-            activations, of `"int8"`; the others are compared on.
+        images: Array of real images, of the data type that the model takes.
+            The first half tells the ranges of activations, of `"int8"`; the
+            others are compared on.
         least_agreement: Share of those that must get the same class, 0 to 1.
         in_full: Names of layers that `"int8"` leaves in float32.
 
@@ -146,7 +147,6 @@ def write_quantized(
             f"{len(class_names)} classes. Give `data` with more images; a "
             "module of one class is quantized as part of a composed model."
         )
-    images = images.astype(model.inputs[0].dtype)
     shown, held_out = np.array_split(images, 2)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / path.name

@@ -11,6 +11,7 @@ import pytest
 import kmod
 from kmod.cli import compose
 from kmod.cli.main import main
+from kmod.composition import composer
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import DEFAULT_FORMATS
 from kmod.composition.saving import load
@@ -287,15 +288,17 @@ def test_what_needs_no_composition_stands_beside_it(
     ids=["fitted-on", "split", "missing"],
 )
 def test_test_images_are_checked_first(
-    spec_path, tmp_path, capsys, more, data, message
+    spec_path, tmp_path, capsys, monkeypatch, more, data, message
 ):
+    composed = []
+    monkeypatch.setattr(composer, "compose_plan", lambda *_: composed.append(1))
     spec_path.write_text(spec_path.read_text() + more)
     out = tmp_path / "two"
     argv = ["compose", str(spec_path), "--out", str(out), "--test", data]
     assert main(argv) in (2, 3)
     text, messages = capsys.readouterr()
     assert message in messages and not text
-    assert not out.exists()
+    assert not out.exists() and not composed
 
 
 def test_patches_are_compared_elsewhere(spec_path, store, tmp_path, capsys):

@@ -98,7 +98,7 @@ def test_what_litert_does_not_run_is_refused(exportable, tmp_path, monkeypatch):
 
 
 def test_manifest_of_an_export(exportable, tmp_path):
-    images = np.zeros((2, 8, 8, 1), "float32")
+    images = np.zeros((2, 8, 8, 1), "uint8")  # The model takes floats.
     path = export_model(exportable, "litert", tmp_path / "out", images=images)
     manifest = read_yaml(path / "export.yaml")
     assert manifest["format"] == "litert"
