@@ -80,7 +80,11 @@ def add_parser(subparsers) -> None:
         ".npz file",
     )
     slimming.add_argument(
-        "--epochs", type=positive_integer, default=20, metavar="N"
+        "--epochs",
+        type=positive_integer,
+        metavar="N",
+        help="epochs of training (default: 20, or as many as show 100,000 "
+        "images, up to 100)",
     )
     slimming.add_argument(
         "--augment",

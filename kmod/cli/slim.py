@@ -85,7 +85,11 @@ def add_parser(subparsers) -> None:
         help="mirror and move images at random; not for digits or letters",
     )
     parser.add_argument(
-        "--epochs", type=positive_integer, default=20, metavar="N"
+        "--epochs",
+        type=positive_integer,
+        metavar="N",
+        help="epochs of training (default: 20, or as many as show 100,000 "
+        "images, up to 100)",
     )
     parser.add_argument(
         "--batch-size", type=positive_integer, default=64, metavar="N"

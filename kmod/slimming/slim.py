@@ -52,6 +52,8 @@ from kmod.slimming.removal import macs_for_latency
 from kmod.slimming.removal import remove_kernels
 
 USUAL_TARGET = 0.5  # Of the multiply-accumulates, where none is given.
+EPOCHS = 20, 100  # Where none are given: least and most,
+SHOWN = 100_000  # and as many as show so many images between them.
 CUT_BY = 0.8  # What one removal leaves, about.
 CLOSER = 0.99
 BYTES = 4  # Of a float32 weight.
@@ -70,7 +72,7 @@ def slim(
     class_names: Sequence[str] | None = None,
     output: str | None = None,
     validation: Any = None,
-    epochs: int = 20,
+    epochs: int | None = None,
     batch_size: int = 64,
     learning_rate: float = 0.002,
     temperature: float = 2.0,
@@ -115,6 +117,7 @@ def slim(
         validation: Images to choose the epoch on. Defaults to a tenth of
             `images`, at most 5,000.
         epochs: Integer, number of epochs, those of the removal included.
+            Defaults to 20, or to as many as show 100,000 images, up to 100.
         batch_size: Integer, images to a step.
         learning_rate: Highest learning rate of Adam; it falls along a cosine
             once all kernels are gone.
@@ -168,7 +171,7 @@ def slim(
         latency=latency_target,
     )
     training = Training(
-        epochs,
+        EPOCHS[0] if epochs is None else epochs,
         batch_size,
         learning_rate,
         temperature,
@@ -202,6 +205,10 @@ def slim(
         labels=labels,
         validation_labels=held_out[1],
     )
+    if epochs is None:
+        enough = math.ceil(SHOWN / len(transfer_set.images))
+        number = min(max(enough, EPOCHS[0]), EPOCHS[1])
+        training = dataclasses.replace(training, epochs=number)
     run = None
     if run_directory is not None:
         identity = _identity(network, manifest, transfer_set, training, targets)
@@ -225,7 +232,7 @@ def slim(
         "before": before,
         "data": transfer_set.name,
         "num_images": len(transfer_set.images),
-        "epochs": epochs,
+        "epochs": training.epochs,
         "agreement": agreement(made, transfer_set),
         "num_held_out": len(transfer_set.held_out),
     }

@@ -143,6 +143,18 @@ def test_labels_without_names_are_indices(digits):
         assert labels.tolist() == expected
 
 
+def test_few_images_are_shown_more_often(strong, digits, monkeypatch):
+    monkeypatch.setattr(slimming, "EPOCHS", (1, 3))
+    monkeypatch.setattr(slimming, "SHOWN", 72)
+
+    def epochs(num_images):
+        images = digits.train.images[:num_images]
+        small = slim(strong, images, macs_target=0.9, verbose=0)
+        return small.composition.manifest.slimmed["epochs"]
+
+    assert [epochs(n) for n in (80, 40, 20)] == [1, 2, 3]
+
+
 def test_training_that_only_harms_is_left_out(strong, digits):
     given = {**ONCE, "macs_target": 0.9, "learning_rate": 100.0}
     small = slim(strong, digits, **given)
