@@ -6,18 +6,18 @@ Sources of the zoo are trained on 10,000 images of CIFAR-10 for 14 epochs.
 `kmod modularize` takes each apart by the same images, and `kmod compose` makes
 a model of all ten classes and one of three, drawn by the seed. Beside that one
 stand the source cut to three outputs and, with `kmod slim --only`, the whole
-network made smaller for the three. Seconds are those of the commands, beside
-the source's training: an epoch in the same run times its epochs. Test images
-are used for no choice. Finished cells are read from `--work`, and those of
+network made smaller for the three. Seconds are processor time, of the commands
+and of the source's training: an epoch in the same run times its epochs. Test
+images are used for no choice. Finished cells are read from `--work`, and those of
 other seeds from the committed results. Writes `defaults.json` and the section
 `defaults` of `summary.json`.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -97,12 +97,13 @@ def taken(args, architecture: str, seed: int) -> dict:
 
 
 def seconds_of(folder: Path, *words: str) -> float:
-    """Runs a command in a folder and times it."""
-    began = time.perf_counter()
+    """Runs a command in a folder; returns its processor time."""
+    began = os.times()
     subprocess.run(
         [sys.executable, "-m", "kmod", *words], cwd=folder, check=True
     )
-    return time.perf_counter() - began
+    used = [now - then for now, then in zip(os.times(), began)]
+    return used[2] + used[3]  # Of processes that have ended.
 
 
 def write_spec(path: Path, class_names) -> None:
