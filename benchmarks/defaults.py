@@ -6,11 +6,11 @@ Sources of the zoo are trained on 10,000 images of CIFAR-10 for 14 epochs.
 `kmod modularize` takes each apart by the same images, and `kmod compose` makes
 a model of all ten classes and one of three, drawn by the seed. Beside that one
 stand the source cut to three outputs and, with `kmod slim --only`, the whole
-network made smaller for the three. Seconds are processor time, of the commands
-and of the source's training: an epoch in the same run times its epochs. Test
-images are used for no choice. Finished cells are read from `--work`, and those of
-other seeds from the committed results. Writes `defaults.json` and the section
-`defaults` of `summary.json`.
+network made smaller for the three. Seconds are processor time, of the
+commands and of the source's training: an epoch in the same run times its
+epochs. Test images are used for no choice. Finished cells are read from
+`--work`, and those of other seeds from the committed results. Writes
+`defaults.json` and the section `defaults` of `summary.json`.
 """
 
 import argparse
