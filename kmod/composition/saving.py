@@ -25,7 +25,7 @@ from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
 from kmod.export.write import FORMS
-from kmod.export.write import write_form
+from kmod.export.write import write_forms
 from kmod.files import atomic_directory
 from kmod.files import check_files
 from kmod.files import file_digest
@@ -100,9 +100,8 @@ def save(
     )
     images = comparison_images(manifest.input)
     with atomic_directory(directory, overwrite, list_composition) as temporary:
-        for name in formats:
-            path = temporary / FORMS[name].path
-            write_form(model, manifest.class_names, name, path, images)
+        paths = {name: temporary / FORMS[name].path for name in formats}
+        write_forms(model, manifest.class_names, paths, images)
         if made_from.plan is not None:
             _write_spec(made_from, temporary)
         manifest = dataclasses.replace(

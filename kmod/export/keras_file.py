@@ -35,6 +35,7 @@ from kmod.files.custom_layers import import_here
 from kmod.files.plain_yaml import broken
 from kmod.files.plain_yaml import shorten
 from kmod.graph.internals import declared_bytes
+from kmod.graph.internals import remember_attributes
 from kmod.graph.sources import registered_name
 
 LEGACY = (".h5", ".hdf5")
@@ -69,6 +70,7 @@ VALUES = frozenset("""
 
 def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     """Saves a model as a Keras archive, without the names of its classes."""
+    remember_attributes()
     model.save(path)
 
 
@@ -144,6 +146,7 @@ def _load(file, path, allow_custom):
     if not allow_custom:
         _check_classes(file, path, named)
     _check_sizes(file, path, named)
+    remember_attributes()
     try:
         model = keras.saving.load_model(
             file, custom_objects=named, compile=False, safe_mode=True

@@ -4,6 +4,7 @@ Modules and composed models are written here, and here is the one place that
 loads a SavedModel.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -117,7 +118,8 @@ def predict(path: Path, images: Any) -> dict[str, Any]:
     """
     exported = load_saved_model(path)
     try:
-        answers = exported.serve(images)
+        with _unoptimized():
+            answers = exported.serve(images)
         return {name: values.numpy() for name, values in answers.items()}
     except (AttributeError, TypeError, ValueError) as error:
         reason = reason_of(error).partition(". Received args: ")[0]
@@ -125,6 +127,20 @@ def predict(path: Path, images: Any) -> dict[str, Any]:
             "A SavedModel answers by `serve` with arrays by name. Received: "
             f"'{path}', of which TensorFlow says: {reason}. Make it again."
         ) from error
+
+
+@contextlib.contextmanager
+def _unoptimized():
+    """Runs graphs as they are: to optimize one takes longer than one run."""
+    import tensorflow as tf
+
+    key, options = "disable_meta_optimizer", tf.config.optimizer
+    before = options.get_experimental_options().get(key, False)
+    options.set_experimental_options({key: True})
+    try:
+        yield
+    finally:
+        options.set_experimental_options({key: before})
 
 
 def predict_by_name(model: keras.Model, images: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import functools
 import tempfile
 from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ TOLERANCE = 1e-4
 LEAST_IMAGES = 20  # To quantize by.
 LEAST_AGREEMENT = 0.98
 BATCH_SIZE = 64
+DEVICE = "cpu:0"  # GPUs may round each call in another way.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,6 @@ FORMS = {
 }
 
 
-@outside_scopes
 def write_form(
     model: keras.Model,
     class_names: Sequence[str],
@@ -68,33 +69,50 @@ def write_form(
 ) -> None:
     """Writes one form of a model and checks that it answers the same.
 
+    Takes the arguments of `write_forms` and raises as it does, with one `form`
+    and the `path` to write it to.
+    """
+    write_forms(model, class_names, {form: path}, images)
+
+
+@outside_scopes
+def write_forms(
+    model: keras.Model,
+    class_names: Sequence[str],
+    paths: Mapping[str, Path],
+    images: Any,
+) -> None:
+    """Writes forms of a model and checks that each answers the same.
+
     Beside a form that can not hold them go the classes, one a line, as
     `labels.txt`.
 
     Args:
         model: Classifier, or module of one score.
         class_names: Its classes, in the order of its outputs.
-        form: Key of `FORMS`.
-        path: File or directory to write.
+        paths: Files or directories to write, by key of `FORMS`.
         images: Real images to compare on.
 
     Raises:
         CheckError: If the two differ.
-        UsageError: If the form can not be written here.
+        UsageError: If a form can not be written here.
     """
-    if form != "keras":
+    if set(paths) - {"keras"}:
         _check_backend()
-    FORMS[form].write(model, class_names, path)
-    if not FORMS[form].has_labels:
-        _write_labels(path, class_names)
-    gap = largest_gap(model, form, path, images)
-    if not gap <= TOLERANCE:
-        raise CheckError(
-            f"A saved model must answer as the one in memory, within "
-            f"{TOLERANCE}. Received: '{path.name}' with answers that differ "
-            f"by up to {gap:.3g}. Check the model for weights that are not "
-            "finite and for layers that are random at inference."
-        )
+    with keras.device(DEVICE):
+        expected = savedmodel.predict_by_name(model, images)
+    for form, path in paths.items():
+        FORMS[form].write(model, class_names, path)
+        if not FORMS[form].has_labels:
+            _write_labels(path, class_names)
+        gap = _gap(expected, _predict(model, form, path, images))
+        if not gap <= TOLERANCE:
+            raise CheckError(
+                f"A saved model must answer as the one in memory, within "
+                f"{TOLERANCE}. Received: '{path.name}' with answers that "
+                f"differ by up to {gap:.3g}. Check the model for weights that "
+                "are not finite and for layers that are random at inference."
+            )
 
 
 @outside_scopes
@@ -204,16 +222,25 @@ def largest_gap(
         The largest difference, relative to the largest answer if that is
         above 1.
     """
-    gaps = []
+    with keras.device(DEVICE):
+        expected = savedmodel.predict_by_name(model, images)
+    return _gap(expected, _predict(model, form, path, images))
+
+
+def _predict(model, form, path, images):
+    """Returns what was written of a model answers, by name."""
     own = custom_layers_scope(custom_layers_of(model))  # They are in memory.
-    # GPUs may round each call in another way.
-    with keras.device("cpu:0"), own:
-        answered = FORMS[form].predict(path, images)
-        for name, expected in savedmodel.predict_by_name(model, images).items():
-            if name not in answered or answered[name].shape != expected.shape:
-                return np.inf
-            scale = max(1.0, np.abs(expected).max())
-            gaps.append(np.abs(answered[name] - expected).max() / scale)
+    with keras.device(DEVICE), own:
+        return FORMS[form].predict(path, images)
+
+
+def _gap(expected, answered):
+    gaps = []
+    for name, values in expected.items():
+        if name not in answered or answered[name].shape != values.shape:
+            return np.inf
+        scale = max(1.0, np.abs(values).max())
+        gaps.append(np.abs(answered[name] - values).max() / scale)
     return float(np.max(gaps))
 
 

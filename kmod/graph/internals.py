@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.saving import saving_lib
 
 _UNINITIALIZED = "uninitialized_variables"
 
@@ -77,6 +78,19 @@ def calls_forgotten(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
     finally:
         for each, inbound, outbound in marks:
             del each._inbound_nodes[inbound:], each._outbound_nodes[outbound:]
+
+
+def remember_attributes() -> None:
+    """Lets Keras save and load layers without listing attributes for each.
+
+    It lists those that no layer saves, keeps the list under one name and
+    looks for it under another.
+    """
+    for kind in ("Functional", "Layer", "Operation"):
+        skipped = saving_lib.get_attr_skipset(kind)
+        global_state.set_global_attribute(
+            f"saving_attr_skiplist_{kind}", skipped
+        )
 
 
 def moments(optimizer: keras.optimizers.Adam) -> list[keras.Variable]:

@@ -92,13 +92,17 @@ class _Builder:
             return operation, None, None
         rule = rule_for(call)
         layer, weights = rule.cut(call, *self._kept(call))
-        config = {**layer.get_config(), "name": call.name}
+        given = layer.get_config()
+        config = {**given, "name": call.name}
         if "dtype" in config and self.dtype:  # Some layers only hold others.
-            config["dtype"] = self.dtype
+            config["dtype"] = keras.dtype_policies.serialize(
+                keras.dtype_policies.get(self.dtype)
+            )
         activation = None
         if isinstance(rule, KernelRule):
             config, activation = self._split_activation(call, config)
-        layer = type(layer).from_config(config)
+        if config != given or layer is call.operation:
+            layer = type(layer).from_config(config)
         if self.dtype:
             for part in parts_of(layer, include_self=False):
                 part.dtype_policy = self.dtype

@@ -592,15 +592,14 @@ def stored_answers(model: keras.Model, images: np.ndarray) -> tuple[float, ...]:
 
 def _write_module(directory, module, images):
     """Writes a module and returns its record, if it answers the same."""
-    from kmod.export.write import write_form
+    from kmod.export.write import write_forms
     from kmod.graph.content import content_digest
 
     model, info = module.model, module.info
-    names = (info.class_name,)
-    write_form(model, names, "savedmodel", directory, images)
     archive = directory / ARCHIVE_FILE
-    archive.parent.mkdir()
-    write_form(model, names, "keras", archive, images)
+    archive.parent.mkdir(parents=True)
+    paths = {"savedmodel": directory, "keras": archive}
+    write_forms(model, (info.class_name,), paths, images)
     content = content_digest(model)
     info = dataclasses.replace(info, answers=stored_answers(model, images))
     return ModuleRecord(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kmod.errors import ArtifactError
+from kmod.export import keras_file
 from kmod.export.keras_file import load_keras_file
 from kmod.graph.internals import declared_bytes
 
@@ -237,6 +238,20 @@ def with_zeros(weights):
     weights.create_dataset(
         "zeros", shape, "f4", chunks=(100_000, 20), compression="gzip"
     )
+
+
+def test_archive_holds_what_keras_saves(tmp_path):
+    model, members = sequential(), []
+    keras.utils.clear_session(free_memory=False)
+    model.save(tmp_path / "keras.keras")
+    keras_file.write(model, ("cat",), tmp_path / "kmod.keras")
+    for name in ("keras", "kmod"):
+        with zipfile.ZipFile(tmp_path / f"{name}.keras") as archive:
+            weights = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(weights) as file:
+            members.append([])
+            file.visit(members[-1].append)
+    assert members[0] == members[1]
 
 
 @pytest.mark.parametrize("allow_custom", [False, True])

@@ -111,3 +111,10 @@ def test_path_is_no_pattern(tmp_path, images, build, name):
     answers = savedmodel.predict(tmp_path / name / "s", images)
     expected = predict_by_name(model, images)["probabilities"]
     np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+
+
+def test_tensorflow_optimizes_as_before(tmp_path, model, images, class_names):
+    savedmodel.write(model, class_names, tmp_path)
+    before = tf.config.optimizer.get_experimental_options()
+    savedmodel.predict(tmp_path, images)
+    assert tf.config.optimizer.get_experimental_options() == before

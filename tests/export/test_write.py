@@ -11,6 +11,7 @@ from kmod.errors import UsageError
 from kmod.export.savedmodel import predict_by_name
 from kmod.export.write import FORMS
 from kmod.export.write import write_form
+from kmod.export.write import write_forms
 
 needs_onnx = pytest.mark.skipif(
     importlib.util.find_spec("tf2onnx") is None
@@ -81,6 +82,17 @@ def test_form_that_answers_otherwise_is_refused(
         write_form(
             model, class_names, "keras", tmp_path / "model.keras", images
         )
+
+
+def test_second_form_that_answers_otherwise_is_refused(
+    tmp_path, model, images, monkeypatch, class_names
+):
+    form = dataclasses.replace(FORMS["keras"], predict=lambda *_: {})
+    monkeypatch.setitem(FORMS, "keras", form)
+    names = "savedmodel", "keras"
+    paths = {name: tmp_path / FORMS[name].path for name in names}
+    with pytest.raises(CheckError, match="'model.keras' with answers that"):
+        write_forms(model, class_names, paths, images)
 
 
 @pytest.mark.parametrize("form", ["savedmodel", "litert", "onnx"])

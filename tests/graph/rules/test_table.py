@@ -88,6 +88,17 @@ def test_rule_for_a_layer_of_ones_own(flow_of, own_layer):
     assert factor.tolist() == [1, 3]
 
 
+def test_rule_may_return_the_layer_itself(flow_of, own_layer):
+    class Same(PassThrough):
+        def cut(self, call, inputs, outputs):
+            return call.operation, call.operation.get_weights()
+
+    register_channel_rule(own_layer, Same())
+    flow = flow_of(lambda x, y: own_layer(name="own")(y))
+    layer = flow.model.get_layer("own")
+    assert rebuild(flow.graph).get_layer("own") is not layer
+
+
 def test_rule_replaces_the_one_that_kmod_has(flow_of):
     class Softer(layers.Softmax):
         pass
