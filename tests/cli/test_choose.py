@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import os
 import re
@@ -23,11 +25,34 @@ def choose_argv(store, out, *more, data="digits:validation"):
     ]
 
 
-def test_spec_is_written_and_composed(store, ten_digits, tmp_path, capsys):
-    path, out = tmp_path / "task.yaml", tmp_path / "model"
-    argv = choose_argv(store, path, "--compose", str(out), "--json")
-    assert main(argv) == 0
-    figures = json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def chosen(store, tmp_path_factory):
+    """Folder of a spec, its model and its picture, and what was printed."""
+    folder = tmp_path_factory.mktemp("chosen")
+    made = ["--compose", str(folder / "model")]
+    made += ["--plot", str(folder / "frontier.svg")]
+    argv = choose_argv(store, folder / "task.yaml", *made, "--json")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(argv) == 0
+    return folder, json.loads(printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def told(store, tmp_path_factory):
+    """Path of a spec, and what people read; the store was spelt twice."""
+    path = tmp_path_factory.mktemp("told") / "task.yaml"
+    again = ["--store", f"{store.path}/."]
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        assert main(choose_argv(store, path, *again)) == 0
+    return path, out.getvalue(), err.getvalue()
+
+
+def test_spec_is_written_and_composed(chosen, store, ten_digits):
+    folder, figures = chosen
+    path, out = folder / "task.yaml", folder / "model"
     assert list(figures["classes"]) == ["7", "1"]
     assert figures["images"] <= 100
     assert figures["classes"]["7"]["store"] == str(store.path)
@@ -37,15 +62,9 @@ def test_spec_is_written_and_composed(store, ten_digits, tmp_path, capsys):
     assert evaluate(load(out), images).accuracy > 0.8
 
 
-def test_store_may_be_spelt_twice(store, tmp_path, capsys):
-    again = ["--store", f"{store.path}/."]
-    assert main(choose_argv(store, tmp_path / "task.yaml", *again)) == 0
-    assert "accuracy against cost" in capsys.readouterr().out
-
-
-def test_table_names_the_modules(store, tmp_path, capsys):
-    assert main(choose_argv(store, tmp_path / "task.yaml")) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_table_names_the_modules_of_a_store_spelt_twice(told, store):
+    path, printed, _ = told
+    lines = printed.splitlines()
     assert lines[0].strip().startswith("chosen on ")
     assert lines[2].split()[:2] == ["7", store.path.name]
     assert "ROC AUC" in lines[1]
@@ -56,7 +75,7 @@ def test_table_names_the_modules(store, tmp_path, capsys):
     assert lines[cost + 2].split()[:2] == [store.path.name, "0"]
     assert re.search(r"[01]\.\d{4}  +0\.\d{4} to [01]\.\d{4}", expected)
     assert any(re.match(r" F1 of '[17]' +[01]\.\d{4}", line) for line in lines)
-    assert main(["check", str(tmp_path / "task.yaml")]) == 0
+    assert main(["check", str(path)]) == 0
 
 
 def test_auxiliary_modules_are_saved_and_told(store, tmp_path, capsys):
@@ -121,9 +140,8 @@ def run_json(argv, capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_plain_ways_stand_beside_the_options(store, tmp_path, capsys):
-    path = tmp_path / "task.yaml"
-    figures = run_json(choose_argv(store, path), capsys)
+def test_plain_ways_stand_beside_the_options(chosen, told):
+    _, figures = chosen
     side, layer = figures["plain"]
     assert side["key"] == "side-by-side"
     assert layer["key"] == "best-source-with-a-new-last-layer"
@@ -141,8 +159,7 @@ def test_plain_ways_stand_beside_the_options(store, tmp_path, capsys):
         if right >= taken["accuracy"] or not is_smaller:
             assert way["is_better"] is is_smaller
         better += [way["key"]] if way["is_better"] else []
-    assert main([*choose_argv(store, path), "--overwrite"]) == 0
-    out, said = capsys.readouterr()
+    _, out, said = told
     for way in (side, layer):
         start = " " + way["name"][:11]  # The rest may be on other lines.
         (line,) = [x for x in out.splitlines() if x.startswith(start)]
@@ -246,11 +263,9 @@ def test_wrong_usage_of_plain_ways(
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
-def test_frontier_is_drawn(store, tmp_path, capsys):
-    path = tmp_path / "frontier.svg"
-    argv = choose_argv(store, tmp_path / "task.yaml", "--plot", str(path))
-    figures = run_json(argv, capsys)
-    drawn = ElementTree.parse(path).getroot()
+def test_frontier_is_drawn(chosen):
+    folder, figures = chosen
+    drawn = ElementTree.parse(folder / "frontier.svg").getroot()
     kinds = [each.get("class") for each in drawn.iter()]
     assert kinds.count("svg-own") == len(figures["options"])
     assert kinds.count("svg-plain") == len(figures["plain"])

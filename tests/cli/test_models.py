@@ -156,6 +156,7 @@ def test_patch_is_fitted_and_measured_on_a_folder(
     weak_path, store, photos, tmp_path, capsys
 ):
     argv = ["patch", weak_path, "--donor", store.path, "--target-class", "8"]
+    argv += ["--no-auxiliary"]
     figures = [
         run(capsys, *argv, "--data", data, "--out", tmp_path / str(number))[1]
         for number, data in enumerate(

@@ -7,6 +7,7 @@ the default says are cut short; what is typed is what the page shows.
 
 import dataclasses
 import functools
+import importlib
 import os
 import re
 import shlex
@@ -357,6 +358,23 @@ def short(build_source, monkeypatch):
     monkeypatch.setattr(slim, "EPOCHS", (4, 4))
     search = SearchOptions(generations=2)
     monkeypatch.setattr(store_making, "search_options", lambda _: search)
+    for name in (
+        "kmod.composition.distillation.distil",
+        "kmod.slimming.slim.slim",
+    ):
+        module, _, function = name.rpartition(".")
+        module = importlib.import_module(module)
+        long = getattr(module, function)
+        monkeypatch.setattr(module, function, of_few_epochs(long))
+
+
+def of_few_epochs(train):
+    """Lets a command train for 2 epochs."""
+
+    def of_few_epochs(*args, **options):
+        return train(*args, **{**options, "epochs": 2})
+
+    return of_few_epochs
 
 
 def few_of(load, classes):

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 
 import keras
@@ -31,15 +33,37 @@ def patch_argv(weak, store, out, *more, data="digits:validation"):
     return ["patch", str(weak), *paths, "--data", data, *CLASSES, *more]
 
 
-def test_patch_finds_the_weak_class(weak_path, store, digits, tmp_path, capsys):
-    out = tmp_path / "patched"
-    assert main(patch_argv(weak_path, store, out, "--json")) == 0
-    figures = json.loads(capsys.readouterr().out)
+def run_quietly(argv):
+    """Returns what a command prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(argv) == 0
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def patched(weak_path, store, tmp_path_factory):
+    """Directory of the patched model, and the figures that were printed."""
+    out = tmp_path_factory.mktemp("patched") / "patched"
+    argv = patch_argv(weak_path, store, out, "--json")
+    return out, json.loads(run_quietly(argv))
+
+
+@pytest.fixture(scope="module")
+def told(weak_path, store, tmp_path_factory):
+    """Directory of the patched model, and what people read."""
+    out = tmp_path_factory.mktemp("told") / "patched"
+    argv = patch_argv(weak_path, store, out, "--target-class", "8")
+    return out, run_quietly(argv)
+
+
+def test_patch_finds_the_weak_class(patched, digits):
+    out, figures = patched
+    figures = dict(figures)
     assert figures["target_class"] == "8"
     assert figures["before"]["f1"] == 0
     assert figures["after"]["f1"] > 0.5
-    patched = load(out)
-    after = evaluate(patched, digits.test, patched.class_names)
+    model = load(out)
+    after = evaluate(model, digits.test, model.class_names)
     assert figures["after"]["f1"] == pytest.approx(after.f1[1])
     others = figures["other_classes_accuracy"]["after"]
     assert others == pytest.approx(after.other_classes_accuracy[1])
@@ -92,11 +116,8 @@ def test_way_that_is_not_there_is_not_taken(weak_path, store, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_directory_composes_again(weak_path, store, tmp_path, capsys):
-    out = tmp_path / "patched"
-    argv = patch_argv(weak_path, store, out, "--target-class", "8")
-    assert main(argv) == 0
-    text = capsys.readouterr().out
+def test_directory_composes_again(told, tmp_path):
+    out, text = told
     assert text.startswith("class 8, on test images ")
     assert text.splitlines()[2].split()[:2] == ["precision", "0.0000"]
     spec = load_spec(out / "spec.yaml")
@@ -107,10 +128,9 @@ def test_directory_composes_again(weak_path, store, tmp_path, capsys):
     keras.models.load_model(tmp_path / "x" / "model.keras", safe_mode=True)
 
 
-def test_printed_table_is_right(weak_path, store, digits, tmp_path, capsys):
-    out = tmp_path / "patched"
-    assert main(patch_argv(weak_path, store, out)) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_printed_table_is_right(weak_path, told, digits):
+    out, text = told
+    lines = text.splitlines()
     shown = [*lines[2:6], *lines[8:10]]
     rows = [line.strip().rsplit(maxsplit=6) for line in shown]
     printed = {name: figures[:2] for name, *figures in rows}
@@ -198,19 +218,18 @@ def other_store(three, digits, tmp_path_factory):
 
 
 def test_donor_may_take_other_images(
-    weak_path, store, other_store, tmp_path, capsys
+    patched, weak_path, other_store, tmp_path, capsys
 ):
-    figures = []
-    for donor in (store, other_store):
-        out = tmp_path / str(len(figures))
-        assert main(patch_argv(weak_path, donor, out, "--json")) == 0
-        figures.append(json.loads(capsys.readouterr().out))
-    assert figures[1]["after"]["f1"] == pytest.approx(
-        figures[0]["after"]["f1"], abs=0.02
+    out, expected = patched
+    argv = patch_argv(weak_path, other_store, tmp_path / "other", "--json")
+    assert main(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["after"]["f1"] == pytest.approx(
+        expected["after"]["f1"], abs=0.02
     )
-    spec = load_spec(tmp_path / "1" / "spec.yaml")
+    spec = load_spec(tmp_path / "other" / "spec.yaml")
     assert spec.input.range == (0.0, 255.0)
-    assert load_spec(tmp_path / "0" / "spec.yaml").input is None
+    assert load_spec(out / "spec.yaml").input is None
 
 
 def test_rule_is_in_the_spec(weak_path, store, tmp_path):

@@ -112,15 +112,17 @@ def test_choose_names_the_url(store, publish, tmp_path, capsys):
     assert load_spec(path).stores == {"digits": StoreRef(url, digest)}
 
 
-@pytest.mark.parametrize("ending", ["", ":8"])
+@pytest.mark.parametrize(
+    ("ending", "more"), [("", []), (":8", ["--no-auxiliary"])]
+)
 def test_patch_names_the_url(
-    store, weak_path, publish, tmp_path, capsys, ending
+    store, weak_path, publish, tmp_path, capsys, ending, more
 ):
     url, digest = publish(store.path)
     out = tmp_path / "patched"
     given = ["--donor", f"{url}#{digest}{ending}", "--target-class", "8"]
     data = ["--data", "digits:validation", "--out", str(out)]
-    assert main(["patch", str(weak_path), *given, *data]) == 0
+    assert main(["patch", str(weak_path), *given, *data, *more]) == 0
     assert load_spec(out / "spec.yaml").stores["donor"] == StoreRef(url, digest)
 
 

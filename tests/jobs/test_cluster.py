@@ -12,10 +12,12 @@ needs_ray = pytest.mark.skipif(not IS_THERE, reason="Ray is not installed")
 
 
 @pytest.fixture
-def cluster(work):
+def cluster(work, monkeypatch):
     """A cluster of this machine, whose head has no CPU to do tasks with."""
     from ray.cluster_utils import Cluster
 
+    # Else other processes of this machine go before the workers.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     head = {"num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
