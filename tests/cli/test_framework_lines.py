@@ -98,6 +98,7 @@ def inspect(three_path):
 
 
 def test_command_says_nothing_of_tensorflow(inspect):
+    assert inspect("--quiet") == ""
     said = inspect()
     assert said.startswith("next, with the images")
     # What a command says itself begins, or goes on, as no line of theirs does.

@@ -267,7 +267,7 @@ def test_result_is_replaced_until_it_is_touched(
 ):
     out = results(name)
     # These take long, and are let replace it where they are killed, below.
-    if name not in ("demo", "modularize", "patch", "refine", "slim"):
+    if name not in ("demo", "modularize", "refine"):
         run(commands, name, out, 0, "--overwrite")
     before = content(out.parent)
     run(commands, name, out, 2)
