@@ -36,7 +36,6 @@ from kmod.demo import settings
 from kmod.files.remote import CACHE_VARIABLE
 from kmod.modular import modularize
 from kmod.modular.cnnsplitter.options import SearchOptions
-from kmod.slimming import slim
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -355,7 +354,6 @@ def short(build_source, monkeypatch):
     monkeypatch.setattr(modularize, "DEFAULT_EPOCHS", 2)
     monkeypatch.setattr(command, "DEFAULT_EPOCHS", 2)
     monkeypatch.setattr(command, "REFINE_EPOCHS", 1)
-    monkeypatch.setattr(slim, "EPOCHS", (4, 4))
     search = SearchOptions(generations=2)
     monkeypatch.setattr(store_making, "search_options", lambda _: search)
     for name in (
