@@ -796,10 +796,7 @@ def pays_new():
 def slim():
     """Slim models beside students of the same multiply-accumulates."""
     found = read_result(SUMMARY)["slim"]
-    kinds = {
-        "all": "ten classes, half of the multiply-accumulates",
-        "three": "three of ten classes, a quarter",
-    }
+    kinds = {"all": "ten classes", "three": "three of ten classes"}
     rows = []
     for kind, title in kinds.items():
         if kind not in found:
@@ -819,14 +816,36 @@ def slim():
                         "parameters_ratio",
                         "latency_ratio_1",
                         "latency_ratio_64",
+                        "litert_ratio",
                         "time_ratio",
                     )
                 ),
             ]
         )
     head = ["task (cells)", "accuracy, points", "student", "Torch-Pruning"]
-    head += ["MACs"]
-    head += ["parameters", "ms, 1 image", "ms, 64 images", "time"]
+    head += ["MACs", "parameters", "ms, 1 image", "ms, 64 images"]
+    head += ["ms, LiteRT", "time"]
+    return table(head, rows)
+
+
+def slim_photos():
+    """Slim models of networks of usual depth, on test photos."""
+    found = read_result(SUMMARY)["slim_photos"]
+    kinds = {"all": "ten classes", "three": "three of ten classes"}
+    rows = []
+    for name, cell in found.items():
+        kind, _, network = name.partition("-")
+        rows.append(
+            [
+                f"{REAL[network]}: {kinds[kind]}",
+                _to(cell["source_accuracy"], cell["accuracy"]),
+                *(
+                    f"{cell[f'{key}_ratio']:.2f}x"
+                    for key in ("macs", "parameters", "bytes")
+                ),
+            ]
+        )
+    head = ["network and task", "accuracy", "MACs", "parameters", "bytes"]
     return table(head, rows)
 
 
@@ -1154,6 +1173,7 @@ FIGURES = {
         pays_patched,
         pays_new,
         slim,
+        slim_photos,
         quantized,
         defaults,
         dependence,

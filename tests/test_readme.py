@@ -12,6 +12,7 @@ from kmod.data.load import load_data
 from kmod.data.load import select_classes
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
+from kmod.slimming import slim
 from kmod.spec.spec_file import load_spec
 from kmod.zoo.build import build
 from kmod.zoo.train import train_source
@@ -95,6 +96,7 @@ def test_python_example_makes_a_model_smaller(example):
     folder, names = example
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(slim, "EPOCHS", (20, 20))  # So few images get 100.
         exec(block("python", 1), names)
     small = keras.models.load_model(folder / "small.keras")
     source = names["source"]
