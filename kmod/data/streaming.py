@@ -1,13 +1,14 @@
 """Gives Keras arrays batch by batch.
 
 Keras itself copies arrays that lie on disk into memory before it makes a first
-step. With TensorFlow it lets a thread tune how arrays in memory are read, which
-takes about as long to stop as it has run: every epoch would end late.
+step. With TensorFlow it lets a thread tune how batches are read, which takes
+about as long to stop as it has run, up to a minute: every epoch would end late.
 """
 
 import contextlib
 import logging
 import math
+import random
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from kmod.data.replicas import predict_batch
 
 USUAL_BATCH_SIZE = 32  # Of Keras, where none is given.
 FEW_BATCHES = 4  # To trace a graph takes longer.
+SHOWN = 2  # Batches that tell which sizes are the same in all.
 # Arguments of `fit` that Keras has rules of its own for, if it gets arrays.
 KEPT_BY_KERAS = (
     "validation_split",
@@ -79,12 +81,13 @@ def streamed(
 ) -> dict[str, Any]:
     """Returns arguments of `keras.Model.fit` that copy no array on disk.
 
-    With TensorFlow, arrays in memory become batches that nothing tunes. Data
-    sets stay as they are.
+    With TensorFlow, arrays in memory and a `PyDataset` become batches that
+    nothing tunes. Other data sets stay as they are.
 
     Args:
         arguments: Arguments by name.
-        always: Whether arrays in memory to train on become `DiskBatches`, too.
+        always: Whether arrays in memory to train on become `DiskBatches`, too,
+            and what to train on is no `tf.data.Dataset` of ours.
     """
     arguments = dict(arguments)
     batch_size = arguments.get("batch_size") or USUAL_BATCH_SIZE
@@ -95,7 +98,9 @@ def streamed(
     if isinstance(validation, tuple) and _is_on_disk(validation[0]):
         size = arguments.get("validation_batch_size") or batch_size
         arguments["validation_data"] = DiskBatches(_given(validation), size)
-    return _untuned(arguments, batch_size)
+    if not _is_on_tensorflow() or any(map(arguments.get, KEPT_BY_KERAS)):
+        return arguments
+    return _untuned(arguments, batch_size, always)
 
 
 def _stream_training(arguments, batch_size):
@@ -120,22 +125,74 @@ def _stream_training(arguments, batch_size):
     arguments["validation_split"] = 0.0
 
 
-def _untuned(arguments, batch_size):
-    """Takes arrays in memory as batches that nothing tunes."""
-    if not _is_on_tensorflow() or any(map(arguments.get, KEPT_BY_KERAS)):
-        return arguments
+def _untuned(arguments, batch_size, is_indexed):
+    """Takes arrays in memory and a `PyDataset` as batches nothing tunes."""
     names = "x", "y", "sample_weight"
     train = _given(arguments.get(name) for name in names)
     if arguments.get("y") is not None and _are_in_memory(train):
         shuffle = arguments.get("shuffle", True)
         batches = untuned_batches(train, batch_size, shuffle)
         arguments.update(dict.fromkeys(names), x=batches, shuffle=False)
+    elif not is_indexed:
+        read = _read_untuned(arguments["x"], arguments.get("shuffle", True))
+        if read is not arguments["x"]:
+            arguments.update(x=read, shuffle=False)
     validation = arguments.get("validation_data")
     if isinstance(validation, tuple) and _are_in_memory(_given(validation)):
         size = arguments.get("validation_batch_size") or batch_size
-        batches = untuned_batches(_given(validation), size)
-        arguments["validation_data"] = batches
+        validation = untuned_batches(_given(validation), size)
+    if validation is not None:
+        arguments["validation_data"] = _read_untuned(validation)
     return arguments
+
+
+def _read_untuned(data, shuffle=False):
+    """Returns a `PyDataset` as a `tf.data.Dataset`, other data as they are.
+
+    One of several workers is left to Keras, which then tunes nothing.
+    """
+    is_indexed = isinstance(data, keras.utils.PyDataset)
+    if not is_indexed or data.workers > 1 or data.use_multiprocessing:
+        return data
+    shown = [
+        _as_tuple(data[index]) for index in range(data.num_batches or 0)[:SHOWN]
+    ]
+    if not shown or not all(map(_has_rows, tree.flatten(shown))):
+        return data
+    import tensorflow as tf
+
+    def batches():
+        data.on_epoch_begin()
+        order = list(range(data.num_batches))
+        if shuffle:
+            random.shuffle(order)  # As Keras does.
+        for index in order:
+            yield _as_tuple(data[index])
+        data.on_epoch_end()
+
+    signature = tree.map_structure(_spec_of, *shown)
+    return _without_tuning(
+        tf.data.Dataset.from_generator(batches, output_signature=signature),
+        data.num_batches,
+    )
+
+
+def _as_tuple(batch):
+    return tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
+
+
+def _has_rows(values):
+    return hasattr(values, "__array__") and np.ndim(values) > 0
+
+
+def _spec_of(*arrays):
+    """Returns TensorFlow's description of what all of some batches are."""
+    import tensorflow as tf
+
+    arrays = [np.asarray(each) for each in arrays]
+    sizes = zip(*(each.shape[1:] for each in arrays))
+    shape = [own[0] if len(set(own)) == 1 else None for own in sizes]
+    return tf.TensorSpec((None, *shape), _type_of(arrays[0]))
 
 
 def untuned_batches(arrays: tuple, batch_size: int, shuffle: bool = False):
@@ -162,21 +219,21 @@ def untuned_batches(arrays: tuple, batch_size: int, shuffle: bool = False):
     def batch(rows):
         return tree.map_structure(lambda each: tf.gather(each, rows), tensors)
 
-    num_batches = tf.data.experimental.assert_cardinality(
-        -(-count // batch_size)
-    )
+    batches = tf.data.Dataset.range(1).flat_map(order).batch(batch_size)
+    return _without_tuning(batches.map(batch), -(-count // batch_size))
+
+
+def _without_tuning(batches, num_batches):
+    import tensorflow as tf
+
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
     return (
-        tf.data.Dataset.range(1)
-        .flat_map(order)
-        .batch(batch_size)
-        .map(batch)
-        .prefetch(1)
-        .apply(num_batches)
+        batches.prefetch(1)
+        .apply(tf.data.experimental.assert_cardinality(num_batches))
         .with_options(options)
     )
 

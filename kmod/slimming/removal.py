@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kmod.data.disk_arrays import take
+from kmod.data.streaming import streamed
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
@@ -65,12 +66,15 @@ class GatedNetwork(keras.Model):
     def call(self, images, training=False):
         return self.masked(images, self.gates(images, training=training))[:, 0]
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def gradients(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Returns the gradient of the loss by each gate, batch by batch.
+
+        The loss is the cross-entropy with a class that is drawn for each image,
+        as likely as the network holds it.
 
         Args:
             images: Array of images.
-            labels: Integer array `(n,)`, the class of each.
+            draws: Float array `(n, 1)` of numbers between 0 and 1 to draw by.
 
         Returns:
             Float array `(steps, num_groups)`.
@@ -78,13 +82,9 @@ class GatedNetwork(keras.Model):
         for layer in self.trained:
             layer.trainable = False
         optimizer = ModularAdam(0.0, importance_steps=STEPS)
-        self.compile(
-            optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-        self.fit(
-            *(images, labels), batch_size=BATCH_SIZE, shuffle=False, verbose=0
-        )
+        self.compile(optimizer, loss=_loss_of_drawn)
+        given = {"x": images, "y": draws, "batch_size": BATCH_SIZE}
+        self.fit(**streamed(given | {"shuffle": False}), verbose=0)
         for layer in self.trained:
             layer.trainable = True
         return optimizer.mask_gradients[:, 0]
@@ -246,8 +246,8 @@ def _gradients(network, gated, images, seed):
     count = min(STEPS * BATCH_SIZE, len(images))
     chosen = np.sort(random.choice(len(images), count, replace=False))
     images = take(images, chosen)
-    classes = _draw_classes(_logits(network, images), random)
-    return images, gated.gradients(images, classes)
+    draws = random.random((count, 1), "float32")
+    return images, gated.gradients(images, draws)
 
 
 def _logits(network, images):
@@ -261,11 +261,13 @@ def _logits(network, images):
     )
 
 
-def _draw_classes(logits, random):
-    """Draws a class for each image, as likely as the network holds it."""
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True)).cumsum(axis=1)
-    drawn = random.random((len(logits), 1)) * shares[:, -1:]
-    return (shares > drawn).argmax(axis=1)
+def _loss_of_drawn(draws, logits):
+    """Returns the cross-entropy with classes that are drawn by logits."""
+    shares = ops.cumsum(ops.softmax(logits), axis=-1)[:, :-1]
+    drawn = ops.sum(ops.cast(shares < draws, "int32"), axis=-1)
+    return keras.losses.sparse_categorical_crossentropy(
+        drawn, logits, from_logits=True
+    )
 
 
 def _keep(gradients, placement, costs, budgets):

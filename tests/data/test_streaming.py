@@ -9,6 +9,7 @@ from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.data.streaming import untuned_batches
 
+IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 COUNT = 22
 IMAGES = np.random.default_rng(0).normal(size=(COUNT, 4)).astype("float32")
 LABELS = np.arange(COUNT) % 3
@@ -73,7 +74,10 @@ def test_fit_trains_the_same_from_disk(on_disk, options):
         arguments = streamed(arguments)
         history = model.fit(**arguments, epochs=2, verbose=0)
         histories.append(history.history)
-    assert isinstance(arguments["x"], DiskBatches)
+    if IS_TENSORFLOW and not set(options) & {"class_weight", "steps_per_epoch"}:
+        assert not arguments["x"].options().autotune.enabled
+    else:
+        assert isinstance(arguments["x"], DiskBatches)
     assert {"loss", "val_loss"} <= set(histories[0])
     for name, expected in histories[0].items():
         assert histories[1][name] == pytest.approx(expected, rel=1e-5)
@@ -83,21 +87,74 @@ def test_validation_images_are_read_from_disk(on_disk):
     given = {"x": IMAGES, "y": LABELS, "validation_batch_size": 5}
     given["validation_data"] = (on_disk(IMAGES), LABELS)
     validation = streamed(given)["validation_data"]
-    assert validation.num_batches == 5
-    np.testing.assert_array_equal(validation[4][0], IMAGES[20:])
+    if IS_TENSORFLOW:
+        assert not validation.options().autotune.enabled
+        read = list(validation.as_numpy_iterator())
+    else:
+        read = [validation[index] for index in range(validation.num_batches)]
+    assert len(read) == 5
+    np.testing.assert_array_equal(read[4][0], IMAGES[20:])
 
 
 def test_steps_of_a_shuffled_epoch_are_a_draw_of_their_own(on_disk):
     given = {"x": on_disk(IMAGES), "y": LABELS, "batch_size": 8}
     arguments = streamed(given | {"steps_per_epoch": 2})
     assert arguments["steps_per_epoch"] is None
-    assert arguments["x"].num_batches == 2
+    batches = arguments["x"]
+    assert (len(batches) if IS_TENSORFLOW else batches.num_batches) == 2
     assert streamed(given | {"steps_per_epoch": 9})["steps_per_epoch"] == 9
 
 
-tensorflow_only = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="about tf.data"
+tensorflow_only = pytest.mark.skipif(not IS_TENSORFLOW, reason="about tf.data")
+
+
+class Growing(keras.utils.PyDataset):
+    """Images that differ in size from batch to batch; it counts its epochs."""
+
+    begun = ended = 0
+
+    @property
+    def num_batches(self):
+        return 3
+
+    def __getitem__(self, index):
+        size = 2 + 2 * index
+        return {"image": np.full((2, size, 4), index)}, np.full(2, index)
+
+    def on_epoch_begin(self):
+        self.begun += 1
+
+    def on_epoch_end(self):
+        self.ended += 1
+
+
+@tensorflow_only
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_data_set_of_the_users_is_read_as_keras_reads_it(shuffle):
+    given = {"x": Growing(), "shuffle": shuffle}
+    arguments = streamed(given)
+    batches = arguments["x"]
+    assert not batches.options().autotune.enabled
+    assert arguments["shuffle"] is False and len(batches) == 3
+    images, labels = batches.element_spec
+    assert images["image"].shape.as_list() == [None, None, 4]
+    keras.utils.set_random_seed(2)
+    epochs = [
+        [int(y[0]) for _, y in batches.as_numpy_iterator()] for _ in range(4)
+    ]
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs)
+    assert (len({*map(tuple, epochs)}) > 1) == shuffle
+    assert given["x"].begun == given["x"].ended == 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [Growing(workers=2), keras.utils.PyDataset, [IMAGES]],
+    ids=["workers", "no-batches", "list"],
 )
+def test_what_keras_must_read_itself_is_left_to_it(data):
+    given = {"x": data, "shuffle": True}
+    assert streamed(given) == given
 
 
 @tensorflow_only
