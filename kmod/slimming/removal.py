@@ -19,6 +19,7 @@ from kmod.graph.exactness import TOLERANCE
 from kmod.graph.exactness import output_gap
 from kmod.graph.sizes import layer_macs
 from kmod.graph.sizes import layer_parameters
+from kmod.graph.sizes import model_sizes
 from kmod.layers import KernelMasks
 from kmod.metrics.latency import measure_latency
 from kmod.modular.importance import joint_importances
@@ -176,7 +177,7 @@ def macs_for_latency(
     _, gradients = _gradients(network, gated, images, seed)
     low = least_costs(network, costs)["macs"]
     high = costs["macs"].of_network(np.ones(gated.placement.may_go.shape))
-    shares = []
+    shares, fast = [], low
     for _ in range(TIMED):
         macs = math.sqrt(low * high)
         smaller = gated.cut(
@@ -185,6 +186,7 @@ def macs_for_latency(
         shares.append(measure_latency(smaller) / measure_latency(network))
         if shares[-1] <= ratio:
             low = macs
+            fast = max(fast, model_sizes(smaller).macs)
         else:
             high = macs
     if min(shares) > ratio:
@@ -194,7 +196,7 @@ def macs_for_latency(
             f"latency_target={ratio}. Give a higher one; small models spend "
             "their time outside of kernels."
         )
-    return low
+    return fast
 
 
 def least_costs(
