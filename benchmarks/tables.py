@@ -977,17 +977,20 @@ def scale():
 
 
 def input_pipelines():
-    """What an epoch on arrays takes as Keras reads them, and as kmod does."""
+    """What an epoch takes as Keras reads images, and as kmod does."""
     rows = [
         [
+            kind if kind == "arrays" else f"`{kind}`",
             f"{int(count):,}",
             f"{cell['seconds']['keras']['wall']:.2f} s",
             f"{cell['seconds']['kmod']['wall']:.2f} s",
             f"{cell['ratio']:.2f}x",
         ]
-        for count, cell in read_result("input_pipelines")["cells"].items()
+        for kind, own in read_result("input_pipelines")["cells"].items()
+        for count, cell in own.items()
     ]
-    return table(["images of an epoch", "Keras", "kmod", "ratio"], rows)
+    head = ["read from", "images of an epoch", "Keras", "kmod", "ratio"]
+    return table(head, rows)
 
 
 def devices():
