@@ -5,9 +5,9 @@
 With TensorFlow, Keras reads both by a pipeline that a thread tunes, and an
 epoch ends when that thread does. One network trains on the same images both
 ways in turn, with epochs of several lengths, from arrays and mirrored and
-moved at random; wall-clock and processor time of an epoch are noted. Writes `benchmarks/results/input_pipelines.json` and
-`input_pipelines` in the section `efficiency` of
-`benchmarks/results/summary.json`.
+moved at random; wall-clock and processor time of an epoch are noted. Writes
+`benchmarks/results/input_pipelines.json` and `input_pipelines` in the section
+`efficiency` of `benchmarks/results/summary.json`.
 """
 
 import argparse

@@ -25,6 +25,7 @@ from `--work`, and those of other seeds from the committed results. Writes
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -32,6 +33,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -65,6 +67,7 @@ TARGETS = {"all": 0.47, "three": 0.24}
 SLIM_EPOCHS = {"all": 10, "three": 20}
 BATCH_SIZES = (1, 64)
 LITERT_RUNS = 200
+TURNS = 5
 PEERS = ("slim_loss", "student_loss", "torch_loss")
 LEARNING = {"augment": True, "verbose": 0}
 
@@ -114,33 +117,55 @@ def slimmed(args, architecture: str, kind: str, seed: int) -> dict:
         sizes = model_sizes(model)
         figures[f"{name}_macs"] = sizes.macs
         figures[f"{name}_parameters"] = sizes.parameters
-        for size in BATCH_SIZES:
-            figures[f"{name}_ms_{size}"] = 1000 * measure_latency(model, size)
-        figures[f"{name}_ms_litert"] = 1000 * litert_latency(model)
         if name != "source":
             figures[f"{name}_accuracy"] = accuracy(model, test)
+    figures |= latencies(models)
     if args.torch_python:
         figures |= torch_pruned(args, source, data, test, figures, seed)
     return figures
 
 
-def litert_latency(model: keras.Model) -> float:
-    """Measures how long LiteRT takes for one image, in seconds.
+def latencies(models: dict[str, keras.Model]) -> dict[str, float]:
+    """Measures how long models take, in turns, in milliseconds.
 
-    Keras' `predict_on_batch` takes a third of a millisecond for a model that
-    computes nothing, which is much beside networks of this size.
+    LiteRT is timed as well: Keras' `predict_on_batch` takes a third of a
+    millisecond for a model that computes nothing, which is much beside
+    networks of this size.
     """
+    timers = {}
+    for name, model in models.items():
+        for size in BATCH_SIZES:
+            timer = functools.partial(measure_latency, model, size)
+            timers[f"{name}_ms_{size}"] = timer
+        timers[f"{name}_ms_litert"] = litert_timer(model)
+    turns = [
+        {key: timer() for key, timer in timers.items()} for _ in range(TURNS)
+    ]
+    return {
+        key: 1000 * statistics.median(turn[key] for turn in turns)
+        for key in timers
+    }
+
+
+def litert_timer(model: keras.Model) -> Callable[[], float]:
+    """Returns what measures LiteRT's time for one image, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         litert.write(model, range(model.output_shape[-1]), path)
-        run = Interpreter(str(path)).get_signature_runner(litert.SIGNATURE)
-        image = np.zeros((1, *model.input_shape[1:]), "float32")
+        content = path.read_bytes()
+    interpreter = Interpreter(model_content=content)
+    run = interpreter.get_signature_runner(litert.SIGNATURE)
+    image = np.zeros((1, *model.input_shape[1:]), "float32")
+
+    def measure():
         seconds = []
         for _ in range(LITERT_RUNS):
             start = time.perf_counter()
             run(image=image)
             seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+        return statistics.median(seconds)
+
+    return measure
 
 
 def student_of(
