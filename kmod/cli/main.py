@@ -34,6 +34,7 @@ from kmod.cli import schema
 from kmod.cli import slim
 from kmod.cli import test
 from kmod.cli.faults import print_faults
+from kmod.cli.framework_imports import leave_out_imports
 from kmod.cli.framework_lines import hide_framework_lines
 from kmod.errors import KmodError
 from kmod.errors import SpecError
@@ -103,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.quiet and args.verbose:
         parser.error("give either --quiet or --verbose")
     _set_up_messages(args, is_program=argv is None)
+    if argv is None:
+        leave_out_imports()
     try:
         custom_layers = getattr(args, "custom_layers", ())
         with claims_scope(), custom_layers_scope(custom_layers):

@@ -1,0 +1,63 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+LOOKED_FOR = ("sklearn", "matplotlib", "IPython", "jax")
+# Stands in for a framework: imports what it finds.
+FRAMEWORK = "".join(
+    f"try:\n    import {name}\nexcept ImportError:\n    {name} = None\n"
+    for name in LOOKED_FOR
+)
+HIDE = """
+from kmod.cli.framework_imports import leave_out_imports
+leave_out_imports()
+"""
+TELL = f"""
+import json
+print(json.dumps([name for name in {LOOKED_FOR} if name in sys.modules]))
+"""
+
+
+def found_by(code, *folders):
+    """Returns which packages are there once a program has run."""
+    path = [*map(str, folders), *sys.path]
+    code = f"import sys; sys.path[:] = {path!r}\n{code}{TELL}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """A folder of packages that stand in for the frameworks and the rest."""
+    for name in LOOKED_FOR:
+        (tmp_path / f"{name}.py").write_text("")
+    for name in ("keras", "tensorflow", "own_layers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "parts.py").write_text(FRAMEWORK)
+    return tmp_path
+
+
+def test_frameworks_do_not_find_what_they_do_without(packages):
+    assert found_by("import keras.parts", packages) == list(LOOKED_FOR)
+    found = found_by(f"{HIDE}import keras.parts", packages)
+    assert found == ["jax"]  # Its backend.
+    found = found_by(f"{HIDE}import tensorflow.parts", packages)
+    assert found == ["sklearn", "matplotlib", "IPython"]
+
+
+def test_others_find_all(packages):
+    code = f"{HIDE}import keras.parts, tensorflow.parts, own_layers.parts"
+    assert found_by(code, packages) == list(LOOKED_FOR)
+
+
+def test_real_frameworks_go_without():
+    assert found_by(f"{HIDE}import tensorflow, keras.wrappers") == []
