@@ -34,14 +34,13 @@ from pays import EPOCHS
 from pays import IMAGES
 from pays import images_of
 from pays import source_of
-from slim import BATCH_SIZES
 from slim import classes_of
 from slim import epoch_seconds
+from slim import latencies
 from world_sources import ALL
 
 import kmod
 from kmod.graph.sizes import model_sizes
-from kmod.metrics.latency import measure_latency
 
 
 def taken(args, architecture: str, seed: int) -> dict:
@@ -89,11 +88,9 @@ def taken(args, architecture: str, seed: int) -> dict:
         sizes = model_sizes(model)
         figures[f"{name}_macs"] = sizes.macs
         figures[f"{name}_parameters"] = sizes.parameters
-        for size in BATCH_SIZES:
-            figures[f"{name}_ms_{size}"] = 1000 * measure_latency(model, size)
         test = data.test if name in ("source", "all") else few
         figures[f"{name}_accuracy"] = accuracy(model, test)
-    return figures
+    return figures | latencies(models)
 
 
 def seconds_of(folder: Path, *words: str) -> float:
