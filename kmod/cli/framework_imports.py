@@ -1,8 +1,7 @@
 """Keeps out of commands what frameworks import only because it is there.
 
 Keras and TensorFlow look for packages that they do without, for functions that
-no command uses. Where those are installed, to import them takes more than half
-as long as to import the frameworks.
+no command uses. To import those takes seconds.
 """
 
 import sys

@@ -77,7 +77,7 @@ class DiskBatches(keras.utils.PyDataset):
 
 
 def streamed(
-    arguments: Mapping[str, Any], always: bool = False
+    arguments: Mapping[str, Any], indexed: bool = False
 ) -> dict[str, Any]:
     """Returns arguments of `keras.Model.fit` that copy no array on disk.
 
@@ -86,12 +86,13 @@ def streamed(
 
     Args:
         arguments: Arguments by name.
-        always: Whether arrays in memory to train on become `DiskBatches`, too,
-            and what to train on is no `tf.data.Dataset` of ours.
+        indexed: Whether batches to train on are to be had by their number:
+            arrays in memory become `DiskBatches`, too, and a `PyDataset`
+            stays.
     """
     arguments = dict(arguments)
     batch_size = arguments.get("batch_size") or USUAL_BATCH_SIZE
-    is_given_whole = always and arguments.get("y") is not None
+    is_given_whole = indexed and arguments.get("y") is not None
     if is_given_whole or _is_on_disk(arguments["x"]):
         _stream_training(arguments, batch_size)
     validation = arguments.get("validation_data")
@@ -100,7 +101,7 @@ def streamed(
         arguments["validation_data"] = DiskBatches(_given(validation), size)
     if not _is_on_tensorflow() or any(map(arguments.get, KEPT_BY_KERAS)):
         return arguments
-    return _untuned(arguments, batch_size, always)
+    return _untuned(arguments, batch_size, indexed)
 
 
 def _stream_training(arguments, batch_size):
@@ -125,7 +126,7 @@ def _stream_training(arguments, batch_size):
     arguments["validation_split"] = 0.0
 
 
-def _untuned(arguments, batch_size, is_indexed):
+def _untuned(arguments, batch_size, indexed):
     """Takes arrays in memory and a `PyDataset` as batches nothing tunes."""
     names = "x", "y", "sample_weight"
     train = _given(arguments.get(name) for name in names)
@@ -133,7 +134,7 @@ def _untuned(arguments, batch_size, is_indexed):
         shuffle = arguments.get("shuffle", True)
         batches = untuned_batches(train, batch_size, shuffle)
         arguments.update(dict.fromkeys(names), x=batches, shuffle=False)
-    elif not is_indexed:
+    elif not indexed:
         read = _read_untuned(arguments["x"], arguments.get("shuffle", True))
         if read is not arguments["x"]:
             arguments.update(x=read, shuffle=False)

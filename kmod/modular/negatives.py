@@ -98,7 +98,7 @@ def with_negatives(
         num_drawn = len(labels) * SHARE * arguments["epochs"]
         if len(negatives) <= num_drawn:
             negatives = cache_stem(stem, negatives)
-    arguments = streamed(arguments, always=True)
+    arguments = streamed(arguments, indexed=True)
     batches = NegativeBatches(arguments["x"], negatives, steps)
     if batches.num_batches is None:
         arguments |= {"steps_per_epoch": steps, "shuffle": False}

@@ -84,8 +84,13 @@ class GatedNetwork(keras.Model):
             layer.trainable = False
         optimizer = ModularAdam(0.0, importance_steps=STEPS)
         self.compile(optimizer, loss=_loss_of_drawn)
-        given = {"x": images, "y": draws, "batch_size": BATCH_SIZE}
-        self.fit(**streamed(given | {"shuffle": False}), verbose=0)
+        given = {
+            "x": images,
+            "y": draws,
+            "batch_size": BATCH_SIZE,
+            "shuffle": False,
+        }
+        self.fit(**streamed(given), verbose=0)
         for layer in self.trained:
             layer.trainable = True
         return optimizer.mask_gradients[:, 0]

@@ -147,10 +147,26 @@ def test_a_data_set_of_the_users_is_read_as_keras_reads_it(shuffle):
     assert given["x"].begun == given["x"].ended == 4
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_fit_trains_the_same_on_a_data_set_of_the_users(shuffle):
+    histories = []
+    for prepare in (dict, streamed):
+        _, model = build()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        given = {"x": DiskBatches((IMAGES, LABELS), 8), "shuffle": shuffle}
+        history = model.fit(**prepare(given), epochs=3, verbose=0)
+        histories.append(history.history["loss"])
+    np.testing.assert_allclose(histories[1], histories[0], rtol=1e-6)
+
+
+class Endless(Growing):
+    num_batches = None
+
+
 @pytest.mark.parametrize(
     "data",
-    [Growing(workers=2), keras.utils.PyDataset, [IMAGES]],
-    ids=["workers", "no-batches", "list"],
+    [Growing(workers=2), Endless(), [IMAGES]],
+    ids=["workers", "endless", "list"],
 )
 def test_what_keras_must_read_itself_is_left_to_it(data):
     given = {"x": data, "shuffle": True}
