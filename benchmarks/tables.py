@@ -112,6 +112,7 @@ DEVICES = {
     "tensorflow": "`MirroredStrategy`",
     "jax": "`keras.distribution`, JAX",
 }
+WIDTHS = "12 16 17 24 31 32 33 48 64".split()
 SHOTS = {"new_task": "20", "new_task-50": "50"}
 
 
@@ -982,6 +983,17 @@ def scale():
     return table(["measured", "result"], rows)
 
 
+def channel_counts():
+    """Milliseconds of networks as wide as given."""
+    cells = read_result("channel_counts")["cells"]
+    names = {"1": "TensorFlow, 1 image", "64": "64 images", "litert": "LiteRT"}
+    rows = [
+        [words, *(f"{cells[kind][count]:.2f}" for count in WIDTHS)]
+        for kind, words in names.items()
+    ]
+    return table(["ms", *WIDTHS], rows)
+
+
 def input_pipelines():
     """What an epoch takes as Keras reads images, and as kmod does."""
     rows = [
@@ -1189,6 +1201,7 @@ FIGURES = {
         memory,
         own_photos,
         real_networks,
+        channel_counts,
         input_pipelines,
         scale,
         devices,

@@ -269,9 +269,8 @@ def _kernels(model, slimmed):
         for kernels in (channel_graph(m).kernels for m in (model, slimmed))
     )
     return {
-        layer: {"before": count, "slimmed": after[layer]}
+        layer: {"before": count, "slimmed": after.get(layer, 0)}
         for layer, count in before.items()
-        if layer in after
     }
 
 

@@ -10,6 +10,7 @@ from kmod.graph.channels import PINNED
 from kmod.graph.internals import parts_of
 from kmod.graph.rules.base import Kept
 from kmod.graph.rules.base import set_state
+from kmod.graph.rules.joins import is_concatenation
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.per_channel import TRAINING_ONLY
 from kmod.graph.rules.table import rule_for
@@ -25,9 +26,10 @@ def rebuild(
 
     The result is a new flat Functional model: nested models are unfolded,
     activations inside convolutions and Dense layers become layers of their
-    own, and what acts in training only, such as dropout, is left out. Where
-    the source takes bytes it takes float32, 0 to 255 as before, so that
-    modules can be composed with others.
+    own, and what acts in training only, such as dropout, is left out. So is a
+    branch of a concatenation that keeps no kernel. Where the source takes
+    bytes it takes float32, 0 to 255 as before, so that modules can be
+    composed with others.
 
     Args:
         graph: Channel graph of the model to copy.
@@ -67,11 +69,18 @@ class _Builder:
         return keras.Model(image, self.tensors[traced.output.index], name=name)
 
     def _add(self, call):
-        if type(call.operation) in TRAINING_ONLY:
-            (made,), (read,) = call.outputs, call.inputs
-            self.tensors[made.index] = self.tensors[read.index]
+        if all(self._is_empty(ref) for ref in call.outputs):
             return
-        args, kwargs = arguments_on(call, lambda ref: self.tensors[ref.index])
+        read = [ref for ref in call.inputs if not self._is_empty(ref)]
+        is_join = len(call.inputs) > 1 and is_concatenation(call)
+        if type(call.operation) in TRAINING_ONLY or (is_join and len(read) < 2):
+            (made,) = call.outputs
+            self.tensors[made.index] = self.tensors[read[0].index]
+            return
+        if len(read) < len(call.inputs):
+            args, kwargs = [[self.tensors[ref.index] for ref in read]], {}
+        else:
+            args, kwargs = arguments_on(call, lambda x: self.tensors[x.index])
         new = call.name not in self.layers
         if new:
             self.layers[call.name] = self._replacement(call)
@@ -119,6 +128,10 @@ class _Builder:
             name=self.graph.trace.free_name(f"{call.name}_activation"),
             dtype=self.dtype or call.operation.dtype_policy,
         )
+
+    def _is_empty(self, ref):
+        kept = self._kept_of(ref)
+        return kept is not None and not len(kept)
 
     def _kept(self, call):
         return (

@@ -10,6 +10,7 @@ from kmod.errors import UsageError
 from kmod.graph import ChannelGraph
 from kmod.graph.calls import Call
 from kmod.graph.kernels import KernelTable
+from kmod.graph.rules.joins import is_concatenation
 from kmod.graph.rules.kernels import KernelRule
 from kmod.graph.rules.table import rule_for
 
@@ -164,12 +165,15 @@ def _can_fold(call: Call) -> bool:
     )
 
 
-def families_of(graph: ChannelGraph, may_go: np.ndarray) -> list[np.ndarray]:
+def families_of(
+    graph: ChannelGraph, may_go: np.ndarray, whole_branches: bool = False
+) -> list[np.ndarray]:
     """Lists the sets of groups of which at least one must remain.
 
     Args:
         graph: Channel graph of the source model.
         may_go: Boolean array `(num_groups,)`, which groups can be removed.
+        whole_branches: Whether all groups of a concatenation's input may go.
 
     Returns:
         Sorted integer arrays of groups: the channels of each tensor whose
@@ -179,14 +183,36 @@ def families_of(graph: ChannelGraph, may_go: np.ndarray) -> list[np.ndarray]:
     for call in graph.trace.calls:
         for ref in (*call.inputs, *call.outputs):
             groups = graph.groups_of(ref)
-            if groups is not None and np.all(groups >= 0):
-                if np.all(may_go[groups]):
-                    found.add(frozenset(groups.tolist()))
+            if groups is None or not np.all((groups >= 0) & may_go[groups]):
+                continue
+            if not (whole_branches and _is_only_joined(graph, ref)):
+                found.add(frozenset(groups.tolist()))
     minimal = []
     for family in sorted(found, key=lambda f: (len(f), sorted(f))):
         if not any(known <= family for known in minimal):
             minimal.append(family)
     return [np.array(sorted(family)) for family in minimal]
+
+
+def _is_only_joined(graph, ref):
+    """Tells whether only concatenations read what becomes of a tensor.
+
+    Until there its channels must become nothing else than channels of one
+    tensor each, which has no others.
+    """
+    readers = [c for c in graph.trace.calls if ref in c.inputs]
+    return bool(readers) and all(_joins(graph, ref, c) for c in readers)
+
+
+def _joins(graph, ref, call):
+    channels = graph.map_of(ref)
+    if is_concatenation(call):
+        return call.operation.axis % ref.rank == channels.axis
+    if rule_for(call).mixes(call) or len(call.outputs) > 1:
+        return False
+    made = graph.groups_of(call.outputs[0])
+    same = made is not None and {*made} == {*graph.groups_of(ref)}
+    return same and _is_only_joined(graph, call.outputs[0])
 
 
 def to_groups(

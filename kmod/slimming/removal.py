@@ -34,6 +34,7 @@ COUNTS = {"macs": layer_macs, "parameters": layer_parameters}
 STEPS = 128  # Gradients that importances are worked out from,
 BATCH_SIZE = 32  # each of so many images.
 SURPLUS = 1.5  # What a removal looks ahead by: two layers may share a cost.
+ROUND_TO = 16  # A layer takes as long with fewer kernels as with a multiple.
 NUM_COMPARED = 32
 TIMED = 6  # Networks that are timed to find one that is fast enough.
 
@@ -48,7 +49,10 @@ class GatedNetwork(keras.Model):
 
     Attributes:
         graph: Channel graph of the network.
-        placement: Which groups may go.
+        placement: Which groups may go. Of a concatenation's inputs all but
+            one can.
+        layer_groups: Sets of groups, one for each layer, or several that are
+            joined.
         gates: Layer of the gates, `(1, num_groups)`.
     """
 
@@ -56,6 +60,7 @@ class GatedNetwork(keras.Model):
         super().__init__(name="gated_network", dtype="float32")
         self.graph = channel_graph(network)
         self.placement = _placement(self.graph, network)
+        self.layer_groups = families_of(self.graph, self.placement.may_go)
         self.trained = [layer for layer in network.layers if layer.trainable]
         self.gates = KernelMasks(1, self.graph.kernels.num_groups, name="gates")
         self.masked = MaskedNetwork(
@@ -142,7 +147,7 @@ def remove_kernels(
     gated = GatedNetwork(network)
     costs = _costs_of(network, gated, budgets)
     images, gradients = _gradients(network, gated, images, seed)
-    mask = _keep(gradients, gated.placement, costs, budgets)
+    mask = _keep(gradients, gated, costs, budgets)
     smaller = gated.cut(mask)
     _check(gated, mask, smaller, images[:NUM_COMPARED])
     return smaller, mask
@@ -185,9 +190,7 @@ def macs_for_latency(
     shares, fast = [], low
     for _ in range(TIMED):
         macs = math.sqrt(low * high)
-        smaller = gated.cut(
-            _keep(gradients, gated.placement, costs, {"macs": macs})
-        )
+        smaller = gated.cut(_keep(gradients, gated, costs, {"macs": macs}))
         shares.append(measure_latency(smaller) / measure_latency(network))
         if shares[-1] <= ratio:
             low = macs
@@ -235,7 +238,7 @@ def _placement(graph, network):
             f"{network.name!r}, whose layers with kernels do not train. Set "
             "`trainable` of some of them."
         )
-    families = families_of(graph, may_go)
+    families = families_of(graph, may_go, whole_branches=True)
     return dataclasses.replace(placement, may_go=may_go, families=families)
 
 
@@ -277,8 +280,9 @@ def _loss_of_drawn(draws, logits):
     )
 
 
-def _keep(gradients, placement, costs, budgets):
+def _keep(gradients, gated, costs, budgets):
     """Returns which groups stay, zeros and ones `(num_groups,)`."""
+    placement = gated.placement
     may_go = np.flatnonzero(placement.may_go)
     mask = np.ones(len(placement.may_go), "float32")
     saved = np.stack([c.of_removal(mask)[may_go] for c in costs.values()])
@@ -291,14 +295,59 @@ def _keep(gradients, placement, costs, budgets):
         gradients[:, may_go], saved, left, DEFAULT.own_importance
     )
     shares = (saved / left[:, None]).sum(axis=0).clip(1e-6)
-    for group in may_go[np.argsort(worth / shares, kind="stable")]:
-        if all(c.of_network(mask) <= budgets[n] for n, c in costs.items()):
+    order = np.argsort(worth / shares, kind="stable")
+    layers = _blocks(may_go[order], gated)
+    totals = np.zeros((2, len(mask)))
+    totals[:, may_go] = worth, shares
+    ratios = [
+        (np.divide(*totals[:, block].sum(axis=1)), layer, block)
+        for layer, blocks in enumerate(layers)
+        for block in blocks
+    ]
+    removed = []
+    for _, layer, block in sorted(ratios, key=lambda each: each[0]):
+        if _fits(mask, costs, budgets):
             break
-        mask[group] = 0
-        families = [f for f in placement.families if group in f]
-        if not all(mask[family].any() for family in families):
-            mask[group] = 1
+        mask[block] = 0
+        if all(mask[family].any() for family in placement.families):
+            removed.append((layer, block))
+        else:
+            mask[block] = 1
+    full = set()
+    for layer, block in reversed(removed):  # The last may have freed too much.
+        mask[block] = layer not in full
+        if not _fits(mask, costs, budgets):
+            mask[block] = 0
+            full.add(layer)
     return mask
+
+
+def _fits(mask, costs, budgets):
+    return all(c.of_network(mask) <= budgets[n] for n, c in costs.items())
+
+
+def _blocks(order, gated):
+    """Splits groups into what is removed at once.
+
+    Args:
+        order: Groups that may go, in the order of removal.
+        gated: The `GatedNetwork`.
+
+    Returns:
+        For each layer a list of arrays of groups in the order of removal,
+        which leave multiples of `ROUND_TO`. Those of the last multiple go one
+        by one if not all can go. So do groups of no layer, which follow.
+    """
+    layers, free = [], np.isin(np.arange(order.max() + 1), order)
+    for groups in gated.layer_groups:
+        own = order[np.isin(order, groups[free[groups]])]
+        free[own] = False
+        surplus = max(len(own) - ROUND_TO, 0)
+        ends = [*range(surplus % ROUND_TO, surplus, ROUND_TO), surplus]
+        if any({*family} <= {*groups} for family in gated.placement.families):
+            ends += range(surplus, len(own))
+        layers.append([x for x in np.split(own, ends) if len(x)])
+    return layers + [[group] for group in order[free[order], None]]
 
 
 def _check(gated, mask, smaller, images):

@@ -97,6 +97,123 @@ def test_every_layer_keeps_a_kernel(network, images, name):
     assert counts == [1, 1, 1]
 
 
+def test_layers_keep_multiples_of_sixteen_or_fewer(wide, images, monkeypatch):
+    """One branch of eight kernels stays as it is or goes as a whole."""
+    counts, used = _counts_left(wide, images)
+    full = np.array([x.filters for x in wide.layers if _is_conv(x)])
+    assert {tuple(each) for each in counts} != {tuple(full)}
+    for each in counts:
+        assert np.all((each < 16) | (each % 16 == 0) | (each == full))
+        assert each[-1] in (0, 8) and each[-2:].any()
+    assert min(used) > 0.7  # What the last block freed too much is used.
+    monkeypatch.setattr(removal, "ROUND_TO", 1)
+    singly, _ = _counts_left(wide, images)
+    assert any(np.any((each > 16) & (each % 16 > 0)) for each in singly[1:])
+
+
+@pytest.fixture
+def branched():
+    """Two blocks of branches; `used` is read beside its concatenation."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, name="stem")(image)
+    y = layers.Conv2D(4, 1, activation="relu", name="in_front")(x)
+    y = layers.Conv2D(5, 5, padding="same", name="costly")(y)
+    y = layers.BatchNormalization(name="norm")(y)
+    y = layers.ReLU(name="relu")(y)
+    z = layers.MaxPooling2D(3, 1, padding="same", name="pool")(x)
+    z = layers.Conv2D(4, 1, activation="sigmoid", name="after_pool")(z)
+    x = layers.Concatenate(name="join")(
+        [layers.Conv2D(6, 1, name="cheap")(x), y, z]
+    )
+    y = layers.Conv2D(4, 3, padding="same", name="used")(x)
+    x = keras.ops.concatenate([layers.Conv2D(4, 1, name="last")(y), y], axis=-1)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(3, name="logits")(x))
+    for weight in model.get_layer("norm").weights:  # No zero stays zero.
+        weight.assign(np.linspace(0.5, 1.5, 5))
+    return model
+
+
+@pytest.mark.parametrize(
+    "gone, left",
+    [
+        (["costly"], ["stem", "cheap", "after_pool", "used", "last"]),
+        (
+            ["costly", "after_pool", "last"],
+            ["stem", "cheap", "used"],
+        ),
+        (["cheap", "costly"], ["stem", "after_pool", "used", "last"]),
+    ],
+)
+def test_whole_branches_can_go(branched, images, gone, left):
+    gated = GatedNetwork(branched)
+    kernels = gated.graph.kernels
+    mask = np.ones(kernels.num_groups, "float32")
+    for name in gone:
+        mask[kernels.groups[kernels.ids_of(name)]] = 0
+    assert all(mask[family].any() for family in gated.placement.families)
+    smaller = gated.cut(mask)
+    names = {layer.name for layer in smaller.layers}
+    assert {layer.name for layer in smaller.layers if _is_conv(layer)} == {
+        *left
+    }
+    assert not names & {*gone, "in_front"} and {*left} <= names
+    gated.gates.mask.assign(mask[None])
+    expected = np.array(gated(images))
+    np.testing.assert_allclose(np.array(smaller(images)), expected, atol=1e-5)
+    assert np.abs(np.array(branched(images)) - expected).max() > 1e-3
+
+
+def test_branches_that_others_read_stay(branched, images):
+    gated = GatedNetwork(branched)
+    kernels = gated.graph.kernels
+    may_be_empty = {
+        name
+        for name in kernels.layers
+        if not any(
+            {*family} <= {*kernels.groups[kernels.ids_of(name)]}
+            for family in gated.placement.families
+        )
+    }
+    assert may_be_empty == {"cheap", "costly", "after_pool", "last"}
+    smallest, _ = remove_kernels(branched, {"macs": 0}, images, 0)
+    left = {layer.name for layer in smallest.layers if _is_conv(layer)}
+    assert {"stem", "used"} <= left and "costly" not in left
+
+
+@pytest.fixture
+def wide():
+    """A residual network of layers of 40, 48 and 20 kernels, one split."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(40, 3, activation="relu", name="first")(image)
+    y = layers.Conv2D(48, 3, padding="same", activation="relu")(x)
+    y = layers.Conv2D(40, 3, padding="same")(y)
+    x = layers.Add()([x, y])
+    x = layers.Concatenate()(
+        [
+            layers.Conv2D(20, 1, activation="relu")(x),
+            layers.Conv2D(8, 3, padding="same", activation="relu")(x),
+        ]
+    )
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(3, name="logits")(x))
+
+
+def _counts_left(model, images):
+    """Returns the kernels of each layer, and the share of the budget used."""
+    names = [layer.name for layer in model.layers if _is_conv(layer)]
+    counts, used = [], []
+    for share in (0.75, 0.55, 0.35, 0.15):
+        budget = share * model_sizes(model).macs
+        smaller, _ = remove_kernels(model, {"macs": budget}, images, 0)
+        left = {x.name: x.filters for x in smaller.layers if _is_conv(x)}
+        counts.append(np.array([left.get(name, 0) for name in names]))
+        used.append(model_sizes(smaller).macs / budget)
+    return counts, used
+
+
 def _is_conv(layer):
     return isinstance(layer, layers.Conv2D)
 

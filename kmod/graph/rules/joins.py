@@ -106,6 +106,12 @@ def _pin_all(maps, call, space, reason):
     return [None]
 
 
+def is_concatenation(call: Call) -> bool:
+    """Tells whether a call sets tensors side by side, and nothing else."""
+    name = type(call.operation).__name__
+    return name == "Concatenate" and not has_array(call)
+
+
 def has_array(call: Call) -> bool:
     """Tells whether an array is among the arguments, beside the tensors."""
     leaves = tree.flatten((call.args, call.kwargs))
