@@ -26,8 +26,8 @@ def rebuild(
 
     The result is a new flat Functional model: nested models are unfolded,
     activations inside convolutions and Dense layers become layers of their
-    own, and what acts in training only, such as dropout, is left out. So is a
-    branch of a concatenation that keeps no kernel. Where the source takes
+    own, and what acts in training only, such as dropout, is left out. So is
+    an input of a concatenation that keeps no kernel. Where the source takes
     bytes it takes float32, 0 to 255 as before, so that modules can be
     composed with others.
 

@@ -166,14 +166,14 @@ def _can_fold(call: Call) -> bool:
 
 
 def families_of(
-    graph: ChannelGraph, may_go: np.ndarray, whole_branches: bool = False
+    graph: ChannelGraph, may_go: np.ndarray, joined_may_go: bool = False
 ) -> list[np.ndarray]:
     """Lists the sets of groups of which at least one must remain.
 
     Args:
         graph: Channel graph of the source model.
         may_go: Boolean array `(num_groups,)`, which groups can be removed.
-        whole_branches: Whether all groups of a concatenation's input may go.
+        joined_may_go: Whether all groups of a concatenation's input may go.
 
     Returns:
         Sorted integer arrays of groups: the channels of each tensor whose
@@ -185,7 +185,7 @@ def families_of(
             groups = graph.groups_of(ref)
             if groups is None or not np.all((groups >= 0) & may_go[groups]):
                 continue
-            if not (whole_branches and _is_only_joined(graph, ref)):
+            if not (joined_may_go and _is_only_joined(graph, ref)):
                 found.add(frozenset(groups.tolist()))
     minimal = []
     for family in sorted(found, key=lambda f: (len(f), sorted(f))):
@@ -195,10 +195,10 @@ def families_of(
 
 
 def _is_only_joined(graph, ref):
-    """Tells whether only concatenations read what becomes of a tensor.
+    """Tells whether only concatenations read a tensor.
 
-    Until there its channels must become nothing else than channels of one
-    tensor each, which has no others.
+    Layers may lie between that work on each channel by itself and whose
+    output has these channels alone.
     """
     readers = [c for c in graph.trace.calls if ref in c.inputs]
     return bool(readers) and all(_joins(graph, ref, c) for c in readers)

@@ -238,7 +238,7 @@ def _placement(graph, network):
             f"{network.name!r}, whose layers with kernels do not train. Set "
             "`trainable` of some of them."
         )
-    families = families_of(graph, may_go, whole_branches=True)
+    families = families_of(graph, may_go, joined_may_go=True)
     return dataclasses.replace(placement, may_go=may_go, families=families)
 
 

@@ -146,7 +146,7 @@ def branched():
         (["cheap", "costly"], ["stem", "after_pool", "used", "last"]),
     ],
 )
-def test_whole_branches_can_go(branched, images, gone, left):
+def test_inputs_of_concatenations_can_go_whole(branched, images, gone, left):
     gated = GatedNetwork(branched)
     kernels = gated.graph.kernels
     mask = np.ones(kernels.num_groups, "float32")
@@ -165,7 +165,7 @@ def test_whole_branches_can_go(branched, images, gone, left):
     assert np.abs(np.array(branched(images)) - expected).max() > 1e-3
 
 
-def test_branches_that_others_read_stay(branched, images):
+def test_inputs_that_other_layers_read_stay(branched, images):
     gated = GatedNetwork(branched)
     kernels = gated.graph.kernels
     may_be_empty = {
