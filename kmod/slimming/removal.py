@@ -210,7 +210,7 @@ def macs_for_latency(
 def least_costs(
     network: keras.Model, names: Collection[str]
 ) -> dict[str, float]:
-    """Returns what a network costs with one kernel of every layer.
+    """Returns what a network costs with as few kernels as can be.
 
     Args:
         network: As in `remove_kernels`.

@@ -2,6 +2,7 @@ import importlib
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -53,6 +54,27 @@ def test_few_classes_of_a_composed_model(composed_path, tmp_path, capsys):
     assert "kernels of layer" in said.out and "accuracy" not in said.out
     assert "others it answers" in said.err
     assert load(out).class_names == ("8", "7")
+
+
+def test_layer_that_is_gone_has_no_kernels(tmp_path, capsys):
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, padding="same", name="first")(image)
+    x = layers.Concatenate()(
+        [
+            layers.Conv2D(6, 1, name="cheap")(x),
+            layers.Conv2D(6, 7, padding="same", name="costly")(x),
+        ]
+    )
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(10, activation="softmax")(x))
+    model.save(tmp_path / "model.keras")
+    argv = ["slim", str(tmp_path / "model.keras"), "--data", "digits", *QUICK]
+    argv += ["--macs-target", "0.2", "--out", str(tmp_path / "out"), "--json"]
+    assert main([*argv, "--unlabelled"]) == 0
+    kernels = json.loads(capsys.readouterr().out)["kernels"]
+    assert kernels["costly"] == {"before": 6, "slimmed": 0}
+    assert kernels["cheap"]["slimmed"] > 0 < kernels["first"]["slimmed"]
 
 
 def test_images_need_no_labels(three_path, tmp_path):
