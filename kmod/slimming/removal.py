@@ -35,6 +35,7 @@ STEPS = 128  # Gradients that importances are worked out from,
 BATCH_SIZE = 32  # each of so many images.
 SURPLUS = 1.5  # What a removal looks ahead by: two layers may share a cost.
 ROUND_TO = 16  # A layer takes as long with fewer kernels as with a multiple.
+TRIES = 8  # Networks that removal chooses from.
 NUM_COMPARED = 32
 TIMED = 6  # Networks that are timed to find one that is fast enough.
 
@@ -281,45 +282,72 @@ def _loss_of_drawn(draws, logits):
 
 
 def _keep(gradients, gated, costs, budgets):
-    """Returns which groups stay, zeros and ones `(num_groups,)`."""
-    placement = gated.placement
-    may_go = np.flatnonzero(placement.may_go)
-    mask = np.ones(len(placement.may_go), "float32")
-    saved = np.stack([c.of_removal(mask)[may_go] for c in costs.values()])
+    """Returns which groups stay, zeros and ones `(num_groups,)`.
+
+    Blocks go that are worth least for what they cost. The last of them may free
+    far more than has to go, so it is also tried what goes if that one stays.
+    Of these networks the one counts that loses least.
+    """
+    may_go = np.flatnonzero(gated.placement.may_go)
+    whole = np.ones(len(gated.placement.may_go), "float32")
+    saved = np.stack([c.of_removal(whole)[may_go] for c in costs.values()])
     left = [
-        own.sum() - SURPLUS * max(c.of_network(mask) - budgets[name], 0)
+        own.sum() - SURPLUS * max(c.of_network(whole) - budgets[name], 0)
         for own, (name, c) in zip(saved, costs.items())
     ]
     left = np.maximum(left, 1e-3 * saved.sum(axis=1))
-    worth = joint_importances(
+    worth, share = np.zeros((2, len(whole)))
+    worth[may_go] = joint_importances(
         gradients[:, may_go], saved, left, DEFAULT.own_importance
     )
-    shares = (saved / left[:, None]).sum(axis=0).clip(1e-6)
-    order = np.argsort(worth / shares, kind="stable")
-    layers = _blocks(may_go[order], gated)
-    totals = np.zeros((2, len(mask)))
-    totals[:, may_go] = worth, shares
-    ratios = [
-        (np.divide(*totals[:, block].sum(axis=1)), layer, block)
-        for layer, blocks in enumerate(layers)
-        for block in blocks
+    share[may_go] = (saved / left[:, None]).sum(axis=0).clip(1e-6)
+    order = may_go[np.argsort(worth[may_go] / share[may_go], kind="stable")]
+    blocks = [
+        (worth[block].sum() / share[block].sum(), layer, block)
+        for layer, own in enumerate(_blocks(order, gated))
+        for block in own
     ]
+    blocks.sort(key=lambda block: block[0])
+    best, last = _without(blocks, gated, costs, budgets)
+    for _ in range(TRIES - 1):
+        if last is None:
+            break
+        layer = blocks[last][1]
+        blocks = blocks[:last] + [b for b in blocks[last:] if b[1] != layer]
+        mask, last = _without(blocks, gated, costs, budgets)
+        if last is not None and worth @ mask > worth @ best:
+            best = mask
+    return best
+
+
+def _without(blocks, gated, costs, budgets):
+    """Removes blocks in their order until the rest fits in budgets.
+
+    Returns:
+        Which groups stay, and the index of the last block that goes; `None`
+        if none does or it still does not fit.
+    """
+    families = gated.placement.families
+    mask = np.ones(len(gated.placement.may_go), "float32")
     removed = []
-    for _, layer, block in sorted(ratios, key=lambda each: each[0]):
+    for index, (_, _, block) in enumerate(blocks):
         if _fits(mask, costs, budgets):
             break
         mask[block] = 0
-        if all(mask[family].any() for family in placement.families):
-            removed.append((layer, block))
+        if all(mask[family].any() for family in families):
+            removed.append(index)
         else:
             mask[block] = 1
+    if not removed or not _fits(mask, costs, budgets):
+        return mask, None
     full = set()
-    for layer, block in reversed(removed):  # The last may have freed too much.
+    for index in reversed(removed):  # Some may stay after all.
+        _, layer, block = blocks[index]
         mask[block] = layer not in full
         if not _fits(mask, costs, budgets):
             mask[block] = 0
             full.add(layer)
-    return mask
+    return mask, removed[-1]
 
 
 def _fits(mask, costs, budgets):
