@@ -105,7 +105,9 @@ def test_layers_keep_multiples_of_sixteen_or_fewer(wide, images, monkeypatch):
     for each in counts:
         assert np.all((each < 16) | (each % 16 == 0) | (each == full))
         assert each[-1] in (0, 8) and each[-2:].any()
-    assert min(used) > 0.85  # What the last block freed too much is used.
+    assert min(used) > 0.85
+    monkeypatch.setattr(removal, "TRIES", 1)
+    assert min(_counts_left(wide, images)[1]) < 0.8  # A block freed too much.
     monkeypatch.setattr(removal, "ROUND_TO", 1)
     singly, _ = _counts_left(wide, images)
     assert any(np.any((each > 16) & (each % 16 > 0)) for each in singly[1:])
@@ -205,7 +207,7 @@ def _counts_left(model, images):
     """Returns the kernels of each layer, and the share of the budget used."""
     names = [layer.name for layer in model.layers if _is_conv(layer)]
     counts, used = [], []
-    for share in (0.75, 0.35):
+    for share in (0.6, 0.35):
         budget = share * model_sizes(model).macs
         smaller, _ = remove_kernels(model, {"macs": budget}, images, 0)
         left = {x.name: x.filters for x in smaller.layers if _is_conv(x)}
