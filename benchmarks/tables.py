@@ -134,7 +134,7 @@ def headline():
     summary = read_result(SUMMARY)
     cells = [summary["efficiency"][name] for name in NETWORKS]
     composed = [cell["composed"] for cell in cells]
-    smallest = [cell["smallest"] for cell in cells]
+    slim = summary["slim"]["three"]
     patches, task = summary["patching"], summary["new_task"]
     better = summary["more_accurate"]
     worlds = summary["worlds"]
@@ -148,9 +148,10 @@ def headline():
             f"accuracy {_change(composed)} points",
         ],
         [
-            "smallest modules of these networks",
-            f"{_span(smallest, 'retention_rate', '{:.0%}')} of the kernels, "
-            f"accuracy {_change(smallest)} points",
+            "these networks made slim for three of their classes",
+            f"{slim['macs_ratio']['mean']:.2f}x the multiply-accumulates, "
+            f"{slim['litert_ratio']['mean']:.2f}x the latency (LiteRT), "
+            f"accuracy {_points(slim, 'slim_loss')} points on average",
         ],
         [
             f"{patches['num_patches']} weak classes patched",

@@ -36,6 +36,7 @@ BATCH_SIZE = 32  # each of so many images.
 SURPLUS = 1.5  # What a removal looks ahead by: two layers may share a cost.
 ROUND_TO = 16  # A layer takes as long with fewer kernels as with a multiple.
 TRIES = 8  # Networks that removal chooses from.
+WELL_USED = 0.95  # Of a budget; more of it counts for nothing.
 NUM_COMPARED = 32
 TIMED = 6  # Networks that are timed to find one that is fast enough.
 
@@ -115,6 +116,7 @@ def remove_kernels(
     budgets: Mapping[str, float],
     images: np.ndarray,
     seed: int,
+    later: Mapping[str, float] | None = None,
 ) -> tuple[keras.Model, np.ndarray]:
     """Cuts kernels out of a network until it fits in budgets.
 
@@ -129,6 +131,8 @@ def remove_kernels(
         budgets: What it may cost, by the names of `COUNTS`.
         images: Array of images to work the importances out on.
         seed: Integer, seed of the images and classes that are drawn.
+        later: What it may cost after further removals, if any are to come.
+            Only kernels go that would not stay then.
 
     Returns:
         The smaller network, which answers as this one does with the removed
@@ -148,7 +152,10 @@ def remove_kernels(
     gated = GatedNetwork(network)
     costs = _costs_of(network, gated, budgets)
     images, gradients = _gradients(network, gated, images, seed)
-    mask = _keep(gradients, gated, costs, budgets)
+    if later is None:
+        mask = _keep(gradients, gated, costs, budgets)
+    else:
+        mask = _keep(gradients, gated, costs, later, budgets)
     smaller = gated.cut(mask)
     _check(gated, mask, smaller, images[:NUM_COMPARED])
     return smaller, mask
@@ -281,12 +288,14 @@ def _loss_of_drawn(draws, logits):
     )
 
 
-def _keep(gradients, gated, costs, budgets):
+def _keep(gradients, gated, costs, budgets, now=None):
     """Returns which groups stay, zeros and ones `(num_groups,)`.
 
     Blocks go that are worth least for what they cost. The last of them may free
     far more than has to go, so it is also tried what goes if that one stays.
-    Of these networks the one counts that loses least.
+    Of these networks the one counts that uses the budgets, and of several the
+    one that loses least. `now` are budgets to keep to at first: of the blocks
+    that are to go, no more go than it takes.
     """
     may_go = np.flatnonzero(gated.placement.may_go)
     whole = np.ones(len(gated.placement.may_go), "float32")
@@ -308,16 +317,26 @@ def _keep(gradients, gated, costs, budgets):
         for block in own
     ]
     blocks.sort(key=lambda block: block[0])
-    best, last = _without(blocks, gated, costs, budgets)
-    for _ in range(TRIES - 1):
+    found, tried = [], blocks
+    for _ in range(TRIES):
+        mask, last = _without(tried, gated, costs, budgets)
         if last is None:
             break
-        layer = blocks[last][1]
-        blocks = blocks[:last] + [b for b in blocks[last:] if b[1] != layer]
-        mask, last = _without(blocks, gated, costs, budgets)
-        if last is not None and worth @ mask > worth @ best:
-            best = mask
-    return best
+        used = max(c.of_network(mask) / budgets[n] for n, c in costs.items())
+        found.append((min(used, WELL_USED), worth @ mask, mask))
+        layer = tried[last][1]
+        tried = tried[:last] + [b for b in tried[last:] if b[1] != layer]
+    if found:
+        mask = max(found, key=lambda each: each[:2])[2]
+    if now is None:
+        return mask
+    going = [block for _, _, block in blocks if not mask[block].any()]
+    mask = whole
+    for block in going:
+        if _fits(mask, costs, now):
+            break
+        mask[block] = 0
+    return mask
 
 
 def _without(blocks, gated, costs, budgets):

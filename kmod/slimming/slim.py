@@ -440,8 +440,9 @@ def _trained(network, before, transfer_set, training, checkpoints):
             name: before[name] * (budget / before[name]) ** (cut / cuts)
             for name, budget in budgets.items()
         }
+        later = None if cut == cuts else budgets
         network, mask = _cut(
-            network, rooms, before, transfer_set, training.seed + cut
+            network, rooms, later, before, transfer_set, training.seed + cut
         )
         checkpoints.removed(network, mask)
     learn(
@@ -452,12 +453,12 @@ def _trained(network, before, transfer_set, training, checkpoints):
     return network
 
 
-def _cut(network, rooms, before, transfer_set, seed):
+def _cut(network, rooms, later, before, transfer_set, seed):
     """Removes kernels until a network costs no more than there is room for."""
     budgets, last = dict(rooms), None
     while True:
         smaller, mask = remove_kernels(
-            network, budgets, transfer_set.images, seed
+            network, budgets, transfer_set.images, seed, later
         )
         sizes = total_sizes([smaller])
         exceeded = [name for name, room in rooms.items() if sizes[name] > room]

@@ -113,6 +113,17 @@ def test_layers_keep_multiples_of_sixteen_or_fewer(wide, images, monkeypatch):
     assert any(np.any((each > 16) & (each % 16 > 0)) for each in singly[1:])
 
 
+def test_what_would_stay_later_stays_now(wide, images):
+    whole = model_sizes(wide).macs
+    now, later = {"macs": 0.75 * whole}, {"macs": 0.35 * whole}
+    _, last = remove_kernels(wide, later, images, 0)
+    smaller, mask = remove_kernels(wide, now, images, 0, later)
+    assert later["macs"] < model_sizes(smaller).macs <= now["macs"]
+    assert np.all(mask >= last) and np.any(mask > last)
+    _, alone = remove_kernels(wide, now, images, 0)
+    assert not np.all(alone >= last)
+
+
 @pytest.fixture
 def branched():
     """Two blocks of branches; `used` is read beside its concatenation."""
