@@ -291,11 +291,27 @@ def _loss_of_drawn(draws, logits):
 def _keep(gradients, gated, costs, budgets, now=None):
     """Returns which groups stay, zeros and ones `(num_groups,)`.
 
-    Blocks go that are worth least for what they cost. The last of them may free
-    far more than has to go, so it is also tried what goes if that one stays.
-    Of these networks the one counts that uses the budgets, and of several the
-    one that loses least. `now` are budgets to keep to at first: of the blocks
-    that are to go, no more go than it takes.
+    `now` are budgets to keep to at first: of what is to go for `budgets`, no
+    more goes than that takes.
+    """
+    worth, blocks = _in_order(gradients, gated, costs, budgets)
+    plan = _plan(worth, blocks, gated, costs, budgets)
+    if now is None:
+        return plan
+    mask = np.ones_like(plan)
+    for _, _, block in blocks:
+        if _fits(mask, costs, now):
+            break
+        if not plan[block].any():
+            mask[block] = 0
+    return mask
+
+
+def _in_order(gradients, gated, costs, budgets):
+    """Returns what groups are worth, and blocks of them in order of removal.
+
+    A block is what it is worth for what it costs, the number of its layer, and
+    its groups.
     """
     may_go = np.flatnonzero(gated.placement.may_go)
     whole = np.ones(len(gated.placement.may_go), "float32")
@@ -316,27 +332,26 @@ def _keep(gradients, gated, costs, budgets, now=None):
         for layer, own in enumerate(_blocks(order, gated))
         for block in own
     ]
-    blocks.sort(key=lambda block: block[0])
-    found, tried = [], blocks
+    return worth, sorted(blocks, key=lambda block: block[0])
+
+
+def _plan(worth, blocks, gated, costs, budgets):
+    """Returns which groups stay in the end.
+
+    The last block that goes may free far more than has to go, so it is also
+    tried what goes if that one stays. Of these networks the one counts that
+    makes use of the budgets, and of several the one that loses least.
+    """
+    found = []
     for _ in range(TRIES):
-        mask, last = _without(tried, gated, costs, budgets)
+        mask, last = _without(blocks, gated, costs, budgets)
         if last is None:
             break
         used = max(c.of_network(mask) / budgets[n] for n, c in costs.items())
         found.append((min(used, WELL_USED), worth @ mask, mask))
-        layer = tried[last][1]
-        tried = tried[:last] + [b for b in tried[last:] if b[1] != layer]
-    if found:
-        mask = max(found, key=lambda each: each[:2])[2]
-    if now is None:
-        return mask
-    going = [block for _, _, block in blocks if not mask[block].any()]
-    mask = whole
-    for block in going:
-        if _fits(mask, costs, now):
-            break
-        mask[block] = 0
-    return mask
+        layer = blocks[last][1]
+        blocks = blocks[:last] + [b for b in blocks[last:] if b[1] != layer]
+    return max(found, key=lambda each: each[:2])[2] if found else mask
 
 
 def _without(blocks, gated, costs, budgets):
