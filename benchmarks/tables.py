@@ -148,7 +148,8 @@ def headline():
             f"accuracy {_change(composed)} points",
         ],
         [
-            "these networks made slim for three of their classes",
+            "three networks that learned from 10,000 images of CIFAR-10, "
+            "slim for three of its classes",
             f"{slim['macs_ratio']['mean']:.2f}x the multiply-accumulates, "
             f"{slim['litert_ratio']['mean']:.2f}x the latency (LiteRT), "
             f"accuracy {_points(slim, 'slim_loss')} points on average",

@@ -34,7 +34,7 @@ COUNTS = {"macs": layer_macs, "parameters": layer_parameters}
 STEPS = 128  # Gradients that importances are worked out from,
 BATCH_SIZE = 32  # each of so many images.
 SURPLUS = 1.5  # What a removal looks ahead by: two layers may share a cost.
-ROUND_TO = 16  # A layer takes as long with fewer kernels as with a multiple.
+ROUND_TO = 16  # Processors work on so many kernels at a time.
 TRIES = 8  # Networks that removal chooses from.
 WELL_USED = 0.95  # Of a budget; more of it counts for nothing.
 NUM_COMPARED = 32
@@ -51,8 +51,8 @@ class GatedNetwork(keras.Model):
 
     Attributes:
         graph: Channel graph of the network.
-        placement: Which groups may go. Of a concatenation's inputs all but
-            one can.
+        placement: Which groups may go. An input of a concatenation may lose
+            all of its groups.
         layer_groups: Sets of groups, one for each layer, or several that are
             joined.
         gates: Layer of the gates, `(1, num_groups)`.
