@@ -83,8 +83,14 @@ def file_bytes(model: keras.Model) -> int:
 
 
 def predict(path: Path, images: Any) -> dict[str, Any]:
-    """Returns the answers of a written archive, by name."""
-    return predict_by_name(load_keras_file(path), images)
+    """Returns the answers of an archive, by name.
+
+    Args:
+        path: An archive written here, or loaded by `load_keras_file` before:
+            what it may hold is not checked again.
+        images: Images to answer.
+    """
+    return predict_by_name(_read(path, path, named_layers()), images)
 
 
 def load_keras_file(
@@ -146,6 +152,11 @@ def _load(file, path, allow_custom):
     if not allow_custom:
         _check_classes(file, path, named)
     _check_sizes(file, path, named)
+    return _read(file, path, named)
+
+
+def _read(file, path, named):
+    """Reads `file` in safe mode, where layers have names of `named`."""
     remember_attributes()
     try:
         model = keras.saving.load_model(

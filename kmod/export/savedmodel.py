@@ -6,6 +6,7 @@ loads a SavedModel.
 
 import contextlib
 import errno
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kmod.data.streaming import quiet_tensorflow
 from kmod.errors import ArtifactError
@@ -24,6 +26,8 @@ from kmod.errors import reason_of
 from kmod.export.operations import check_saved_model
 
 INPUT_NAME = "image"
+LARGE = 4096  # Numbers of a weight; to copy fewer takes no time.
+ALIGNMENT = 64  # Bytes.
 # TensorFlow takes the path of weights for a pattern.
 PATTERN = re.compile(r"[\\*?\[\]]")
 PROBABILITIES_LAYER = "probabilities"
@@ -40,6 +44,8 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     and with `logits` if those are what it answers with. Its signature
     `class_names` takes nothing and lists all classes.
 
+    Weights share a few variables; to train them, take the Keras archive.
+
     Args:
         model: Classifier, or module of one score.
         class_names: Its classes, in the order of its outputs.
@@ -51,9 +57,16 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     import tensorflow as tf
 
     answer = answer_function(model)
+    groups = _groups(model.weights)
+    served = tf.Module()
+    served.weights = [_join(group) for group in groups]
 
     def serve(image):
-        answers = answer(image)
+        values = []
+        for group, joined in zip(groups, served.weights):
+            values += zip(group, _split(joined, group))
+        with keras.StatelessScope(values):
+            answers = answer(image)
         if "probabilities" not in answers:
             return answers
         best = tf.argmax(
@@ -65,9 +78,6 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     def list_names():
         return {"class_names": tf.constant(class_names)}
 
-    # What Keras exports holds each weight twice, and takes twice as long.
-    served = tf.Module()
-    served.weights = [weight.value for weight in model.weights]
     served.serve = tf.function(
         serve, input_signature=[image_spec(model)], autograph=False
     )
@@ -90,6 +100,57 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
     ) as error:  # What TensorFlow makes of the system's errors.
         reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
         raise OSError(errno.EIO, reason, str(path)) from error
+
+
+def _groups(weights):
+    """Groups weights that go into one variable.
+
+    TensorFlow takes long to write and to read a variable, however small.
+    """
+    groups = {}
+    for weight in weights:
+        key = weight.dtype, _size(weight) >= LARGE
+        groups.setdefault(key, []).append(weight)
+    return list(groups.values())
+
+
+def _join(group):
+    """Returns one variable of all weights of a group."""
+    import tensorflow as tf
+
+    rooms = [_room(weight) for weight in group]
+    joined = np.zeros(sum(rooms), group[0].dtype)
+    for weight, end in zip(group, np.cumsum(rooms)):
+        start = end - _room(weight)
+        values = keras.ops.convert_to_numpy(weight.value)
+        joined[start : start + values.size] = values.ravel()
+    return tf.Variable(joined)
+
+
+def _split(joined, group):
+    """Yields the value of each weight of a group, as a tensor."""
+    import tensorflow as tf
+
+    parts = tf.split(joined, [_room(weight) for weight in group])
+    for weight, part in zip(group, parts):
+        if _room(weight) > _size(weight):
+            part = tf.slice(part, [0], [_size(weight)])
+        is_vector = len(weight.shape) == 1
+        yield part if is_vector else tf.reshape(part, weight.shape)
+
+
+def _room(weight):
+    """Returns how many numbers of a variable a weight takes.
+
+    Large weights begin where TensorFlow can use them without a copy.
+    """
+    size = _size(weight)
+    step = ALIGNMENT // np.dtype(weight.dtype).itemsize
+    return size + -size % step if size >= LARGE else size
+
+
+def _size(weight):
+    return math.prod(weight.shape)
 
 
 def load_saved_model(directory: str | Path) -> Any:

@@ -60,6 +60,30 @@ def test_module_answers_with_its_score(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_weights_share_variables(tmp_path):
+    image = keras.Input((6, 6, 1), name="image")
+    x = keras.layers.Flatten()(keras.layers.Conv2D(7, 2)(image))
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dense(67, dtype="mixed_float16")(x)
+    x = keras.layers.Dense(67, dtype="float16")(x)
+    model = keras.Model(image, keras.layers.Dense(3, "softmax")(x))
+    sizes = [np.prod(weight.shape) for weight in model.weights]
+    assert max(sizes) > savedmodel.LARGE and max(sizes) % 16
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0, 0.2, weight.shape))
+    savedmodel.write(model, ("a", "b", "c"), tmp_path)
+    images = rng.uniform(size=(5, 6, 6, 1)).astype("float32")
+    expected = predict_by_name(model, images)["probabilities"]
+    answers = savedmodel.predict(tmp_path, images)["probabilities"]
+    np.testing.assert_allclose(answers, expected, rtol=1e-6)
+    weights = tf.saved_model.load(str(tmp_path)).weights
+    assert len(weights) == 4 < len(model.weights)
+    model.weights[1].assign(model.weights[1] + 0.1)
+    changed = predict_by_name(model, images)["probabilities"]
+    assert np.abs(changed - answers).max() > 1e-4
+
+
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_fused_activations_are_probabilities(images, activation):
     layers = [
