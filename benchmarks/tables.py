@@ -996,6 +996,26 @@ def channel_counts():
     return table(["ms", *WIDTHS], rows)
 
 
+def cutting():
+    """Seconds of a module that is cut and saved, by what they are spent on."""
+    cells = read_result("cutting")["cells"]
+    words = {
+        "cut": "cut",
+        "savedmodel written": "SavedModel written",
+        "savedmodel read and run": "SavedModel read and run",
+        "keras written": "Keras archive written",
+        "keras read and run": "Keras archive read and run",
+        "others": "digests, manifests, answers of the masked model",
+    }
+    rows = [
+        [said, *(f"{cell[f'{part}: seconds']:.2f}" for cell in cells.values())]
+        for part, said in words.items()
+    ]
+    wholes = [f"{cell['seconds_a_module']:.2f}" for cell in cells.values()]
+    head = ["seconds of a module", *(f"of {count}" for count in cells)]
+    return table(head, [*rows, ["in all", *wholes]])
+
+
 def input_pipelines():
     """What an epoch takes as Keras reads images, and as kmod does."""
     rows = [
@@ -1204,6 +1224,7 @@ FIGURES = {
         own_photos,
         real_networks,
         channel_counts,
+        cutting,
         input_pipelines,
         scale,
         devices,

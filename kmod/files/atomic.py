@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from typing import TypeVar
@@ -43,6 +44,7 @@ T = TypeVar("T")
 
 MAX_NAMES = 5
 MAX_READS = 50
+SYNCS_AT_A_TIME = 8
 SECONDS_BETWEEN_RENAMES = 0.01
 # The files that make a directory an artifact. A spec may be called so as well,
 # but does not end in its own digest.
@@ -411,10 +413,15 @@ def _is_alive(pid):
 
 
 def _sync_tree(top):
-    for directory, _, names in os.walk(top):
-        for name in names:
-            _sync(Path(directory, name))
-        _sync(Path(directory))
+    paths = [
+        Path(directory, name)
+        for directory, _, names in os.walk(top)
+        for name in (*names, os.curdir)
+    ]
+    # A disk syncs many files in the time of one.
+    with ThreadPoolExecutor(SYNCS_AT_A_TIME) as pool:
+        for _ in pool.map(_sync, paths):
+            pass
 
 
 def _sync(path):

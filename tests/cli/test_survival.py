@@ -59,6 +59,21 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+class InTurn:
+    """An executor without threads: a fork has none but its own."""
+
+    def __init__(self, max_workers):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    map = staticmethod(map)
+
+
 class Crashes:
     """Lets a command crash in every way at each of its steps, in forks.
 
@@ -90,6 +105,7 @@ class Crashes:
             for kind in self.kinds:
                 step = self._step(kind, getattr(STEPS[kind], kind))
                 patches.setattr(STEPS[kind], kind, step)
+            patches.setattr(atomic, "ThreadPoolExecutor", InTurn)
             patches.setattr(sys, "stderr", said)
             patches.setattr(sys, "stdout", io.StringIO())
             code = main(argv)
