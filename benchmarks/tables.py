@@ -815,9 +815,10 @@ def slim():
         rows.append(
             [
                 f"{title} ({own['cells']})",
-                _points(own, "slim_loss"),
-                _points(own, "student_loss"),
-                _points(own, "torch_loss") if "torch_loss" in own else "",
+                *(
+                    _gain_with_interval(own[f"{way}_loss"])
+                    for way in ("slim", "student", "torch")
+                ),
                 *(
                     f"{mean[key]:.2f}x"
                     for key in (
@@ -830,7 +831,8 @@ def slim():
                 ),
             ]
         )
-    head = ["task (cells)", "accuracy, points", "student", "Torch-Pruning"]
+    head = ["task (cells)", "accuracy, points (95 % interval)"]
+    head += ["student", "Torch-Pruning"]
     head += ["MACs", "parameters", "ms in LiteRT, 1 image"]
     head += ["ms in Keras, 64 images", "time"]
     return table(head, rows)
@@ -1176,6 +1178,11 @@ def dependence():
 def _rank(found):
     low, high = found["interval"]
     return f"{found['test']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _gain_with_interval(loss):
+    low, high = (-100 * end for end in reversed(loss["interval"]))
+    return f"{-100 * loss['mean']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _with_interval(found):
