@@ -34,8 +34,9 @@ from kmod.cli import schema
 from kmod.cli import slim
 from kmod.cli import test
 from kmod.cli.faults import print_faults
-from kmod.cli.framework_imports import leave_out_imports
 from kmod.cli.framework_lines import hide_framework_lines
+from kmod.cli.starting import collect_less_often
+from kmod.cli.starting import leave_out_imports
 from kmod.errors import KmodError
 from kmod.errors import SpecError
 from kmod.errors import reason_of
@@ -105,6 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give either --quiet or --verbose")
     _set_up_messages(args, is_program=argv is None)
     if argv is None:
+        collect_less_often()
         leave_out_imports()
     try:
         custom_layers = getattr(args, "custom_layers", ())

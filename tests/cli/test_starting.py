@@ -12,7 +12,7 @@ FRAMEWORK = "".join(
     for name in LOOKED_FOR
 )
 HIDE = """
-from kmod.cli.framework_imports import leave_out_imports
+from kmod.cli.starting import leave_out_imports
 leave_out_imports()
 """
 TELL = f"""
@@ -61,3 +61,20 @@ def test_others_find_all(packages):
 
 def test_real_frameworks_go_without():
     assert found_by(f"{HIDE}import tensorflow, keras.wrappers") == []
+
+
+@pytest.mark.parametrize("is_program", [True, False])
+def test_only_programs_collect_less_often(is_program):
+    words = "" if is_program else "['schema', '--markdown']"
+    code = f"""
+import contextlib, gc, io, sys
+from kmod.cli.main import main
+sys.argv = ["kmod", "schema", "--markdown"]
+before = gc.get_threshold()
+with contextlib.redirect_stdout(io.StringIO()):
+    assert main({words}) == 0
+after = gc.get_threshold()
+assert (after[0] > 10 * before[0]) == {is_program}, after
+assert after[1:] == before[1:]
+"""
+    found_by(code)
