@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 
+from kmod.cli.starting import collect_less_often
 from kmod.data.image_data import SPLITS
 from kmod.data.load import load_data
 from kmod.data.subsets import class_subset
@@ -45,6 +46,7 @@ def build(num_classes=len(NAMES), seed=0):
     return keras.Model(image, x, name=f"source_{seed}")
 
 
+collect_less_often()
 # What is made while tests are collected, while fixtures are set up and in a
 # test must not depend on the tests before.
 keras.utils.set_random_seed(0)

@@ -87,10 +87,15 @@ def predict(path: Path, images: Any) -> dict[str, Any]:
 
     Args:
         path: An archive written here, or loaded by `load_keras_file` before:
-            what it may hold is not checked again.
+            what sizes it declares is not checked again.
         images: Images to answer.
+
+    Raises:
+        ArtifactError: If it holds what it must not, or can not be loaded.
     """
-    return predict_by_name(_read(path, path, named_layers()), images)
+    named = named_layers()
+    _check_classes(path, path, named)
+    return predict_by_name(_read(path, path, named), images)
 
 
 def load_keras_file(
