@@ -58,6 +58,7 @@ def write(model: keras.Model, class_names: Sequence[str], path: Path) -> None:
 
     answer = answer_function(model)
     groups = _groups(model.weights)
+    # What Keras exports holds each weight twice, and takes twice as long.
     served = tf.Module()
     served.weights = [_join(group) for group in groups]
 
