@@ -161,7 +161,7 @@ def _load(file, path, allow_custom):
 
 
 def _read(file, path, named):
-    """Reads `file` in safe mode, where layers have names of `named`."""
+    """Reads `file` in safe mode, with the user's layers of `named`."""
     remember_attributes()
     try:
         model = keras.saving.load_model(
