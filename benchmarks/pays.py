@@ -60,7 +60,7 @@ LABELLED = 50  # Images of each class that patches are fitted on.
 FEW = (0, 5, 20, 50)
 SLIM_ON = (20, 50)
 SLIM_EPOCHS, SLIM_RATE = 10, 3e-4  # Little is cut, and images are few.
-TESTS = 500
+TESTS = 500  # Images of each class that new models are tested on.
 VALIDATION = 200  # That sources are validated and calibrated on.
 IMAGES, EPOCHS = 1000, 14  # Of sources.
 TARGET_IMAGES, WEAK_IMAGES = 40, 300
@@ -128,7 +128,6 @@ def patched(args, architecture, classes, target: int, seed: int) -> dict:
     source, store = source_of(args, architecture, classes, seed)
     data = load("cifar10", args.data_dir)
     few = twins.some(data.validation, LABELLED, seed, VALIDATION)
-    test = twins.some(data.test, TESTS)
     figures = {}
     try:
         choice = kmod.choose_patches(
@@ -143,10 +142,15 @@ def patched(args, architecture, classes, target: int, seed: int) -> dict:
     logits = rebuild(channel_graph(weak, None, (32, 32, 3)))
     model = build_patched(logits, [choice.chosen[0].fit.patch])
     found = {
-        "patched": (evaluated(model, test, data.class_names), model, LABELLED)
+        "patched": (
+            evaluated(model, data.test, data.class_names),
+            model,
+            LABELLED,
+        )
     }
     for way, evaluation in zip(
-        choice.plain, evaluate_ways(choice.plain, test.images, test.labels)
+        choice.plain,
+        evaluate_ways(choice.plain, data.test.images, data.test.labels),
     ):
         found[way.name] = evaluation, way.model, way.num_labelled // 10
     found["donor's source"] = None, source, 0
@@ -183,6 +187,7 @@ def patched(args, architecture, classes, target: int, seed: int) -> dict:
     others = fit.comparisons["other_classes_accuracy"]
     return figures | {
         "rule": fit.patch.combine,
+        "weak_share": fit.patch.weak_share,
         "others_gain_on_validation": float(others.gain),
         "advised": ", ".join(advised),
         "best": best,

@@ -269,6 +269,7 @@ def _patches(planned):
             entry.layer,
             entry.range,
             planned.adaptations[entry.module.store],
+            entry.weak_share,
         )
         for entry, planned_class in zip(spec.patches, planned.classes)
     ]

@@ -21,12 +21,10 @@ from kmod.modules.adaptation import Adaptation
 from kmod.modules.adaptation import adapt_model
 from kmod.modules.class_module import CALIBRATION_LAYER
 from kmod.modules.class_module import ClassModule
+from kmod.spec.model import WEAK_SHARE
 from kmod.spec.model import PatchLayer
 
 WEAK = "weak"
-# How much the weak model's ranking of the other classes that modules divide
-# counts beside that of the modules (benchmarks/trials.md).
-WEAK_SHARE = 0.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +42,8 @@ class Patch:
             `None` if the modules answer as they are.
         range: Smallest and largest raw score, of the rule `minmax`.
         adaptation: How the weak model's images become the module's.
+        weak_share: Of the rule `divided`, how much the weak model's ranking of
+            the classes of auxiliary modules counts beside theirs, 0 to 1.
     """
 
     target: int
@@ -54,6 +54,7 @@ class Patch:
     layer: PatchLayer | None = None
     range: tuple[float, float] | None = None
     adaptation: Adaptation = Adaptation()
+    weak_share: float = WEAK_SHARE
 
     @property
     def part(self) -> str:
@@ -84,7 +85,8 @@ def build_patched(
     module and auxiliary ones divide among their classes what `softmax(z)` of
     the scores `z` so far gives to these classes together: the target gets the
     softmax `m` of the modules' log-odds, and the others share the rest as
-    `softmax(z)^0.3 * m^0.7` ranks them. A layer turns the scores into
+    `softmax(z)^a * m^(1 - a)` ranks them, where `a` is the patch's
+    `weak_share`. A layer turns the scores into
     `weak_j * log(softmax(z)_j) + module_j * s + bias_j`, where `s` are the
     module's log-odds, and what auxiliary modules add in the same way. Behind
     a division it may add what all of `log(softmax(z))` say before it.
@@ -233,7 +235,8 @@ def _divided_scores(patch, scores, outputs, name, _):
     own = keras.ops.take(weak, [patch.target, *patch.others], axis=-1)
     modules = join([outputs[part] for part in patch.parts], f"{name}_modules")
     modules = _log_softmax(modules)
-    ranks = WEAK_SHARE * own[:, 1:] + (1 - WEAK_SHARE) * modules[:, 1:]
+    ranks = patch.weak_share * own[:, 1:]
+    ranks += (1 - patch.weak_share) * modules[:, 1:]
     rest = keras.ops.logsumexp(modules[:, 1:], axis=-1, keepdims=True)
     whole = keras.ops.logsumexp(own, axis=-1, keepdims=True)
     others = _log_softmax(ranks) + rest + whole

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from kmod.composition.patched_model import WEAK_SHARE
 from kmod.composition.patched_model import Patch
 from kmod.composition.plain_ways import MOST_WEIGHTS
 from kmod.errors import UsageError
@@ -25,6 +24,7 @@ from kmod.modules.adaptation import Adaptation
 from kmod.modules.class_module import ClassModule
 from kmod.patching.acceptance import Acceptance
 from kmod.patching.donors import ModuleAnswers
+from kmod.spec.model import WEAK_SHARE
 from kmod.spec.model import PatchLayer
 
 # Weights of the squared differences between classes, beside the sum of the
@@ -32,6 +32,8 @@ from kmod.spec.model import PatchLayer
 # of what the modules' scores say of classes other than the target.
 REGULARIZATION = 10.0
 MODULE_REGULARIZATION = 3.0
+# How much the weak model's ranking of the classes that modules divide counts.
+WEAK_SHARES = tuple(number / 10 for number in range(11))
 # Of the regression, beside what modules divide; of none is for few images.
 SHARES = (0.0, 0.25, 0.5, 0.75)
 # How many standard errors the recall and the others' accuracy shall be above
@@ -105,16 +107,19 @@ class ValidationScores:
         """The weak model's, float64 `(n, num_classes)`."""
         return _log_softmax(self.logits.astype("float64"))
 
-    @functools.cached_property
-    def divided(self) -> "ValidationScores":
-        """These scores, the weak model's divided by the modules."""
+    def divided(self, weak_share: float) -> "ValidationScores":
+        """Returns these scores, the weak model's divided by the modules.
+
+        Args:
+            weak_share: As a `Patch` has it.
+        """
         columns = [self.target, *self.others]
         weak = self.log_probabilities.copy()
         modules = _log_softmax(self.log_odds.astype("float64"))
         own, others = weak[:, columns], modules[:, 1:]
         whole = np.logaddexp.reduce(own, axis=1, keepdims=True)
         rest = np.logaddexp.reduce(others, axis=1, keepdims=True)
-        ranks = WEAK_SHARE * own[:, 1:] + (1 - WEAK_SHARE) * others
+        ranks = weak_share * own[:, 1:] + (1 - weak_share) * others
         weak[:, columns[:1]] = whole + modules[:, :1]
         weak[:, columns[1:]] = whole + rest + _log_softmax(ranks)
         return dataclasses.replace(self, logits=weak)
@@ -243,7 +248,9 @@ def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:
         layer = fit_layer(scores, start=patch.layer)
         return dataclasses.replace(patch, layer=layer)
     if patch.combine == "divided":
-        return dataclasses.replace(patch, layer=fit_divided(scores))
+        share = likeliest_weak_share(scores)
+        layer = fit_divided(scores, share)
+        return dataclasses.replace(patch, layer=layer, weak_share=share)
     if patch.combine == "minmax":
         return dataclasses.replace(patch, range=fit_range(scores))
     return patch
@@ -270,7 +277,9 @@ def patched_scores(patch: Patch, scores: ValidationScores) -> np.ndarray:
         patch: A patch with a layer, or of the rule `divided`.
         scores: Scores of images.
     """
-    given = scores.divided if patch.combine == "divided" else scores
+    given = scores
+    if patch.combine == "divided":
+        given = scores.divided(patch.weak_share)
     if patch.layer is None:
         return given.logits
     found = layer_scores(patch.layer, given)
@@ -347,7 +356,34 @@ def fit_layer(
     return dataclasses.replace(layer, bias=tuple(bias.tolist()))
 
 
-def fit_divided(scores: ValidationScores) -> PatchLayer | None:
+def likeliest_weak_share(scores: ValidationScores) -> float:
+    """Returns how much the weak model's ranking shall count in a division.
+
+    That is as much as makes the labels likeliest, of `WEAK_SHARES`: little
+    where the modules know their classes better than the weak model does, more
+    where they don't. It is a single number, so few images tell it.
+
+    Args:
+        scores: Scores of validation images.
+
+    Returns:
+        The share, 0 to 1; the usual one if there are not two images of every
+        class, or no two classes to rank.
+    """
+    counts = np.bincount(scores.labels, minlength=scores.logits.shape[1])
+    if counts.min() < 2 or len(scores.others) < 2:
+        return WEAK_SHARE
+
+    def likelihood(share):
+        found = scores.divided(share).log_probabilities
+        return found[np.arange(len(found)), scores.labels].sum()
+
+    return max(WEAK_SHARES, key=likelihood)
+
+
+def fit_divided(
+    scores: ValidationScores, weak_share: float
+) -> PatchLayer | None:
     """Fits the layer behind the rule `divided` on validation data.
 
     What the modules divide is an answer without any label. The layer adds
@@ -358,6 +394,7 @@ def fit_divided(scores: ValidationScores) -> PatchLayer | None:
 
     Args:
         scores: Scores of validation images.
+        weak_share: As a `Patch` has it.
 
     Returns:
         The `PatchLayer`, `None` if there are no images of some class.
@@ -365,10 +402,11 @@ def fit_divided(scores: ValidationScores) -> PatchLayer | None:
     counts = np.bincount(scores.labels, minlength=scores.logits.shape[1])
     if counts.min() == 0:
         return None
-    start = scores.divided.log_probabilities
+    start = scores.divided(weak_share).log_probabilities
     change = functools.partial(
         _fit_change,
         penalty=likeliest_penalty(scores.log_odds, scores.labels, start),
+        weak_share=weak_share,
     )
     num_weights = _joined(scores).shape[1] * len(counts)
     if counts.min() == 1 or num_weights > MOST_WEIGHTS:
@@ -381,7 +419,8 @@ def fit_divided(scores: ValidationScores) -> PatchLayer | None:
     for fold in folds(scores.labels):
         for values, fit in zip(found, (change, regression)):
             layer = fit(scores.take(~fold))
-            values[fold] = _divided_scores(layer, scores.take(fold))
+            part = scores.take(fold)
+            values[fold] = _divided_scores(layer, part, weak_share)
     first, second = _log_softmax(found)
 
     def likelihood(share):
@@ -392,9 +431,9 @@ def fit_divided(scores: ValidationScores) -> PatchLayer | None:
     return _mixed(change(scores), regression(scores), share)
 
 
-def _fit_change(scores, penalty):
+def _fit_change(scores, penalty, weak_share):
     """Fits small weights that are added to what modules divide."""
-    start = scores.divided.log_probabilities
+    start = scores.divided(weak_share).log_probabilities
     given = scores.log_odds.astype("float64"), scores.labels, start
     weights, bias = fit_scores(*given, penalty)
     module, *auxiliary = (tuple(row) for row in weights.tolist())
@@ -422,9 +461,14 @@ def _joined(scores):
     return np.concatenate(both, axis=1)
 
 
-def _divided_scores(layer, scores):
+def _divided_scores(layer, scores, weak_share):
     patch = Patch(
-        scores.target, None, "divided", others=scores.others, layer=layer
+        scores.target,
+        None,
+        "divided",
+        others=scores.others,
+        layer=layer,
+        weak_share=weak_share,
     )
     return patched_scores(patch, scores)
 

@@ -210,6 +210,7 @@ def patch_spec(
                 tuple(each.info.class_name for each in patch.auxiliary),
                 patch.layer,
                 patch.range,
+                patch.weak_share,
             )
             for patch, donor in zip(fitted, donors, strict=True)
         ),

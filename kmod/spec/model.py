@@ -265,6 +265,11 @@ class PatchLayer:
     undivided: tuple[tuple[float, ...], ...] = ()
 
 
+# How much the weak model's ranking of the classes that modules divide counts,
+# where no images say it (benchmarks/trials.md).
+WEAK_SHARE = 0.3
+
+
 @dataclasses.dataclass(frozen=True)
 class PatchEntry:
     """A class of the weak model and the module that patches it.
@@ -284,6 +289,9 @@ class PatchEntry:
             `divided`; `None` if the spec has none: modules answer as they are.
         range: Smallest and largest raw score of the module on images of the
             class; only with `minmax`.
+        weak_share: How much the weak model's ranking of the classes of
+            `auxiliary` counts beside that of their modules, 0 to 1; only with
+            `divided`.
     """
 
     class_name: str
@@ -292,6 +300,7 @@ class PatchEntry:
     auxiliary: tuple[str, ...] = ()
     layer: PatchLayer | None = None
     range: tuple[float, float] | None = None
+    weak_share: float = WEAK_SHARE
 
     @property
     def auxiliary_refs(self) -> tuple[ModuleRef, ...]:
@@ -463,6 +472,7 @@ def _patch(entry):
             ),
         ),
         range=limits and _floats(limits),
+        weak_share=float(entry.get("weak_share", WEAK_SHARE)),
     )
 
 
@@ -545,4 +555,5 @@ def _patch_data(patch):
         auxiliary=patch.auxiliary,
         layer=patch.layer and _filled(**dataclasses.asdict(patch.layer)),
         range=patch.range,
+        weak_share=patch.weak_share if patch.combine == "divided" else None,
     )

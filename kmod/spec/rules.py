@@ -35,6 +35,7 @@ KEYS_OF_COMBINATIONS = {
     "range": ("minmax",),
     "layer": ("calibrated", "divided"),
     "auxiliary": ("calibrated", "divided"),
+    "weak_share": ("divided",),
 }
 
 KEYS_OF_METRICS = {

@@ -140,11 +140,11 @@ def test_auxiliary_modules_add_to_the_scores(weak, donor, test_images):
     )
 
 
-def divided(scores, log_odds, target, others):
+def divided(scores, log_odds, target, others, weak_share=0.3):
     """What `build_patched` says of the rule `divided`, in probabilities."""
     p, m = (np.exp(log_softmax(each)) for each in (scores, log_odds))
     whole = p[:, [target, *others]].sum(axis=1)
-    ranks = p[:, others] ** 0.3 * m[:, 1:] ** 0.7
+    ranks = p[:, others] ** weak_share * m[:, 1:] ** (1 - weak_share)
     ranks /= ranks.sum(axis=1, keepdims=True)
     result = p.copy()
     result[:, target] = whole * m[:, 0]
@@ -152,13 +152,15 @@ def divided(scores, log_odds, target, others):
     return result
 
 
-@pytest.mark.parametrize("others", [[2], [2, 0]])
+@pytest.mark.parametrize(
+    "others, own", [([2], {}), ([2, 0], {}), ([2, 0], {"weak_share": 0.8})]
+)
 def test_modules_divide_what_the_weak_model_gives(
-    weak, donor, test_images, others
+    weak, donor, test_images, others, own
 ):
     modules = [donor[name] for name in ("3", "8", "9")]
     auxiliary = tuple(modules[index] for index in others)
-    patch = Patch(1, modules[1], "divided", auxiliary, tuple(others))
+    patch = Patch(1, modules[1], "divided", auxiliary, tuple(others), **own)
     scores = np.log(weak.predict(test_images, verbose=0).astype("float64"))
     log_odds = np.stack(
         [
@@ -167,7 +169,7 @@ def test_modules_divide_what_the_weak_model_gives(
         ],
         axis=1,
     )
-    wanted = divided(scores, log_odds, 1, others)
+    wanted = divided(scores, log_odds, 1, others, **own)
     np.testing.assert_allclose(wanted.sum(axis=1), 1)
     answers = patched_model(weak, [patch]).predict(test_images, verbose=0)
     np.testing.assert_allclose(answers, wanted, rtol=0, atol=1e-4)

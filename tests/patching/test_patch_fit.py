@@ -19,7 +19,9 @@ from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patch_fit import fit_range
 from kmod.patching.patch_fit import fit_rule
 from kmod.patching.patch_fit import layer_scores
+from kmod.patching.patch_fit import likeliest_weak_share
 from kmod.patching.patch_fit import patch_predictions
+from kmod.spec.model import WEAK_SHARE
 from kmod.spec.model import PatchLayer
 
 # Three classes, the target is 2. The weak model takes image 3 for class 0.
@@ -127,6 +129,44 @@ def test_division_needs_no_label():
     assert np.mean(answers[known] == scores.labels[known]) > 0.9
     swapped = dataclasses.replace(scores, log_odds=scores.log_odds[:, ::-1])
     assert scores.figures_of(patch_predictions(patch, swapped)).f1 < 0.2
+
+
+@pytest.mark.parametrize("is_weak_better", [False, True])
+def test_better_ranking_counts_more(is_weak_better):
+    scores, others = (ranked_scores(is_weak_better, seed) for seed in (1, 2))
+    patch = Patch(3, None, "divided", others=(2, 1))
+    share = fit_rule(patch, scores).weak_share
+    assert share == likeliest_weak_share(scores)
+    assert share > 0.6 if is_weak_better else share < 0.2
+    right = [
+        np.mean(patch_predictions(each, others) == others.labels)
+        for each in (patch, dataclasses.replace(patch, weak_share=share))
+    ]
+    assert right[1] > right[0]
+
+
+def ranked_scores(is_weak_better, seed):
+    """Those of `shared_scores`; one side takes 1 for 2 as often as not."""
+    scores, random = shared_scores(seed), np.random.default_rng(seed)
+    shown = np.stack([scores.labels == 2, scores.labels == 1], axis=1)
+    log_odds = np.where(shown, 2, -2) + random.normal(size=shown.shape)
+    logits = scores.logits.copy()
+    swapped = (shown.any(axis=1)) & (random.random(len(scores)) < 0.5)
+    if is_weak_better:
+        log_odds[swapped] = log_odds[swapped, ::-1]
+    else:
+        logits[swapped, 1:3] = logits[swapped, 2:0:-1]
+    log_odds = np.concatenate([scores.log_odds[:, :1], log_odds], axis=1)
+    return dataclasses.replace(
+        scores, logits=logits, log_odds=log_odds, others=(2, 1)
+    )
+
+
+def test_ranking_counts_as_usual_where_images_do_not_tell():
+    scores = ranked_scores(True, seed=1)
+    first = np.unique(scores.labels, return_index=True)[1]
+    assert likeliest_weak_share(scores.take(first)) == WEAK_SHARE
+    assert likeliest_weak_share(shared_scores()) == WEAK_SHARE
 
 
 def test_few_labels_do_not_harm_the_division():
