@@ -555,5 +555,7 @@ def _patch_data(patch):
         auxiliary=patch.auxiliary,
         layer=patch.layer and _filled(**dataclasses.asdict(patch.layer)),
         range=patch.range,
-        weak_share=patch.weak_share if patch.combine == "divided" else None,
+        weak_share=(
+            None if patch.weak_share == WEAK_SHARE else patch.weak_share
+        ),
     )

@@ -361,6 +361,14 @@ def parse(text):
         ),
         pytest.param(
             MINMAX,
+            "    range: [-1, 2]\n",
+            "    range: [-1, 2]\n    weak_share: 0.1\n",
+            "spec.yaml:10:17: `weak_share` belongs to `combine: divided`. "
+            "Received: combine minmax. Remove it, or write divided.",
+            id="weak-share-of-minmax",
+        ),
+        pytest.param(
+            MINMAX,
             "    layer",
             "    combine: raw\n    layer",
             "spec.yaml:13:12: `layer` belongs to `combine: calibrated or "
