@@ -32,7 +32,7 @@ from kmod.spec.model import PatchLayer
 # of what the modules' scores say of classes other than the target.
 REGULARIZATION = 10.0
 MODULE_REGULARIZATION = 3.0
-# How much the weak model's ranking of the classes that modules divide counts.
+# That are tried of a patch's `weak_share`.
 WEAK_SHARES = tuple(number / 10 for number in range(11))
 # Of the regression, beside what modules divide; of none is for few images.
 SHARES = (0.0, 0.25, 0.5, 0.75)

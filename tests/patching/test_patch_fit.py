@@ -151,7 +151,7 @@ def ranked_scores(is_weak_better, seed):
     shown = np.stack([scores.labels == 2, scores.labels == 1], axis=1)
     log_odds = np.where(shown, 2, -2) + random.normal(size=shown.shape)
     logits = scores.logits.copy()
-    swapped = (shown.any(axis=1)) & (random.random(len(scores)) < 0.5)
+    swapped = shown.any(axis=1) & (random.random(len(scores)) < 0.5)
     if is_weak_better:
         log_odds[swapped] = log_odds[swapped, ::-1]
     else:
