@@ -84,9 +84,9 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--take",
         metavar="WAY",
-        help="compose this way of the table that needs no composition, such "
-        "as side-by-side, in place of the modules chosen; with `--compose` and "
-        "`--data`",
+        help="compose this way of the table in place of the modules chosen: "
+        "side-by-side, best-source-with-a-new-last-layer or "
+        "regression-on-all-features; with `--compose` and `--data`",
     )
     parser.add_argument(
         "--plot",

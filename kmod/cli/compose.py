@@ -91,7 +91,13 @@ def add_parser(subparsers) -> None:
         action="store_true",
         help="mirror and move images at random; not for digits or letters",
     )
-    slimming.add_argument("--seed", type=seed, default=0, metavar="N")
+    slimming.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is drawn (default: 0)",
+    )
     parser.add_argument(
         "--test",
         metavar="NAME:SPLIT",

@@ -30,7 +30,13 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--out", default="kmod-demo", metavar="DIR", help="(default: kmod-demo)"
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is drawn (default: 0)",
+    )
     add_deterministic_argument(parser)
     parser.add_argument(
         "--overwrite",

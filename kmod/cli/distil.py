@@ -61,12 +61,26 @@ def add_parser(subparsers) -> None:
         help="mirror and move images at random; not for digits or letters",
     )
     parser.add_argument(
-        "--epochs", type=positive_integer, default=20, metavar="N"
+        "--epochs",
+        type=positive_integer,
+        default=20,
+        metavar="N",
+        help="epochs of training (default: 20)",
     )
     parser.add_argument(
-        "--batch-size", type=positive_integer, default=64, metavar="N"
+        "--batch-size",
+        type=positive_integer,
+        default=64,
+        metavar="N",
+        help="images to a training step (default: 64)",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is drawn (default: 0)",
+    )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )

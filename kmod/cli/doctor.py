@@ -39,7 +39,7 @@ EXTRAS = {
         "stores at URLs",
     ),
 }
-_DATA_VARIABLES = ("KMOD_DATA_DIR", "TFDS_DATA_DIR")
+_DATA_VARIABLE = "TFDS_DATA_DIR"  # What TensorFlow Datasets reads.
 _DEFAULT_DATA = "~/tensorflow_datasets"
 _TRIAL_IMAGES = 64
 _TOLERANCE = 1e-4
@@ -73,10 +73,12 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="prepared TensorFlow Datasets (default: where the environment "
-        "variables KMOD_DATA_DIR and TFDS_DATA_DIR say)",
+        help="prepared TensorFlow Datasets (default: the folder that the "
+        "environment variable TFDS_DATA_DIR names)",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--json", action="store_true", help="print what was found as JSON"
+    )
     parser.set_defaults(run=run)
 
 
@@ -121,10 +123,10 @@ def _examine(data_dir: str | None) -> Iterator[Finding]:
 
 _WAYS_OUT = {
     "backend": "Set KERAS_BACKEND to tensorflow, or install what it names: "
-    "`pip install kmod[jax]`.",
-    "trial": "Install kmod in a new environment: `python -m venv fresh && "
-    "fresh/bin/pip install kmod`. If that fails, too, report it with this "
-    "output.",
+    "`pip install 'kmod[jax]'`.",
+    "trial": "Install kmod in a new environment: in its folder, `python -m "
+    "venv fresh && fresh/bin/pip install .`. If that fails, too, report it "
+    "with this output.",
 }
 
 
@@ -202,25 +204,25 @@ def _extra(extra, modules, use):
 
 def _data_sets(data_dir):
     yield Finding("data digits", "ok", "part of scikit-learn")
-    given = {"--data-dir": data_dir} if data_dir else {}
-    given |= {
-        key: os.environ[key] for key in _DATA_VARIABLES if key in os.environ
-    }
-    given = given or {"default": os.path.expanduser(_DEFAULT_DATA)}
-    for origin, path in given.items():
-        name = f"data in {path}"
-        found = _prepared(Path(path))
-        if found:
-            yield Finding(name, "ok", f"{', '.join(found)} ({origin})")
-        else:
-            yield Finding(
-                name,
-                "missing",
-                f"no data set of TensorFlow Datasets ({origin})",
-                "Prepare one with `kmod.load_data('mnist', DIR, "
-                "download=True)` in Python, and give `--data-dir DIR`; or take "
-                "`digits` or images of your own, which need none.",
-            )
+    if data_dir:
+        origin, path = "--data-dir", data_dir
+    elif os.environ.get(_DATA_VARIABLE):
+        origin, path = _DATA_VARIABLE, os.environ[_DATA_VARIABLE]
+    else:
+        origin, path = "default", os.path.expanduser(_DEFAULT_DATA)
+    name = f"data in {path}"
+    found = _prepared(Path(path))
+    if found:
+        yield Finding(name, "ok", f"{', '.join(found)} ({origin})")
+    else:
+        yield Finding(
+            name,
+            "missing",
+            f"no data set of TensorFlow Datasets ({origin})",
+            "Prepare one with `kmod.load_data('mnist', DIR, "
+            "download=True)` in Python, and give `--data-dir DIR`; or take "
+            "`digits` or images of your own, which need none.",
+        )
 
 
 def _prepared(path):

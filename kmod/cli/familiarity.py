@@ -19,7 +19,9 @@ def add_parser(subparsers) -> None:
     add_data_arguments(
         parser, "images like those that the source was trained on", split=False
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON"
+    )
     parser.set_defaults(run=run)
 
 

@@ -28,7 +28,9 @@ def add_parser(subparsers) -> None:
         "tells all classes of the data apart)",
     )
     add_data_arguments(parser, "images to calibrate on", split=False)
-    parser.add_argument("--out", required=True, metavar="STORE")
+    parser.add_argument(
+        "--out", required=True, metavar="STORE", help="directory to make"
+    )
     parser.add_argument(
         "--class-index",
         type=int,

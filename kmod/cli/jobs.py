@@ -64,7 +64,9 @@ def add_parser(subparsers) -> None:
         action="store_true",
         help="replace stores and models that were made of something else",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--json", action="store_true", help="print the table as JSON"
+    )
     parser.set_defaults(run=run, how_to_resume=_how_to_resume)
 
 

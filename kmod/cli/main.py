@@ -1,6 +1,7 @@
 """The `kmod` command.
 
-Exit codes: 0 good, 1 unexpected error, 2 wrong usage or invalid spec,
+Exit codes: 0 good, 1 unexpected error, or a task of `kmod jobs` or something
+that `kmod doctor` looks at has failed, 2 wrong usage or invalid spec,
 3 something is missing or does not fit, 4 integrity broken, 5 a check failed,
 130 interrupted.
 """

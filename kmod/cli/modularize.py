@@ -24,8 +24,10 @@ from kmod.cli.store_making import find_masks
 from kmod.cli.store_making import read_given
 from kmod.cli.store_making import search_options
 from kmod.modular.cnnsplitter.options import HEAD_EPOCHS
+from kmod.modular.cnnsplitter.options import SearchOptions
 from kmod.modular.recipe import BUDGETS
 from kmod.modular.recipe import DEFAULT_EPOCHS
+from kmod.modular.recipe import Recipe
 
 REFINE_EPOCHS = 4
 # A network that keeps more than this hardly became smaller.
@@ -57,7 +59,9 @@ def add_parser(subparsers) -> None:
     )
     add_data_arguments(parser, "images to train and validate on", split=False)
     add_negatives_argument(parser)
-    parser.add_argument("--out", required=True, metavar="STORE")
+    parser.add_argument(
+        "--out", required=True, metavar="STORE", help="directory to make"
+    )
     parser.add_argument(
         "--method",
         choices=OPTIONS_OF,
@@ -66,13 +70,19 @@ def add_parser(subparsers) -> None:
         "gradsplitter)",
     )
     parser.add_argument(
-        "--batch-size", type=positive_integer, default=64, metavar="N"
+        "--batch-size",
+        type=positive_integer,
+        default=64,
+        metavar="N",
+        help="images to a training step (default: 64)",
     )
     parser.add_argument(
         "--retention-target",
         type=float,
         metavar="R",
-        help="share of kernels to come down to, not with --recipe paper",
+        help="share of kernels to come down to, not with --recipe paper "
+        f"(default: {Recipe.retention_target:g}; cnnsplitter: "
+        f"{SearchOptions.retention_target:g})",
     )
     parser.add_argument(
         "--mask-from",
@@ -98,7 +108,13 @@ def add_parser(subparsers) -> None:
         metavar="NAME",
         help="output of the model to take, where it has several",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is drawn (default: 0)",
+    )
     add_deterministic_argument(parser)
     parser.add_argument(
         "--license",
@@ -115,14 +131,21 @@ def add_parser(subparsers) -> None:
         help="go on with a run cut short, which needs the same source, data "
         "and options; without one, a new run begins",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
     _add_gradsplitter(parser.add_argument_group("gradsplitter"))
     _add_cnnsplitter(parser.add_argument_group("cnnsplitter"))
     parser.set_defaults(run=run, how_to_resume=how_to_resume)
 
 
 def _add_gradsplitter(group):
-    group.add_argument("--recipe", choices=("default", "paper"))
+    group.add_argument(
+        "--recipe",
+        choices=("default", "paper"),
+        help="settings of the training: ours, or the published ones (default: "
+        "default)",
+    )
     group.add_argument(
         "--for",
         dest="purpose",
@@ -131,7 +154,13 @@ def _add_gradsplitter(group):
         "the source model together, or each shall be small alone (default: "
         "together)",
     )
-    group.add_argument("--epochs", type=positive_integer, metavar="N")
+    group.add_argument(
+        "--epochs",
+        type=positive_integer,
+        metavar="N",
+        help="epochs of the search for kernels (default: "
+        f"{DEFAULT_EPOCHS}; --recipe paper has 145)",
+    )
     group.add_argument(
         "--macs-target",
         type=float,
@@ -152,26 +181,38 @@ def _add_gradsplitter(group):
 
 def _add_cnnsplitter(group):
     group.add_argument(
-        "--population", type=int, metavar="N", help="individuals of each class"
+        "--population",
+        type=int,
+        metavar="N",
+        help="individuals of each class, at least 4 (default: "
+        f"{SearchOptions.population})",
     )
-    group.add_argument("--generations", type=int, metavar="N")
+    group.add_argument(
+        "--generations",
+        type=int,
+        metavar="N",
+        help="generations at most (default: " f"{SearchOptions.generations})",
+    )
     group.add_argument(
         "--patience",
         type=int,
         metavar="N",
-        help="generations without a better choice before the search stops",
+        help="generations without a better choice before the search stops "
+        f"(default: {SearchOptions.patience})",
     )
     group.add_argument(
         "--images",
         type=int,
         metavar="N",
-        help="validation images that fitness is measured on",
+        help="validation images that fitness is measured on (default: "
+        f"{SearchOptions.images})",
     )
     group.add_argument(
         "--head-epochs",
         type=int,
         metavar="N",
-        help="epochs that train heads, scales and shifts afterwards",
+        help="epochs that train heads, scales and shifts afterwards "
+        f"(default: {HEAD_EPOCHS})",
     )
     group.add_argument(
         "--figures", metavar="DIR", help="draw what was measured, needs viz"

@@ -64,7 +64,8 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--combine",
         choices=("calibrated", "divided", "minmax", "raw"),
-        help=argparse.SUPPRESS,  # The last two replicate the papers.
+        help="rule that combines the scores (default: the better one of "
+        "calibrated and divided); minmax and raw are those of the papers",
     )
     parser.add_argument(
         "--no-auxiliary",
@@ -91,8 +92,9 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--take",
         metavar="WAY",
-        help="save this way of the table that needs no patch, such as "
-        "donor-instead, in place of the patched model",
+        help="save this way of the table that needs no patch, in place of the "
+        "patched model: bias-moved, last-layer-fitted-again, "
+        "regression-on-both or donor-instead",
     )
     parser.add_argument(
         "--overwrite",

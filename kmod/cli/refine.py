@@ -22,23 +22,41 @@ def add_parser(subparsers) -> None:
     parser.add_argument("source", metavar="SOURCE.keras", help="its source")
     add_data_arguments(parser, "images to train and validate on", split=False)
     add_negatives_argument(parser)
-    parser.add_argument("--out", required=True, metavar="STORE")
+    parser.add_argument(
+        "--out", required=True, metavar="STORE", help="directory to make"
+    )
     parser.add_argument(
         "--output",
         metavar="NAME",
         help="output of SOURCE.keras that was taken, where it has several",
     )
     parser.add_argument(
-        "--epochs", type=positive_integer, default=4, metavar="N"
+        "--epochs",
+        type=positive_integer,
+        default=4,
+        metavar="N",
+        help="epochs of training (default: 4)",
     )
     parser.add_argument(
-        "--batch-size", type=positive_integer, default=64, metavar="N"
+        "--batch-size",
+        type=positive_integer,
+        default=64,
+        metavar="N",
+        help="images to a training step (default: 64)",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is drawn (default: 0)",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a store at --out"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
     parser.set_defaults(run=run)
 
 

@@ -78,7 +78,9 @@ def add_parser(subparsers) -> None:
         metavar="NAME",
         help="output of MODEL to take, where it has several",
     )
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="directory to make"
+    )
     parser.add_argument(
         "--augment",
         action="store_true",
@@ -92,9 +94,19 @@ def add_parser(subparsers) -> None:
         "images, up to 100)",
     )
     parser.add_argument(
-        "--batch-size", type=positive_integer, default=64, metavar="N"
+        "--batch-size",
+        type=positive_integer,
+        default=64,
+        metavar="N",
+        help="images to a training step (default: 64)",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is drawn (default: 0)",
+    )
     parser.add_argument(
         "--overwrite",
         action="store_true",

@@ -107,6 +107,6 @@ def _packages():
         raise UsageError(
             "ONNX files are written with tf2onnx and compared with "
             f"onnxruntime. Received: {error}. Install them with `pip install "
-            "kmod[onnx]`, or choose another format."
+            "'kmod[onnx]'`, or choose another format."
         ) from error
     return tf2onnx, onnxruntime

@@ -108,7 +108,7 @@ class RemoteDirectory:
             raise ArtifactError(
                 f"What lies at a URL is read by fsspec. Received: '{url}', "
                 f"but {reason_of(error)}. Install it with `pip install "
-                "kmod[remote]`, or download the store and give its directory."
+                "'kmod[remote]'`, or download the store and give its directory."
             ) from error
 
     def download(

@@ -87,12 +87,10 @@ def test_data_sets_are_found(monkeypatch, tmp_path, capsys, no_trial):
     info = tmp_path / "mnist/3.0.1/dataset_info.json"
     info.parent.mkdir(parents=True)
     info.write_text("{}")
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.setenv("KMOD_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     _, _, found = run(capsys)
     detail = found[f"data in {tmp_path}"]["detail"]
-    assert detail == "mnist:3.0.1 (KMOD_DATA_DIR)"
-    monkeypatch.delenv("KMOD_DATA_DIR")
+    assert detail == "mnist:3.0.1 (TFDS_DATA_DIR)"
     _, _, found = run(capsys, "--data-dir", str(tmp_path / "mnist"))
     empty = found[f"data in {tmp_path / 'mnist'}"]
     assert empty["state"] == "missing"

@@ -1,3 +1,4 @@
+import argparse
 import os
 import subprocess
 import sys
@@ -116,6 +117,22 @@ def test_wrong_usage_exits_2(capsys, argv):
         main(argv)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: kmod")
+
+
+def test_every_argument_has_a_help_text():
+    (commands,) = (
+        action.choices
+        for action in main_module.build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    assert len(commands) > 15
+    silent = [
+        (name, action.option_strings or action.dest)
+        for name, parser in commands.items()
+        for action in parser._actions
+        if not action.help or action.help == argparse.SUPPRESS
+    ]
+    assert silent == []
 
 
 def test_version(capsys):

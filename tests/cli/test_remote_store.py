@@ -100,7 +100,7 @@ def test_spec_is_checked_without_fsspec(spec, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     assert main(["check", str(spec)]) == 0
     assert main(["compose", str(spec), "--dry-run"]) == 3
-    assert "pip install kmod[remote]" in capsys.readouterr().err
+    assert "pip install 'kmod[remote]'" in capsys.readouterr().err
 
 
 def test_choose_names_the_url(store, publish, tmp_path, capsys):

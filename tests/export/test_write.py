@@ -108,5 +108,5 @@ def test_missing_packages_of_onnx(
     tmp_path, model, images, monkeypatch, class_names
 ):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(UsageError, match=r"pip install kmod\[onnx\]"):
+    with pytest.raises(UsageError, match=r"pip install 'kmod\[onnx\]'"):
         write_form(model, class_names, "onnx", tmp_path / "m.onnx", images)

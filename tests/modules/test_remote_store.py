@@ -427,7 +427,7 @@ def test_changed_file_in_a_bucket_is_refused(bucket, published, cache):
 @pytest.mark.parametrize("package", ["fsspec", "aiohttp"])
 def test_packages_that_are_missing_are_named(url, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ArtifactError, match=r"pip install kmod\[remote\]"):
+    with pytest.raises(ArtifactError, match=r"pip install 'kmod\[remote\]'"):
         load_store(f"{url}#{DIGEST}")
 
 

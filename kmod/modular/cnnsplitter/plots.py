@@ -114,6 +114,6 @@ def _figure_class():
     except ImportError as error:
         raise UsageError(
             f"Figures need matplotlib. Received: {error}. Install it with "
-            "`pip install kmod[viz]`, or leave the figures out."
+            "`pip install 'kmod[viz]'`, or leave the figures out."
         ) from error
     return Figure

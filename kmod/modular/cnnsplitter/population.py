@@ -117,7 +117,7 @@ def import_pygad():
     except ImportError as error:
         raise UsageError(
             "The genetic search needs PyGAD. Received: "
-            f"{error}. Install it with `pip install kmod[ga]`, or choose "
+            f"{error}. Install it with `pip install 'kmod[ga]'`, or choose "
             "another method."
         ) from error
     return pygad

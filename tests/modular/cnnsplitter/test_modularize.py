@@ -279,7 +279,7 @@ def test_missing_package_is_named(
     source, images, monkeypatch, package, arguments
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=r"pip install kmod\["):
+    with pytest.raises(UsageError, match=r"pip install 'kmod\["):
         search(source, images, **arguments)
 
 

@@ -98,5 +98,5 @@ def test_only_what_is_too_much_goes(encoding):
 
 def test_missing_pygad_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygad", None)
-    with pytest.raises(UsageError, match=r"pip install kmod\[ga\]"):
+    with pytest.raises(UsageError, match=r"pip install 'kmod\[ga\]'"):
         import_pygad()
