@@ -117,11 +117,17 @@ def _introduction(manifest):
     low, high = contract.range
     data = manifest.data.get("name")
     trained = f", trained on {escaped(data)}" if data else ""
+    if manifest.method == "import":
+        opening = "Keras models that kmod took, with all kernels, from"
+        method = ""
+    else:
+        opening = "Small Keras models that kmod cut from"
+        method = f" The kernels were found by {escaped(manifest.method)}."
     return (
-        f"Small Keras models that kmod cut from {escaped(manifest.source.name)}"
+        f"{opening} {escaped(manifest.source.name)}"
         f" ({escaped(manifest.source.architecture)}){trained}: one for each of "
         f"{len(manifest.modules)} classes, which answers how likely an image "
         "shows it. New classifiers are composed of them without training. They "
         f"take {contract.dtype} images of {shape} with values from {low:g} to "
-        f"{high:g}. The kernels were found by {escaped(manifest.method)}.\n"
+        f"{high:g}.{method}\n"
     )

@@ -1,12 +1,9 @@
 """What a report says of a subject without images: from its manifests alone."""
 
 import collections
-import os
 import shlex
 from collections.abc import Iterator
 from collections.abc import Mapping
-from pathlib import Path
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,6 @@ from kmod.composition.composition_manifest import is_own
 from kmod.composition.composition_manifest import learned_images
 from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.plan import prior_in_words
-from kmod.files.plain_yaml import to_yaml
 from kmod.metrics.overlap import class_overlap
 from kmod.metrics.overlap import kept_masks
 from kmod.modules.adaptation import describe
@@ -42,6 +38,7 @@ from kmod.report.parts import percent
 from kmod.report.parts import share
 from kmod.report.subject import Subject
 from kmod.spec.model import spec_data
+from kmod.spec.spec_file import spec_text
 
 MAST_ROWS, MAST_COLUMNS = 14, 90  # Kernels in the masthead.
 WEAK = "weak model"
@@ -501,7 +498,7 @@ def _facts(subject):
         facts["scores"] = _calibration(calibration)
     for record, what in (
         (manifest.student, "learned on"),
-        (manifest.slimmed, "learned on"),
+        (manifest.slimmed, "slimmed on"),
     ):
         if record:
             facts[what] = (
@@ -544,7 +541,7 @@ def _arguments(manifest):
         for name, value in _flat(manifest.arguments)
         if value not in (None, [], ())
     ]
-    caption = f"How the masks were found: arguments of {manifest.method}."
+    caption = f"How its modules were made: arguments of {manifest.method}."
     return [Table(caption, ["argument", "value"], rows)] if rows else []
 
 
@@ -600,7 +597,7 @@ def reproduce_section(subject: Subject) -> Section:
         command += ["--seed", str(subject.results["seed"])]
         parts.append(Code("The whole demo.", shlex.join(command)))
     elif subject.store is not None:
-        parts.append(_modularize(subject.store.manifest))
+        parts.append(_store_command(subject.store.manifest))
     if subject.spec is not None:
         name = subject.spec.path.name
         parts.append(
@@ -631,7 +628,33 @@ def _without_spec(subject):
     )
 
 
-def _modularize(manifest):
+def _store_command(manifest):
+    source, method = manifest.source.name, manifest.method
+    options = _import_options if method == "import" else _modularize_options
+    command = ["kmod", "import" if method == "import" else "modularize"]
+    command += [f"{source}.keras"]
+    command += ["--data", str(manifest.data.get("name") or "DATA")]
+    for option, value in options(manifest).items():
+        if value is not None:
+            command += [option, str(value)]
+    command += ["--out", f"modules/{source}"]
+    return Code(
+        "How modules like these are made; the table above has all arguments.",
+        shlex.join(command),
+    )
+
+
+def _import_options(manifest):
+    options = {"--output": manifest.arguments.get("output")}
+    if "class_index" in manifest.arguments:
+        options["--class"] = manifest.class_names[0]
+        options["--class-index"] = manifest.arguments["class_index"]
+    return options
+
+
+def _modularize_options(manifest):
+    if manifest.method == "cnnsplitter":
+        return {"--method": "cnnsplitter", "--seed": manifest.seed}
     arguments = manifest.arguments
     recipe = arguments.get("recipe")
     recipe = recipe if isinstance(recipe, Mapping) else {}
@@ -643,31 +666,10 @@ def _modularize(manifest):
     }
     if options["--macs-target"] is None:
         options["--retention-target"] = recipe.get("retention_target")
-    if manifest.method == "cnnsplitter":
-        options = {"--method": "cnnsplitter", "--seed": manifest.seed}
-    command = ["kmod", "modularize", f"{manifest.source.name}.keras"]
-    command += ["--data", str(manifest.data.get("name") or "DATA")]
-    for option, value in options.items():
-        if value is not None:
-            command += [option, str(value)]
-    command += ["--out", f"modules/{manifest.source.name}"]
-    return Code(
-        "How modules like these are made; the table above has all arguments.",
-        shlex.join(command),
-    )
+    return options
 
 
 def _spec_text(spec):
     if spec.path.is_file():
         return spec.path.read_text(encoding="utf-8")
-    return to_yaml(_plain(spec_data(spec), spec.path.parent))
-
-
-def _plain(value, folder):
-    """Writes the paths in a spec's data as they are seen from its folder."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item, folder) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, folder) for item in value]
-    is_path = isinstance(value, PurePath)
-    return Path(os.path.relpath(value, folder)).as_posix() if is_path else value
+    return spec_text(spec_data(spec), spec.path)

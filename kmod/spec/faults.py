@@ -265,7 +265,17 @@ def _hint(error, text):
         return f'{hint} If it is text, quote it: "{text}".'
     if error.validator_value == "string":
         return f' YAML does not read this as text. Quote it: "{text}".'
-    return _number_hint(value) if isinstance(value, str) else ""
+    is_text = isinstance(value, str)
+    return _number_hint(value) if is_text and _takes_numbers(error) else ""
+
+
+def _takes_numbers(error):
+    accepted = error.validator_value
+    accepted = accepted if isinstance(accepted, list) else [accepted]
+    return any(
+        each in ("integer", "number") or isinstance(each, int | float)
+        for each in accepted
+    )
 
 
 def _number_hint(text):

@@ -181,14 +181,15 @@ def _calibration_has_its_keys(document: Document) -> Broken:
         if calibration == "none" and other is not None:
             yield (*path, "other"), (
                 "`other` needs scores that are calibrated. Accepted: stored, "
-                "fit, joint. Received: calibration none."
+                "unlabelled, fit, joint. Received: calibration none."
             )
         is_compared = isinstance(other, dict) and "threshold" in other
         if calibration == "joint" and is_compared:
             yield (*path, "other", "threshold"), (
                 "`other.threshold` is compared with each class's own "
                 "probability, so it needs a calibration of every class by "
-                "itself. Accepted: stored, fit. Received: calibration joint. "
+                "itself. Accepted: stored, unlabelled, fit. Received: "
+                "calibration joint. "
                 "Take `reject` instead, or one of these."
             )
 
@@ -276,6 +277,23 @@ def _combination_has_its_keys(document: Document) -> Broken:
                     f"`{key}` belongs to `combine: {accepted}`. Received: "
                     f"combine {combine}. Remove it, or write {accepted}."
                 )
+
+
+def _auxiliary_classes_of_a_patch_differ(document: Document) -> Broken:
+    for path, patch in document.find(dict, "patches", ...):
+        module = patch.get("module")
+        if patch.get("combine", "calibrated") != "calibrated":
+            continue
+        found = [module.get("class")] if isinstance(module, dict) else []
+        for place, name in document.find_texts(*path, "auxiliary", ...):
+            if name in found:
+                yield place, (
+                    "the classes of `auxiliary` must differ from each other "
+                    "and from the module's own, whose score counts anyway. "
+                    f"Received: {shorten(name)} again. Remove it, and its "
+                    "list in `layer`."
+                )
+            found.append(name)
 
 
 def _divided_classes_are_known(document: Document) -> Broken:
@@ -459,6 +477,7 @@ FAULT_RULES = (
     _patched_classes_are_known,
     _classes_are_patched_once,
     _combination_has_its_keys,
+    _auxiliary_classes_of_a_patch_differ,
     _divided_classes_are_known,
     _layers_fit_the_base,
     _layers_fit_the_patch,

@@ -26,6 +26,15 @@ def test_card_says_what_the_store_holds(saved):
     assert f'digest: "{saved.digest}"' in card
 
 
+def test_card_of_whole_models_speaks_of_no_search(store_copy):
+    manifest = read_store_manifest(store_copy)
+    manifest = dataclasses.replace(manifest, method="import")
+    write_store_manifest(store_copy, manifest)
+    card = store_card(load_store(store_copy))
+    assert "with all kernels" in card
+    assert "found by" not in card and "Small" not in card
+
+
 def test_file_that_the_card_names_is_there(saved):
     (path,) = re.findall(r'load_model\("(.*?)"', store_card(saved))
     assert (saved.path / path).is_file()

@@ -74,6 +74,21 @@ def test_store(report, donor):
     assert "class_index" not in text
 
 
+def test_store_of_a_whole_model_is_imported_again(report, donor, tmp_path):
+    path = shutil.copytree(donor.path, tmp_path / "whole")
+    manifest = dataclasses.replace(
+        donor.manifest,
+        method="import",
+        arguments={"class_index": 0, "output": None},
+    )
+    write_store_manifest(path, manifest)
+    read, text = report(load_store(path))
+    command = f"kmod import {manifest.source.name}.keras --data"
+    assert command in text and "kmod modularize" not in text
+    assert f"--class {manifest.class_names[0]} --class-index 0" in text
+    assert "masks were found" not in text
+
+
 def test_images_of_a_store_give_its_figures(report, donor, digits):
     read, text = report(donor, data=digits)
     evaluation = evaluate(load_all(donor), digits.test, digits.class_names)

@@ -271,7 +271,8 @@ def parse(text):
             FULL[FULL.index("fit") : FULL.index("  other")],
             "none\n",
             "spec.yaml:14:10: `other` needs scores that are calibrated. "
-            "Accepted: stored, fit, joint. Received: calibration none.",
+            "Accepted: stored, unlabelled, fit, joint. Received: calibration "
+            "none.",
             id="other-of-raw-scores",
         ),
         pytest.param(
@@ -280,8 +281,8 @@ def parse(text):
             "calibration: joint",
             "spec.yaml:16:35: `other.threshold` is compared with each class's "
             "own probability, so it needs a calibration of every class by "
-            "itself. Accepted: stored, fit. Received: calibration joint. Take "
-            "`reject` instead, or one of these.",
+            "itself. Accepted: stored, unlabelled, fit. Received: calibration "
+            "joint. Take `reject` instead, or one of these.",
             id="other-of-joint-scores",
         ),
         pytest.param(
@@ -399,6 +400,16 @@ def parse(text):
             "spec.yaml:13:22: with `combine: divided`, `auxiliary` has other "
             "classes of the base, each once. Received: 'cat'.",
             id="divided-by-one-twice",
+        ),
+        pytest.param(
+            MINMAX,
+            "    layer: {module: [1, 0], weak: [2, 0], bias: [0, 0]}\n",
+            "    auxiliary: [cat, dog]\n    layer: {module: [1, 0], weak: "
+            "[2, 0], auxiliary: [[1, 0], [0, 1]], bias: [0, 0]}\n",
+            "spec.yaml:12:22: the classes of `auxiliary` must differ from each "
+            "other and from the module's own, whose score counts anyway. "
+            "Received: 'dog' again. Remove it, and its list in `layer`.",
+            id="auxiliary-of-the-class-itself",
         ),
         pytest.param(
             MINMAX,

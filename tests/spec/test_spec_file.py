@@ -491,6 +491,12 @@ def test_fault_of_a_patch_is_reported_at_its_place(faults_of, old, new, fault):
     assert any(fault in line for line in faults), faults
 
 
+def test_where_a_list_is_due_no_number_is_asked_for(faults_of):
+    text = PATCH.replace("combine: calibrated", 'auxiliary: "5"')
+    (fault,) = [line for line in faults_of(text) if "must be a list" in line]
+    assert fault.endswith("Received: '5'.")
+
+
 @pytest.mark.parametrize(
     "path",
     [
