@@ -246,8 +246,10 @@ def _trial():
     import numpy as np
 
     from kmod.data.load import load_data
+    from kmod.export.keras_file import load_keras_file
     from kmod.graph.exactness import output_gap
     from kmod.modular.modular_model import ModularModel
+    from kmod.modules.cut import cut_module
     from kmod.modules.cut import log_odds_model
     from kmod.modules.decompose import decompose
     from kmod.modules.module_store import load_store
@@ -270,11 +272,16 @@ def _trial():
     modular = ModularModel(source, data.class_names)
     expected = modular.class_log_odds(train.images)[:, 0]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "store"
-        decompose(modular, path, value_range=data.value_range)
-        name = data.class_names[0]
-        module = log_odds_model(load_store(path)[name].model)
-        answers = module.predict(train.images, verbose=0)[:, 0]
+        if keras.backend.backend() == "tensorflow":
+            path = Path(folder, "store")
+            decompose(modular, path, value_range=data.value_range)
+            module = load_store(path)[data.class_names[0]].model
+        else:  # TensorFlow alone writes the SavedModels of a store.
+            path = Path(folder, "module.keras")
+            cut_module(modular, 0).save(path)
+            module = load_keras_file(path)
+        log_odds = log_odds_model(module)
+        answers = log_odds.predict(train.images, verbose=0)[:, 0]
     gap = output_gap(answers, expected)
     if not gap <= _TOLERANCE:
         raise ArithmeticError(f"a module that was loaded differs by {gap:.1e}")
