@@ -37,6 +37,8 @@ from kmod.spec.model import ModuleRef
 from kmod.spec.model import PatchEntry
 from kmod.spec.model import Spec
 from kmod.spec.model import StoreRef
+from kmod.spec.rules import COMBINATIONS
+from kmod.spec.rules import KEYS_OF_COMBINATIONS
 
 STORE_ID = "donor"
 
@@ -100,7 +102,8 @@ def patch(
             without it.
         ArtifactError: If weak model and module take different images.
         UsageError: If `target_class`, `class_names`, `data` or `output` do
-            not fit the weak model, or `judge` or `max_loss` are none.
+            not fit the weak model, `combine`, `judge` or `max_loss` are none,
+            or the rule takes no auxiliary modules.
         UnsupportedModelError: If the weak model's graph can not be read.
 
     Example:
@@ -108,6 +111,7 @@ def patch(
     >>> patched = kmod.patch(weak, 3, store["cat"], (x_val, y_val))
     """
     acceptance = Acceptance(judge, max_loss)
+    check_rule(combine, auxiliary)
     class_names = class_names or getattr(weak, "class_names", None)
     class_names = common_class_names(class_names, data)
     images, labels = to_arrays(data)
@@ -215,6 +219,27 @@ def patch_spec(
             for patch, donor in zip(fitted, donors, strict=True)
         ),
     )
+
+
+def check_rule(combine: str, auxiliary: Sequence[ClassModule] = ()) -> None:
+    """Refuses what is no rule, and auxiliary modules that a rule ignores.
+
+    Raises:
+        UsageError: If it is so.
+    """
+    if combine not in COMBINATIONS:
+        raise UsageError(
+            f"`combine` must be one of {list(COMBINATIONS)}. Received: "
+            f"combine={combine!r}."
+        )
+    owners = KEYS_OF_COMBINATIONS["auxiliary"]
+    if auxiliary and combine not in owners:
+        raise UsageError(
+            f"`auxiliary` belongs to the rules {list(owners)}, which weigh "
+            f"what further modules say. Received: combine={combine!r} with "
+            f"auxiliary={[each.info.class_name for each in auxiliary]}. Leave "
+            "them out, or take another rule."
+        )
 
 
 def target_index(

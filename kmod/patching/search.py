@@ -36,6 +36,7 @@ from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patch_fit import patched_scores
 from kmod.patching.patcher import check_labels
+from kmod.patching.patcher import check_rule
 from kmod.patching.patcher import target_index
 from kmod.patching.plain_ways import plain_ways
 
@@ -168,10 +169,12 @@ def choose_patches(
             the images.
         CheckError: If no module helps.
         UsageError: If `data`, `target_classes` or `class_names` do not fit
-            the weak model, or `judge` or `max_loss` are none.
+            the weak model, or `combine`, `judge` or `max_loss` are none.
         ValueError: If labels are not of the weak model's classes.
     """
     acceptance = Acceptance(judge, max_loss)
+    if combine is not None:
+        check_rule(combine)
     images, labels = to_arrays(data)
     model = rebuild(channel_graph(weak, output, images.shape[1:]))
     num_classes = model.output_shape[1]

@@ -146,6 +146,28 @@ def test_terms_of_acceptance_are_checked(weak, donor, digits, wrong):
         patch(weak, 1, donor["8"], digits.validation, **wrong)
 
 
+def test_rule_is_checked(weak, donor, digits):
+    with pytest.raises(UsageError, match="Received: combine='mean'"):
+        patch(weak, 1, donor["8"], digits.validation, combine="mean")
+
+
+@pytest.mark.parametrize("combine", ["minmax", "raw"])
+def test_auxiliary_modules_take_a_rule_that_weighs_them(
+    weak, donor, digits, combine
+):
+    message = rf"combine='{combine}' with auxiliary=\['3'\]"
+    with pytest.raises(UsageError, match=message):
+        patch(
+            weak,
+            1,
+            donor["8"],
+            digits.validation,
+            combine=combine,
+            auxiliary=[donor["3"]],
+            max_loss=1.0,
+        )
+
+
 @pytest.mark.parametrize(
     ("target", "names", "message"),
     [

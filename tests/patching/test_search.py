@@ -323,3 +323,8 @@ def test_data_are_checked_before_a_donor_is_tried(
             track=tried.append,
         )
     assert tried == []
+
+
+def test_rule_is_checked_before_anything_is_predicted(weak, donor):
+    with pytest.raises(UsageError, match="Received: combine='mean'"):
+        choose_patches(weak, [Donor(donor)], None, combine="mean")
