@@ -61,6 +61,9 @@ class ValidationScores:
         target: Index of the target class.
         others: Of the rule `divided`, the index of each auxiliary module's
             class.
+        replaced: Float array `(n, num_classes)`, the weak model's answers in
+            which earlier patches by `minmax` or `raw` have replaced columns;
+            `None` if none has.
     """
 
     logits: np.ndarray
@@ -69,6 +72,7 @@ class ValidationScores:
     labels: np.ndarray
     target: int
     others: tuple[int, ...] = ()
+    replaced: np.ndarray | None = None
 
     @staticmethod
     def of(
@@ -77,24 +81,26 @@ class ValidationScores:
         labels: np.ndarray,
         target: int,
         others: Sequence[int] = (),
+        replaced: np.ndarray | None = None,
     ) -> "ValidationScores":
         """Joins what the modules say, the target's first."""
         log_odds = np.column_stack([each.log_odds for each in answers])
-        return ValidationScores(
-            logits, log_odds, answers[0].raw, labels, target, tuple(others)
-        )
+        own = logits, log_odds, answers[0].raw, labels, target
+        return ValidationScores(*own, tuple(others), replaced)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> "ValidationScores":
         """Returns the scores of some of the images, by index or mask."""
+        replaced = None if self.replaced is None else self.replaced[rows]
         return dataclasses.replace(
             self,
             logits=self.logits[rows],
             log_odds=self.log_odds[rows],
             raw=self.raw[rows],
             labels=self.labels[rows],
+            replaced=replaced,
         )
 
     @functools.cached_property
@@ -126,8 +132,9 @@ class ValidationScores:
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
-        """The weak model's answers, int64 `(n,)`."""
-        return self.logits.argmax(axis=1)
+        """What is answered before the patch, int64 `(n,)`."""
+        given = self.logits if self.replaced is None else self.replaced
+        return given.argmax(axis=1)
 
     def figures_of(self, predictions: np.ndarray) -> ClassFigures:
         """Measures answers for the target and for the other classes."""
@@ -258,16 +265,22 @@ def fit_rule(patch: Patch, scores: ValidationScores) -> Patch:
 
 def patch_predictions(patch: Patch, scores: ValidationScores) -> np.ndarray:
     """Returns the answers of a patched model, int64 `(n,)`."""
-    if patch.combine in ("calibrated", "divided"):
-        return patched_scores(patch, scores).argmax(axis=1)
+    by_layer = patch.combine in ("calibrated", "divided")
+    found = patched_scores if by_layer else replaced_answers
+    return found(patch, scores).argmax(axis=1)
+
+
+def replaced_answers(patch: Patch, scores: ValidationScores) -> np.ndarray:
+    """Returns what is answered by `minmax` or `raw`, `(n, num_classes)`."""
     if patch.combine == "minmax":
         low, high = patch.range
         answers = (scores.raw - low) / (high - low)
     else:
         answers = np.exp(-np.logaddexp(0, -scores.log_odds[:, 0]))
-    probabilities = np.exp(scores.log_probabilities)
-    probabilities[:, scores.target] = answers
-    return probabilities.argmax(axis=1)
+    found = scores.replaced
+    found = np.exp(scores.log_probabilities) if found is None else found.copy()
+    found[:, scores.target] = answers
+    return found
 
 
 def patched_scores(patch: Patch, scores: ValidationScores) -> np.ndarray:

@@ -35,6 +35,7 @@ from kmod.patching.patch_fit import PatchFit
 from kmod.patching.patch_fit import ValidationScores
 from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patch_fit import patched_scores
+from kmod.patching.patch_fit import replaced_answers
 from kmod.patching.patcher import check_labels
 from kmod.patching.patcher import check_rule
 from kmod.patching.patcher import target_index
@@ -192,14 +193,16 @@ def choose_patches(
         donor: _answers(donor, images, adaptations[donor])
         for donor in track(donors)
     }
-    chosen, best_donors, tried = [], {}, []
+    chosen, best_donors, tried, replaced = [], {}, [], None
     for target in targets:
         index = class_names.index(target)
         if target_classes is None:
-            now = evaluate_answers(labels, logits.argmax(axis=1), class_names)
+            answers = logits if replaced is None else replaced
+            now = evaluate_answers(labels, answers.argmax(axis=1), class_names)
             if index not in weak_classes(now):
                 continue
-        scores_of = functools.partial(_scores, found, logits, labels, index)
+        given = found, logits, replaced, labels, index
+        scores_of = functools.partial(_scores, *given)
         given = adaptations, scores_of, combine, auxiliary, acceptance
         ranked = _ranked(target, class_names, *given)
         ranked = _divided_first(ranked, labels, class_names, judge)
@@ -208,7 +211,7 @@ def choose_patches(
         best_donors[best.donor] = adaptations[best.donor]
         if best.fit.helps:
             chosen.append(best)
-            logits = _patched(best, scores_of, logits)
+            logits, replaced = _patched(best, scores_of, logits)
     indices = [class_names.index(target) for target in targets]
     plain = plain_ways(model, best_donors, images, labels, class_names, indices)
     if not chosen:
@@ -259,10 +262,13 @@ def _answers(donor, images, adaptation):
     return dict(zip(donor.store, module_answers(modules, images, adaptation)))
 
 
-def _scores(found, logits, labels, index, donor, class_names, others=()):
+def _scores(
+    found, logits, replaced, labels, index, donor, class_names, others=()
+):
     """Returns the scores of modules of a donor, the target's first."""
     answers = [found[donor][name] for name in class_names]
-    return ValidationScores.of(logits, answers, labels, index, others)
+    given = logits, answers, labels, index
+    return ValidationScores.of(*given, others, replaced)
 
 
 def _ranked(
@@ -411,10 +417,10 @@ def _quality(candidate, judge):
 
 
 def _patched(best, scores_of, logits):
-    """Returns the scores that later patches start from."""
+    """Returns scores and replaced answers that later patches start from."""
     patch = best.fit.patch
-    if patch.combine in ("minmax", "raw"):
-        return logits
     names = [module.info.class_name for module in patch.parts.values()]
     scores = scores_of(best.donor, names, patch.others)
-    return patched_scores(patch, scores).astype("float32")
+    if patch.combine in ("minmax", "raw"):
+        return logits, replaced_answers(patch, scores)
+    return patched_scores(patch, scores).astype("float32"), None

@@ -16,6 +16,7 @@ from kmod.metrics.evaluate import evaluate
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
 from kmod.patching import search
+from kmod.patching.acceptance import Acceptance
 from kmod.patching.donors import Donor
 from kmod.patching.patch_fit import fit_on_scores
 from kmod.patching.patcher import patch
@@ -187,6 +188,34 @@ def test_several_targets_are_patched_in_turn(weak, donor, digits):
     assert after.accuracy > evaluate(weak, digits.test).accuracy + 0.1
     # What the second patch starts from is what the first one leaves.
     assert choice.tried[1].fit.before.f1 > choice.evaluation.f1[2]
+
+
+@pytest.mark.parametrize("combine", ["minmax", "raw"])
+def test_published_rules_are_judged_on_top_of_each_other(
+    weak, donor, digits, monkeypatch, combine
+):
+    monkeypatch.setattr(Acceptance, "takes", lambda *_: True)
+    images, labels = digits.validation.images, digits.validation.labels
+    choice = choose_patches(
+        weak,
+        [Donor(donor)],
+        (images, labels),
+        class_names=NAMES,
+        target_classes=["8", "9"],
+        combine=combine,
+    )
+    first, second = choice.chosen
+    logits = rebuild(channel_graph(weak))
+    one, both = (
+        build_patched(logits, patches).predict(images).argmax(axis=1)
+        for patches in (
+            [first.fit.patch],
+            [first.fit.patch, second.fit.patch],
+        )
+    )
+    before = second.fit.comparisons["accuracy"].before
+    assert before == pytest.approx(np.mean(one == labels), abs=1e-2)
+    assert np.mean(second.fit.answers == both) > 0.95
 
 
 def test_class_that_an_earlier_patch_mended_is_left(
