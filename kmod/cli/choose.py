@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kmod.cli import console
+from kmod.cli.models import positive_integer
 from kmod.files import short_names
+from kmod.files.plain_yaml import shorten
 
 if TYPE_CHECKING:
-    from kmod.selection.composition_choice import CompositionChoice
+    from kmod.selection.module_choice import ModuleChoice
 
 MOST_WEAK = 3  # Classes that are shown.
 COST = "multiply-accumulates of one image"
@@ -53,7 +56,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument(
         "--images-per-class",
-        type=int,
+        type=positive_integer,
         default=50,
         metavar="N",
         help="how many of them are used, at most (default: 50)",
@@ -67,7 +70,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument(
         "--macs-budget",
-        type=float,
+        type=_budget,
         metavar="N",
         help="multiply-accumulates for one image that all modules may have "
         "together, such as 5e6 (default: no limit)",
@@ -104,6 +107,18 @@ def add_parser(subparsers) -> None:
     parser.set_defaults(run=run, arguments=None)
 
 
+def _budget(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise argparse.ArgumentTypeError(
+            f"must be a number above 0, such as 5e6. Received: {shorten(text)}"
+        )
+    return value
+
+
 def run(args: argparse.Namespace) -> int:
     choice = choose_given(args)
     with console.status("measuring"):
@@ -119,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def choose_given(args: argparse.Namespace) -> CompositionChoice:
+def choose_given(args: argparse.Namespace) -> ModuleChoice:
     """Writes the spec that the arguments ask for, and may compose it.
 
     Returns:
@@ -249,6 +264,12 @@ def _check_plain(args):
             f"without {'--data' if args.data is None else '--compose'}. Give "
             "both `--data NAME:SPLIT` and `--compose DIR`."
         )
+    if args.macs_budget is not None and args.data is None:
+        raise UsageError(
+            "A budget is kept by comparing models on labelled images. "
+            "Received: --macs-budget without --data. Give --data, or leave the "
+            "budget out."
+        )
     if args.plot is None:
         return
     if args.data is None:
@@ -306,12 +327,6 @@ def _data(args):
     from kmod.spec.model import DataRef
 
     if args.data is None:
-        if args.macs_budget is not None:
-            raise UsageError(
-                "A budget is kept by comparing models on labelled images. "
-                "Received: --macs-budget without --data. Give --data, or "
-                "leave the budget out."
-            )
         return None
     found = []
     for name, split in map(parse_split, args.data):

@@ -13,6 +13,7 @@ from kmod.composition.labelled_images import ImageReader
 from kmod.data.disk_arrays import concatenate
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import parse_split
+from kmod.errors import UsageError
 from kmod.files import atomic_write
 from kmod.files import check_output_file
 from kmod.files import seal
@@ -20,8 +21,11 @@ from kmod.files import short_names
 from kmod.files import slugs
 from kmod.modules.module_store import ModuleStore
 from kmod.selection.module_choice import ModuleChoice
+from kmod.selection.module_choice import check_budget
+from kmod.selection.module_choice import check_classes
 from kmod.selection.module_choice import choose_by_figures
 from kmod.selection.module_choice import choose_modules
+from kmod.spec.faults import MAX_NUMBER
 from kmod.spec.model import IN_MEMORY
 from kmod.spec.model import ClassEntry
 from kmod.spec.model import DataRef
@@ -76,8 +80,9 @@ def choose_composition(
     Raises:
         ArtifactError: If data or stores lack a class or do not fit.
         UsageError: If there are no images of a class, images have not the
-            value range of the stores, or something is at `path` that may not
-            be replaced.
+            value range of the stores, a class is named twice, a number is out
+            of range, a budget has no `data`, or something is at `path` that
+            may not be replaced.
         ValueError: If labels are no class indices.
 
     Example:
@@ -87,6 +92,8 @@ def choose_composition(
     >>> model = kmod.compose(spec, data=(images, labels))
     """
     check_output_file(path, overwrite)
+    check_classes(class_names, stores)
+    _check_numbers(images_per_class, macs_budget, data)
     path = Path(path).resolve()
     contracts = [store.manifest.input for store in stores]
     largest = max(contracts, key=lambda each: np.prod(each.shape))
@@ -117,6 +124,21 @@ def choose_composition(
     )
     text = choice_text(choice, path, data, images_per_class, contract)
     return choice, _written(text, path, overwrite)
+
+
+def _check_numbers(images_per_class, macs_budget, data):
+    if not 1 <= images_per_class <= MAX_NUMBER:
+        raise UsageError(
+            f"`images_per_class` must be from 1 to {MAX_NUMBER}. Received: "
+            f"images_per_class={images_per_class}."
+        )
+    check_budget(macs_budget)
+    if macs_budget is not None and data is None:
+        raise UsageError(
+            "A budget is kept by comparing models on labelled images. "
+            f"Received: macs_budget={macs_budget} without `data`. Give "
+            "`data`, or leave the budget out."
+        )
 
 
 def _written(text, path, overwrite):

@@ -1,5 +1,6 @@
 """Chooses, class by class, the modules of a new model among several stores."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -298,9 +299,12 @@ def choose_modules(
     Raises:
         ArtifactError: If no store has a class, or it can not take the images.
         CheckError: If the classes' modules alone are above the budget.
-        UsageError: If there are no images of a class, or a single class.
+        UsageError: If there are no images of a class, if there is a single
+            class or one is named twice, or if the budget is no number above 0.
     """
-    _check(class_names, stores, images)
+    check_classes(class_names, stores)
+    check_budget(macs_budget)
+    _check_shown(class_names, images)
     log_odds = [
         _log_odds(
             store, [c for c in class_names if c in store], images, contract
@@ -435,9 +439,9 @@ def choose_by_figures(
 
     Raises:
         ArtifactError: If no store has a class.
-        UsageError: If there is a single class.
+        UsageError: If there is a single class, or one is named twice.
     """
-    _check_classes(class_names, stores)
+    check_classes(class_names, stores)
     figures = {
         name: {
             index: store.info(name).metrics.get("f1", 0.0)
@@ -863,18 +867,22 @@ def best_auxiliary(
     )
 
 
-def _check(class_names, stores, images):
-    _check_classes(class_names, stores)
-    without = set(range(len(class_names))) - set(images.labels.tolist())
-    if without:
+def check_classes(
+    class_names: Sequence[str], stores: Sequence[ModuleStore]
+) -> None:
+    """Refuses classes that stores have no modules of, and no new model has.
+
+    Raises:
+        ArtifactError: If no store has a class.
+        UsageError: If there is a single class, or one is named twice.
+    """
+    counts = collections.Counter(class_names)
+    repeated = [name for name in counts if counts[name] > 1]
+    if repeated:
         raise UsageError(
-            "Modules are chosen on labelled images of every class. Received: "
-            f"none of {[class_names[index] for index in sorted(without)]}. "
-            "Give data sets that show them."
+            "The classes of a new model must be different. Received: "
+            f"{repeated} more than once. Name each class once."
         )
-
-
-def _check_classes(class_names, stores):
     missing = [
         name
         for name in class_names
@@ -891,4 +899,28 @@ def _check_classes(class_names, stores):
         raise UsageError(
             "A new model has at least two classes. Received: "
             f"{list(class_names)}. Name another one."
+        )
+
+
+def check_budget(macs_budget: float | None) -> None:
+    """Refuses a budget that no model can be held against.
+
+    Raises:
+        UsageError: If it is no number above 0.
+    """
+    if macs_budget is not None and not macs_budget > 0:
+        raise UsageError(
+            "`macs_budget` must be above 0, in multiply-accumulates of one "
+            f"image. Received: macs_budget={macs_budget}. Leave it out to "
+            "have no limit."
+        )
+
+
+def _check_shown(class_names, images):
+    without = set(range(len(class_names))) - set(images.labels.tolist())
+    if without:
+        raise UsageError(
+            "Modules are chosen on labelled images of every class. Received: "
+            f"none of {[class_names[index] for index in sorted(without)]}. "
+            "Give data sets that show them."
         )

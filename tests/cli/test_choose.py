@@ -115,6 +115,7 @@ def test_auxiliary_modules_can_be_left_out(store, tmp_path, capsys):
     ("more", "data", "exit_code", "message"),
     [
         (["--class", "x"], "digits:validation", 3, "Received: ['x']"),
+        (["--class", "7"], "digits:validation", 2, "['7'] more than once"),
         ([], "digits:test", 2, "because the test images measure"),
         (["--macs-budget", "5"], "digits:validation", 5, "`--macs-budget`"),
         (["--store", "nowhere"], "digits:validation", 3, "nowhere"),
@@ -125,14 +126,6 @@ def test_wrong_usage(store, tmp_path, capsys, more, data, exit_code, message):
     assert main(argv) == exit_code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "t.yaml").exists()
-
-
-def test_budget_takes_images(store, tmp_path, capsys):
-    argv = choose_argv(store, tmp_path / "t.yaml", "--macs-budget", "1e6")
-    argv.remove("--data")
-    argv.remove("digits:validation")
-    assert main(argv) == 2
-    assert "--macs-budget without --data" in capsys.readouterr().err
 
 
 def run_json(argv, capsys):

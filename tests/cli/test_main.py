@@ -320,6 +320,25 @@ REFUSED = {
         3,
         "A module store is a directory with the file 'store.yaml'.",
     ),
+    "choose-images": (
+        ["choose", "--class", "a", "--store", STORE, "--data", DATA]
+        + ["--out", "new.yaml", "--images-per-class", "0"],
+        2,
+        "argument --images-per-class: must be a whole number of at least 1.",
+    ),
+    "choose-budget": (
+        ["choose", "--class", "a", "--store", STORE, "--data", DATA]
+        + ["--out", "new.yaml", "--macs-budget", "nan"],
+        2,
+        "argument --macs-budget: must be a number above 0, such as 5e6. "
+        "Received: 'nan'",
+    ),
+    "choose-budget-alone": (
+        ["choose", "--class", "a", "--store", "no", "--out", "new.yaml"]
+        + ["--macs-budget", "5e6"],
+        2,
+        "Received: --macs-budget without --data.",
+    ),
     "compose-out": (
         ["compose", "spec.yaml", "--out", "full"],
         2,

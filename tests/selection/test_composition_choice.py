@@ -1,8 +1,10 @@
 import pytest
 
 from kmod.composition.composer import compose
+from kmod.composition.labelled_images import ImageReader
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
+from kmod.errors import UsageError
 from kmod.files import slug
 from kmod.metrics.evaluate import evaluate
 from kmod.selection.composition_choice import choice_text
@@ -69,6 +71,25 @@ def test_auxiliary_modules_are_in_the_spec(poor, donor, index, tmp_path):
     ]
     model = compose(spec)
     assert model.output_shape == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "data", "wrong", "message"),
+    [
+        (("9", "9"), DATA, {}, r"\['9'\] more than once"),
+        (CLASSES, DATA, {"images_per_class": -5}, "must be from 1 to 1000000"),
+        (CLASSES, DATA, {"macs_budget": -1}, "`macs_budget` must be above 0"),
+        (CLASSES, None, {"macs_budget": 5e6}, "without `data`"),
+    ],
+)
+def test_wrong_usage_is_refused_before_images_are_read(
+    donor, tmp_path, monkeypatch, names, data, wrong, message
+):
+    monkeypatch.setattr(ImageReader, "load", None)
+    path = tmp_path / "t.yaml"
+    with pytest.raises(UsageError, match=message):
+        choose_composition(names, [donor], data, path, **wrong)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("name", [None, "pets:validation"])

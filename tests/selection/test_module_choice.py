@@ -303,6 +303,17 @@ def test_a_new_model_has_two_classes(donor, few):
         choose_modules(CLASSES[:1], [donor], few)
 
 
+def test_a_class_is_named_once(donor, few):
+    with pytest.raises(UsageError, match=r"Received: \['9'\] more than once"):
+        choose_by_figures(("9", "9", "3"), [donor])
+
+
+@pytest.mark.parametrize("budget", [0, float("nan")])
+def test_budget_is_above_0(donor, few, budget):
+    with pytest.raises(UsageError, match="`macs_budget` must be above 0"):
+        choose_modules(CLASSES, [donor], few, macs_budget=budget)
+
+
 def test_roc_auc_is_the_chance_of_the_higher_score():
     scores = np.array([3.0, 1.0, 2.0, 0.0])
     is_class = np.array([True, True, False, False])
