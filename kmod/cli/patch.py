@@ -6,8 +6,10 @@ from typing import Any
 
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
+from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.files import short_names
+from kmod.files import slug
 from kmod.patching.acceptance import MAX_LOSS
 from kmod.patching.acceptance import Acceptance
 
@@ -28,7 +30,7 @@ def add_parser(subparsers) -> None:
         description="Finds the weak classes, tries the donors' modules on "
         "SPLIT, saves the patched model with its spec, and prints what it does "
         "on the test images. Where no module helps, nothing is saved and the "
-        "exit code is 5.",
+        "exit code is 5, unless `--take` is given.",
     )
     parser.add_argument("weak", metavar="WEAK.keras", help="model to patch")
     parser.add_argument(
@@ -93,8 +95,8 @@ def add_parser(subparsers) -> None:
         "--take",
         metavar="WAY",
         help="save this way of the table that needs no patch, in place of the "
-        "patched model: bias-moved, last-layer-fitted-again, "
-        "regression-on-both or donor-instead",
+        "patched model, also where no module helps: bias-moved, "
+        "last-layer-fitted-again, regression-on-both or donor-instead",
     )
     parser.add_argument(
         "--overwrite",
@@ -143,8 +145,10 @@ def patch_given(args: argparse.Namespace) -> dict[str, Any]:
     choice = _choose(weak, donors, validation, contract, args)
     with console.status("composing and measuring"):
         taken = _taken(choice, weak, contract, args)
-        spec = _spec(choice, contract, args)
-        figures, patched = _build(weak, spec, data)
+        patched, figures = None, {"patches": []}
+        if choice.chosen:
+            spec = _spec(choice, contract, args)
+            figures, patched = _build(weak, spec, data)
         ways = _ways(choice, patched, figures, data.test, args)
         metrics = {"test": figures, "ways": [_recorded(way) for way in ways]}
         if taken is not None:
@@ -171,14 +175,29 @@ def _check(args):
     from kmod.data.own_images import own_path
     from kmod.modules.manifest import read_store_manifest
     from kmod.modules.module_store import split_class
+    from kmod.patching.way_names import way_names
 
     Acceptance(_judge(args), args.max_loss)  # Refuses what is no share.
     check_out(args.out, args.overwrite, list_composition)
     name, split = parse_split(args.data)
     own_path(name, args.data_dir)
     check_path(args.weak)
-    for text in args.donors:
-        path, _ = split_class(text)
+    if Path(args.weak).is_dir():
+        raise ArtifactError(
+            "The weak model is a `.keras` file, which the spec names. "
+            f"Received: '{args.weak}', a directory. Save the model with "
+            "`model.save('name.keras')`."
+        )
+    donors = [split_class(text) for text in dict.fromkeys(args.donors)]
+    if args.take is not None:
+        _check_way(args.take, map(slug, way_names(len(donors))))
+    num_targets = len(args.target_classes or ())
+    if num_targets != 1 and any(name is not None for _, name in donors):
+        raise UsageError(
+            "STORE:CLASS names the module for one target. Received: "
+            f"{num_targets} times `--target-class`. Give it once."
+        )
+    for path, _ in donors:
         read_store_manifest(Path(fetched(path)))
     if split == "test":
         raise UsageError(
@@ -189,32 +208,40 @@ def _check(args):
     return name, split
 
 
+def _check_way(key, known):
+    known = list(known)
+    if key not in known:
+        raise UsageError(
+            "`--take` must be a way that there is without a patch, one of "
+            f"{known}. Received: --take {key}. Leave it out to take the patch."
+        )
+
+
 def _judge(args):
     return args.judge.replace("-", "_")
 
 
 def _choose(weak, donors, validation, contract, args):
+    from kmod.patching.search import NoPatchError
     from kmod.patching.search import choose_patches
 
-    has_class = any(donor.class_name is not None for donor in donors)
-    if has_class and len(args.target_classes or ()) != 1:
-        raise UsageError(
-            "STORE:CLASS names the module for one target. Received: "
-            f"{len(args.target_classes or ())} times `--target-class`. Give "
-            "it once."
+    try:
+        return choose_patches(
+            weak,
+            donors,
+            validation,
+            target_classes=args.target_classes,
+            combine=args.combine,
+            contract=contract,
+            auxiliary=args.auxiliary,
+            judge=_judge(args),
+            max_loss=args.max_loss,
+            track=lambda items: console.track(items, "trying donors"),
         )
-    return choose_patches(
-        weak,
-        donors,
-        validation,
-        target_classes=args.target_classes,
-        combine=args.combine,
-        contract=contract,
-        auxiliary=args.auxiliary,
-        judge=_judge(args),
-        max_loss=args.max_loss,
-        track=lambda items: console.track(items, "trying donors"),
-    )
+    except NoPatchError as error:
+        if args.take is None:
+            raise
+        return error.choice
 
 
 def _spec(choice, contract, args):
@@ -243,12 +270,7 @@ def _taken(choice, weak, contract, args):
     if args.take is None:
         return None
     ways = {way.key: way for way in choice.plain}
-    if args.take not in ways:
-        raise UsageError(
-            "`--take` must be a way that there is without a patch, one of "
-            f"{list(ways)}. Received: --take {args.take}. Leave it out to take "
-            "the patch."
-        )
+    _check_way(args.take, ways)
     logits = rebuild(channel_graph(weak, input_shape=contract.shape))
     name = Path(args.weak).stem
     return take_way(ways[args.take], logits, name, contract)
@@ -278,25 +300,24 @@ def _ways(choice, patched, figures, test, args):
     from kmod.composition.plain_ways import evaluate_ways
 
     names = choice.evaluation.class_names
-    targets = [names.index(each.target_class) for each in choice.chosen]
-    num_labelled = int(choice.evaluation.support.sum())
-    f1 = [each["figures"]["f1"]["after"] for each in figures["patches"]]
-    accuracy = figures["accuracy"]["after"]
-    rows = [
-        _way(
-            *("patched", "patch", patched),
-            *(sum(f1) / len(f1), accuracy, num_labelled),
-        )
-    ]
+    own = [each.target_class for each in choice.chosen or choice.tried]
+    targets = [names.index(name) for name in dict.fromkeys(own)]
+    rows = []
+    if patched is not None:
+        num_labelled = int(choice.evaluation.support.sum())
+        f1 = [each["figures"]["f1"]["after"] for each in figures["patches"]]
+        accuracy = figures["accuracy"]["after"]
+        given = sum(f1) / len(f1), accuracy, num_labelled
+        rows.append(_way("patched", "patch", patched, *given))
     evaluations = evaluate_ways(choice.plain, test.images, test.labels)
     for way, found in zip(choice.plain, evaluations):
-        # By validation images, as the patch is chosen.
-        is_as_good = choice.is_as_good(way)
         f1 = found.f1[targets].mean()
         given = f1, found.accuracy, way.num_labelled
         row = _way(way.name, way.key, way.laid_out, *given)
-        is_smaller = row["macs"] < rows[0]["macs"]
-        rows.append({**row, "is_better": bool(is_as_good and is_smaller)})
+        if patched is not None and row["macs"] < rows[0]["macs"]:
+            # By validation images, as the patch is chosen.
+            row["is_better"] = bool(choice.is_as_good(way))
+        rows.append(row)
     return rows
 
 
@@ -332,6 +353,8 @@ def _print(figures, args):
                 "validation images, within a standard error, with fewer "
                 f"operations. To save that, give `--take {way['key']}`."
             )
+    if not figures["patches"]:
+        console.print_note("No module helps, so there is no patch.")
     columns = ["", "before", "after", "gain", "95 % interval of the gain"]
     for patch in figures["patches"]:
         rows = [
@@ -340,14 +363,15 @@ def _print(figures, args):
         ]
         title = f"class {patch['target_class']}, on test images"
         console.print_table(columns, rows, title)
-    console.print_table(
-        columns,
-        [
-            [words, *_cells(figures["overall"][name])]
-            for words, name in _OVERALL_ROWS.items()
-        ],
-        "all classes, on test images",
-    )
+    if figures["patches"]:
+        console.print_table(
+            columns,
+            [
+                [words, *_cells(figures["overall"][name])]
+                for words, name in _OVERALL_ROWS.items()
+            ],
+            "all classes, on test images",
+        )
     names = short_names(each["store"] for each in figures["tried"])
     console.print_table(
         "class donor rule F1 patched others all taken".split(),
@@ -368,6 +392,9 @@ def _print(figures, args):
         ],
         "modules tried, on validation images",
     )
+    what = "the patch and what needs none"
+    if not figures["patches"]:
+        what = "what needs no patch"
     console.print_table(
         ["way", "F1", "all", "parameters", "MACs", "ms", "labelled images"],
         [
@@ -382,7 +409,7 @@ def _print(figures, args):
             ]
             for way in figures["ways"]
         ],
-        "the patch and what needs none, on test images",
+        f"{what}, on test images",
     )
     what = "the patched model" if args.take is None else f"'{args.take}'"
     console.print_note(f"Saved {what} to '{args.out}'.")

@@ -25,6 +25,11 @@ from kmod.modules.adaptation import adapt_model
 from kmod.modules.cut import log_odds_model
 from kmod.modules.manifest import InputContract
 from kmod.patching.donors import Donor
+from kmod.patching.way_names import BIAS_MOVED
+from kmod.patching.way_names import BOTH
+from kmod.patching.way_names import NEW_LAYER
+from kmod.patching.way_names import WEAK_MODEL
+from kmod.patching.way_names import donor_instead
 
 BIASES = 201  # How many are tried.
 WEAK, FEATURES = "weak", "features"
@@ -91,10 +96,6 @@ def take_way(
     return taken_model(way, manifest)
 
 
-def _instead(number):
-    return "donor instead" + (f" ({number + 1})" if number else "")
-
-
 def _parts(weak, donors):
     """Lists the models that all ways are made of."""
     parts = {WEAK: weak}
@@ -128,21 +129,21 @@ def _planned(outputs, donors, class_names, targets):
     )
     both = join([log_probabilities, *sum(modules, [])], "both")
     planned = {
-        "weak model": PlannedWay(logits, as_it_is, takes_labels=False),
-        "bias moved": PlannedWay(logits, _bias_mover(targets)),
+        WEAK_MODEL: PlannedWay(logits, as_it_is, takes_labels=False),
+        BIAS_MOVED: PlannedWay(logits, _bias_mover(targets)),
     }
     if FEATURES in outputs:
-        planned["last layer fitted again"] = PlannedWay(outputs[FEATURES])
+        planned[NEW_LAYER] = PlannedWay(outputs[FEATURES])
     every = [
         (ALL_CLASSES, donor.store, name)
         for donor in donors
         for name in donor.store
     ]
-    planned["regression on both"] = PlannedWay(both, modules=every)
+    planned[BOTH] = PlannedWay(both, modules=every)
     for number, donor in enumerate(donors):
         if set(class_names) <= set(donor.store):
             own = [outputs[_part(number, name)] for name in class_names]
-            planned[_instead(number)] = PlannedWay(
+            planned[donor_instead(number)] = PlannedWay(
                 join(own, f"donor{number}_scores"),
                 as_it_is,
                 [(name, donor.store, name) for name in class_names],

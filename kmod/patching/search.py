@@ -18,6 +18,7 @@ from kmod.data.batches import common_class_names
 from kmod.data.batches import to_arrays
 from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
+from kmod.errors import CheckError
 from kmod.errors import UsageError
 from kmod.graph import channel_graph
 from kmod.graph import rebuild
@@ -113,6 +114,18 @@ class PatchChoice:
         return is_as_good(way.evaluation, fit.answers, judge)
 
 
+class NoPatchError(CheckError):
+    """No module helps.
+
+    Attributes:
+        choice: What was tried, and what needs no patch; nothing is chosen.
+    """
+
+    def __init__(self, message: str, choice: PatchChoice):
+        super().__init__(message)
+        self.choice = choice
+
+
 def choose_patches(
     weak: keras.Model,
     donors: Sequence[Donor],
@@ -168,7 +181,7 @@ def choose_patches(
     Raises:
         ArtifactError: If no donor has a module of a class, or it can not take
             the images.
-        CheckError: If no module helps.
+        NoPatchError: If no module helps, a `CheckError`.
         UsageError: If `data`, `target_classes` or `class_names` do not fit
             the weak model, or `combine`, `judge` or `max_loss` are none.
         ValueError: If labels are not of the weak model's classes.
@@ -214,6 +227,7 @@ def choose_patches(
             logits, replaced = _patched(best, scores_of, logits)
     indices = [class_names.index(target) for target in targets]
     plain = plain_ways(model, best_donors, images, labels, class_names, indices)
+    choice = PatchChoice(evaluation, tuple(chosen), tuple(tried), tuple(plain))
     if not chosen:
         received = "; ".join(
             f"{each.target_class!r} by '{each.donor.store.place}': {each.fit}"
@@ -225,11 +239,12 @@ def choose_patches(
             f"{way.evaluation.accuracy:.4f}"
             for way in plain
         )
-        raise acceptance.refusal(
+        refusal = acceptance.refusal(
             f"no module that does. {received}. On the same images, without a "
             f"patch: {others}"
         )
-    return PatchChoice(evaluation, tuple(chosen), tuple(tried), tuple(plain))
+        raise NoPatchError(str(refusal), choice)
+    return choice
 
 
 def _targets(given, evaluation, donors):

@@ -353,10 +353,28 @@ REFUSED = {
         "'no.keras', which does not exist.",
     ),
     "patch-donor": (
-        ["patch", MODEL, "--donor", "no:cat", "--data", DATA, "--out", "new"],
+        ["patch", MODEL, "--donor", "no:cat", "--data", DATA, "--out", "new"]
+        + ["--target-class", "cat"],
         3,
         "A module store is a directory with the file 'store.yaml'. Received: "
         "'no', which does not exist. Give the directory",
+    ),
+    "patch-folder": (
+        ["patch", "empty", "--donor", "no", "--data", DATA, "--out", "new"],
+        3,
+        "The weak model is a `.keras` file, which the spec names. Received: "
+        "'empty', a directory.",
+    ),
+    "patch-take": (
+        ["patch", MODEL, "--donor", "no", "--data", DATA, "--out", "new"]
+        + ["--take", "donor-insted"],
+        2,
+        "'regression-on-both', 'donor-instead']. Received: --take donor-insted",
+    ),
+    "patch-class": (
+        ["patch", MODEL, "--donor", "no:cat", "--data", DATA, "--out", "new"],
+        2,
+        "STORE:CLASS names the module for one target. Received: 0 times",
     ),
     "evaluate-missing": (
         ["evaluate", "no.keras", "--data", DATA],

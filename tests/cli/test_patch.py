@@ -251,6 +251,24 @@ def test_patch_without_gain_exits_5(three_path, store, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_way_is_taken_where_no_module_helps(
+    three_path, store, tmp_path, capsys
+):
+    out = tmp_path / "taken"
+    argv = patch_argv(three_path, store, out, "--target-class", "3")
+    argv += ["--no-auxiliary", "--take", "bias-moved"]
+    assert main(argv) == 0
+    text, said = capsys.readouterr()
+    assert "what needs no patch, on test images" in text
+    assert "No module helps" in said
+    assert "Saved 'bias-moved'" in said
+    metrics = read_composition_manifest(out).metrics
+    names = [row["name"] for row in metrics["ways"]]
+    assert names[:2] == ["weak model", "bias moved"]
+    assert metrics["test"] == metrics["ways"][1]
+    assert main(["test", str(out)]) == 0
+
+
 @pytest.mark.parametrize(
     ("more", "data", "exit_code", "message"),
     [
