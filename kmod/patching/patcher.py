@@ -246,23 +246,33 @@ def target_index(
     target_class: int | str,
     num_classes: int,
     class_names: Sequence[str] | None,
+    argument: str = "target_class",
 ) -> int:
     """Returns the index of a class that is given by name or index.
+
+    Args:
+        target_class: The class.
+        num_classes: How many the weak model has.
+        class_names: Their names, if it has any.
+        argument: What the error calls it.
 
     Raises:
         UsageError: If there is no such class.
     """
     if class_names is not None and target_class in class_names:
         return list(class_names).index(target_class)
-    is_index = isinstance(target_class, numbers.Integral)
-    if is_index and 0 <= target_class < num_classes:
-        return int(target_class)
-    accepted = f"an index below {num_classes}"
-    if class_names is not None:
-        accepted += f" or one of {list(class_names)}"
+    if not isinstance(target_class, str):
+        is_index = isinstance(target_class, numbers.Integral)
+        if is_index and 0 <= target_class < num_classes:
+            return int(target_class)
+        accepted = f"an index below {num_classes}, or a name"
+    elif class_names is None:
+        accepted = f"an index below {num_classes}; names need `class_names`"
+    else:
+        accepted = f"one of {list(class_names)}"
     raise UsageError(
-        f"`target_class` must be {accepted}. Received: "
-        f"target_class={target_class!r}. Names need `class_names`."
+        f"`{argument}` must be {accepted}. Received: "
+        f"{argument}={target_class!r}."
     )
 
 

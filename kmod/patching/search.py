@@ -252,7 +252,10 @@ def _targets(given, evaluation, donors):
     if given is None:
         indices = weak_classes(evaluation)
     else:
-        indices = [target_index(each, len(names), names) for each in given]
+        indices = [
+            target_index(each, len(names), names, "target_classes")
+            for each in given
+        ]
     wanted = [names[index] for index in dict.fromkeys(indices)]
     known = [
         target

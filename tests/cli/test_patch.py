@@ -272,7 +272,13 @@ def test_way_is_taken_where_no_module_helps(
 @pytest.mark.parametrize(
     ("more", "data", "exit_code", "message"),
     [
-        (["--target-class", "x"], "digits:validation", 2, "`target_class`"),
+        (
+            ["--target-class", "1"],
+            "digits:validation",
+            2,
+            "`--target-class` must be one of ['3', '8', '9']. Received: "
+            "--target-class '1'.",
+        ),
         ([], "digits:test", 2, "because the test images measure it"),
         (["--donor", "x"], "digits:validation", 3, "A module store is"),
         ([], "digits", 2, "Data are named NAME:SPLIT"),

@@ -171,9 +171,9 @@ def test_auxiliary_modules_take_a_rule_that_weighs_them(
 @pytest.mark.parametrize(
     ("target", "names", "message"),
     [
-        (3, None, "an index below 3. Received: target_class=3"),
-        ("8", None, "Names need `class_names`"),
-        ("x", list("abc"), r"or one of \['a', 'b'"),
+        (3, None, "an index below 3, or a name. Received: target_class=3"),
+        ("8", None, "names need `class_names`"),
+        ("x", list("abc"), r"must be one of \['a', 'b', 'c'\]. Received"),
     ],
 )
 def test_unknown_target(weak, donor, digits, target, names, message):
