@@ -40,6 +40,7 @@ from kmod.metrics.comparison import is_as_good
 from kmod.metrics.evaluate import Evaluation
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import roc_auc
+from kmod.modules.adaptation import adapt_images
 from kmod.modules.cut import log_odds_model
 from kmod.modules.manifest import InputContract
 from kmod.modules.module_store import ModuleStore
@@ -311,15 +312,15 @@ def choose_modules(
         )
         for store in track(stores)
     ]
-    known = _Worlds.of(stores, images.images, contract)
+    known = _Worlds(stores, images.images, contract)
     compared = {}
     for worlds in known.with_and_without():
-        scores = worlds.scores(class_names, log_odds)
         for own in _selections(stores, class_names):
+            scores = worlds.scores(class_names, log_odds, sorted(own))
             candidates = _Candidates.of(
-                own, stores, images, contract, log_odds, scores, worlds
+                stores, images, contract, log_odds, scores, worlds
             )
-            key = worlds.familiarity, *candidates.chosen.items()
+            key = candidates.familiarity, *candidates.chosen.items()
             compared.setdefault(key, candidates)
     options, best = [], []
     for candidates in compared.values():
@@ -348,6 +349,7 @@ def choose_modules(
             "a lower `retention_target`."
         )
     candidates, further = _taken(best, options)
+    scores = candidates.known.scores(class_names, log_odds, range(len(stores)))
     return ModuleChoice(
         tuple(stores),
         candidates.chosen,
@@ -356,13 +358,11 @@ def choose_modules(
                 index: roc_auc(own, images.labels == label)
                 for index, own in of_class.items()
             }
-            for label, (name, of_class) in enumerate(
-                candidates.known.scores(class_names, log_odds).items()
-            )
+            for label, (name, of_class) in enumerate(scores.items())
         },
         len(images),
         further,
-        familiarity=candidates.known.familiarity,
+        familiarity=candidates.familiarity,
         options=tuple(options),
         plain=tuple(candidates.plain()),
         contract=contract or stores[0].manifest.input,
@@ -378,7 +378,7 @@ def _taken(best, options):
 
     def expected(found):
         _, candidates, further = found
-        wanted = candidates.chosen, further, candidates.known.familiarity
+        wanted = candidates.chosen, further, candidates.familiarity
         return next(
             each.expected
             for each in options
@@ -389,8 +389,8 @@ def _taken(best, options):
         return found[0]
 
     first = max(best, key=worth)
-    familiar = [each for each in best if each[1].known.familiarity]
-    if familiar and not first[1].known.familiarity:
+    familiar = [each for each in best if each[1].familiarity]
+    if familiar and not first[1].familiarity:
         with_it = max(familiar, key=worth)
         simple, other = expected(with_it), expected(first)
         if simple is not None and is_as_good(simple, other.answers):
@@ -456,63 +456,113 @@ def choose_by_figures(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Worlds:
-    """What familiarity says of the images, if stores are of several worlds.
+    """What familiarity says of the images, as `compose` would use it.
+
+    That depends on which stores answer for classes: it counts if these are of
+    several sources that all hold one, and of several worlds.
 
     Attributes:
-        evidence: What it says, `None` if they are of one world or it is left
-            out.
-        familiarity: Whether it counts if there is any.
+        stores: The stores.
+        images: Array of the images.
+        contract: The images, if the stores take others.
+        familiarity: Whether it counts if it can.
+        found: What is worked out already, by the stores that answer.
     """
 
-    evidence: Evidence | None
+    stores: Sequence[ModuleStore]
+    images: np.ndarray
+    contract: InputContract | None
     familiarity: bool = True
-
-    @classmethod
-    def of(cls, stores, images, contract):
-        familiarities = [store.familiarity for store in stores]
-        worlds = [0] * len(stores)
-        if None not in familiarities:
-            worlds = group_worlds(familiarities)
-        if max(worlds) == 0:
-            return cls(None)
-        contract = contract or stores[0].manifest.input
-        return cls(evidence_of(images, contract, familiarities, worlds))
+    found: dict[tuple[int, ...], Evidence | None] = dataclasses.field(
+        default_factory=dict
+    )
 
     def with_and_without(self):
         """Lists what to compare: familiarity as it is, and left out."""
-        if self.evidence is None:
+        own = [
+            index
+            for index, store in enumerate(self.stores)
+            if store.manifest.familiarity is not None
+        ]
+        if not self.tells_apart(own):
             return [self]
-        return [self, _Worlds(None, familiarity=False)]
+        return [self, dataclasses.replace(self, familiarity=False)]
 
-    def scores(self, class_names, log_odds):
-        """Returns what modules of each class say of it, by class and store."""
+    def tells_apart(self, indices):
+        """Returns whether familiarity could count if these stores answer."""
+        return self._evidence(self._sources(indices)) is not None
+
+    def scores(self, class_names, log_odds, indices):
+        """Returns what modules of stores say, by class and store."""
+        posteriors = self._log_posteriors(indices)
         return {
             name: {
-                index: own[name] + self.log_posterior(index)
-                for index, own in enumerate(log_odds)
-                if name in own
+                index: log_odds[index][name] + posteriors[index]
+                for index in indices
+                if name in log_odds[index]
             }
             for name in class_names
         }
 
-    def log_posterior(self, index):
-        """Returns how sure it is that images are of a store's world."""
-        if self.evidence is None:
-            return 0.0
-        worlds = self.evidence.of_worlds
-        own = worlds[:, self.evidence.worlds[index]]
-        return own - np.logaddexp.reduce(worlds, axis=1)
-
     def start(self, log_odds, modules):
-        """Returns the answer that modules give together.
+        """Returns the answer that modules give together, if they are routed.
 
         Args:
             log_odds: Array `(n, num_modules)`.
             modules: Of each the index of its store, and its class.
         """
-        if self.evidence is None:
+        sources = self._sources(index for index, _ in modules)
+        evidence = self._evidence(sources)
+        if evidence is None or not self.familiarity:
             return None
-        return routed_scores(log_odds, self.evidence, modules)
+        order = list(sources)
+        own = [(order.index(self._digest(i)), name) for i, name in modules]
+        return routed_scores(log_odds, evidence, own)
+
+    def _log_posteriors(self, indices):
+        """Returns how sure it is that images are of the world of each store."""
+        sources = self._sources(indices)
+        evidence = self._evidence(sources)
+        if evidence is None or not self.familiarity:
+            return dict.fromkeys(indices, 0.0)
+        of_worlds = evidence.of_worlds
+        of_worlds = of_worlds - np.logaddexp.reduce(
+            of_worlds, axis=1, keepdims=True
+        )
+        worlds = dict(zip(sources, evidence.worlds))
+        return {i: of_worlds[:, worlds[self._digest(i)]] for i in indices}
+
+    def _digest(self, index):
+        return self.stores[index].manifest.source.digest
+
+    def _sources(self, indices):
+        """Returns the index of a store of each source, by its digest."""
+        found = {}
+        for index in indices:
+            found.setdefault(self._digest(index), index)
+        return found
+
+    def _evidence(self, sources):
+        key = tuple(sources.values())
+        if key not in self.found:
+            self.found[key] = self._measured([self.stores[i] for i in key])
+        return self.found[key]
+
+    def _measured(self, stores):
+        """Measures the images, as `compose` does for such stores."""
+        familiarities = [store.familiarity for store in stores]
+        if not stores or None in familiarities:
+            return None
+        worlds = group_worlds(familiarities)
+        if max(worlds) == 0:
+            return None
+        images, contracts = self.images, {s.manifest.input for s in stores}
+        contract = self.contract or stores[0].manifest.input
+        if len(contracts) == 1:
+            (contract,) = contracts
+            adaptation = Donor(stores[0]).adaptation(self.contract)
+            images = adapt_images(images, adaptation)
+        return evidence_of(images, contract, familiarities, worlds)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -524,19 +574,21 @@ class _Candidates:
     contract: InputContract | None
     log_odds: list[dict[str, np.ndarray]]
     scores: Mapping[str, Mapping[int, np.ndarray]]
-    known: "_Worlds"
+    known: _Worlds
     chosen: Mapping[str, int]
 
     @classmethod
-    def of(cls, own, stores, images, contract, log_odds, scores, known):
-        """Chooses modules of the stores `own`, by the scores given."""
-        kept = {
-            name: {i: values for i, values in each.items() if i in own}
-            for name, each in scores.items()
-        }
-        best = best_modules(list(kept.values()), images.labels)
-        chosen = dict(zip(kept, best))
-        return cls(stores, images, contract, log_odds, kept, known, chosen)
+    def of(cls, stores, images, contract, log_odds, scores, known):
+        """Chooses modules by the scores given."""
+        best = best_modules(list(scores.values()), images.labels)
+        chosen = dict(zip(scores, best))
+        return cls(stores, images, contract, log_odds, scores, known, chosen)
+
+    @functools.cached_property
+    def familiarity(self):
+        """Whether the spec leaves it to familiarity, which may not count."""
+        is_left = self.known.familiarity
+        return is_left or not self.known.tells_apart(self.chosen.values())
 
     def groups(self):
         """Lists the groups of auxiliary modules to compare, none first."""
@@ -586,7 +638,7 @@ class _Candidates:
             ChoiceOption(
                 self.chosen,
                 group,
-                self.known.familiarity,
+                self.familiarity,
                 self._sizes([*modules, *group]),
                 expected,
             )

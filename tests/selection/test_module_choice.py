@@ -12,6 +12,7 @@ from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import CheckError
 from kmod.errors import UsageError
+from kmod.files import bytes_digest
 from kmod.graph.sharing import merge_models
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate_answers
@@ -64,8 +65,15 @@ def apart(donor, digits, tmp_path):
             else:
                 shutil.rmtree(path / record.directory)
         (path / FAMILIARITY_FILE).unlink(missing_ok=True)
+        source = dataclasses.replace(
+            donor.manifest.source, digest=bytes_digest(name.encode())
+        )
         manifest = dataclasses.replace(
-            donor.manifest, modules=kept, familiarity=None, contract=None
+            donor.manifest,
+            source=source,
+            modules=kept,
+            familiarity=None,
+            contract=None,
         )
         write_store_manifest(path, manifest)
         store = load_store(path)
@@ -89,6 +97,30 @@ def test_familiarity_that_misleads_is_left_out(apart, few, tmp_path):
     )
 
 
+def test_store_without_familiarity_changes_nothing_if_it_is_not_in(
+    apart, poor, few
+):
+    """The option is judged as the model that its spec makes."""
+    assert poor.manifest.familiarity is None
+    alone = choose_modules(CLASSES, apart, few, auxiliary=False)
+    choice = choose_modules(CLASSES, [*apart, poor], few, auxiliary=False)
+    assert choice.chosen == alone.chosen == {"9": 0, "3": 1}
+    assert not choice.familiarity
+    found, expected = (
+        {each.familiarity: each.expected.accuracy for each in options}
+        for options in (choice.options, alone.options)
+    )
+    assert found == pytest.approx(expected, abs=0.05)
+
+
+def test_option_of_one_source_has_no_familiarity_to_leave_out(
+    apart, donor, few
+):
+    choice = choose_modules(CLASSES, [donor, *apart], few, auxiliary=False)
+    for option in choice.options:
+        assert option.familiarity or set(option.chosen.values()) == {1, 2}
+
+
 def test_familiarity_that_is_right_stays(apart, digits, few):
     """The second class's images are now of the second store's kind."""
     shift = (few.labels == CLASSES.index("3"))[:, None, None, None]
@@ -110,13 +142,13 @@ def test_familiarity_stays_if_it_is_as_good(few, num_wrong, stays):
         answers = few.labels.copy()
         answers[:wrong] = 1 - answers[:wrong]
         expected = evaluate_answers(few.labels, answers, CLASSES)
-        known = SimpleNamespace(familiarity=familiarity)
         chosen = {"9": 0, "3": 1}
         given = {"chosen": chosen, "auxiliary": (), "expected": expected}
         options.append(SimpleNamespace(familiarity=familiarity, **given))
-        best.append((worth, SimpleNamespace(chosen=chosen, known=known), ()))
+        candidates = SimpleNamespace(chosen=chosen, familiarity=familiarity)
+        best.append((worth, candidates, ()))
     taken, further = module_choice._taken(best, options)
-    assert (taken.known.familiarity, further) == (stays, ())
+    assert (taken.familiarity, further) == (stays, ())
 
 
 def test_better_store_is_chosen(poor, donor, few):
