@@ -69,9 +69,7 @@ class Patch:
         return {self.part: self.module, **auxiliary}
 
 
-def build_patched(
-    weak: keras.Model, patches: Sequence[Patch], name: str | None = None
-) -> keras.Model:
+def build_patched(weak: keras.Model, patches: Sequence[Patch]) -> keras.Model:
     """Builds a patched model of built-in layers.
 
     With `p` the weak model's probabilities and `T` the targets of calibrated
@@ -99,7 +97,6 @@ def build_patched(
         weak: The weak model up to its logits, as `rebuild` makes it. It is
             copied, never changed.
         patches: The patches, each of another class.
-        name: Name of the new model. Defaults to the weak model's, patched.
 
     Returns:
         Functional model, images to `(batch, num_classes)`, the classes in the
@@ -113,9 +110,8 @@ def build_patched(
     - [Qi et al., 2022](https://arxiv.org/abs/2209.06116), for `minmax`.
     - [Qi et al., 2023](https://arxiv.org/abs/2311.04438), for `raw`.
     """
-    name = name or f"{weak.name}_patched"
     parts = patch_parts(weak, patches)
-    return merge_patched(parts.items(), patches, name)
+    return merge_patched(parts.items(), patches, f"{weak.name}_patched")
 
 
 def merge_patched(
