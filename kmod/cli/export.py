@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from kmod.cli import console
+from kmod.cli.models import positive_integer
 from kmod.errors import UsageError
 
 _FORMATS = ("savedmodel", "litert", "onnx")
@@ -43,6 +44,27 @@ def add_parser(subparsers) -> None:
         help="what to compare on: a data set, folder or file, such as "
         "photos:test (default: a few handwritten digits)",
     )
+    of_files = parser.add_argument_group("of a .keras file")
+    of_files.add_argument(
+        "--output",
+        metavar="NAME",
+        help="output of MODEL to take, where it has several",
+    )
+    of_files.add_argument(
+        "--image-size",
+        type=positive_integer,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of the images that MODEL will see, where it takes any",
+    )
+    of_files.add_argument(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="pixel values that MODEL takes, such as 0 1, which images are "
+        "scaled to (default: 0 255)",
+    )
     parser.add_argument(
         "--quantize",
         choices=("int8", "float16", "dynamic"),
@@ -53,7 +75,6 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--least-agreement",
         type=float,
-        default=0.98,
         metavar="SHARE",
         help="how many of the images a quantized model must give the same "
         "class, 0 to 1 (default: 0.98)",
@@ -71,21 +92,21 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import check_out
     from kmod.cli.models import check_path
+    from kmod.cli.models import say_if_values_are_guessed
     from kmod.composition.composition_manifest import EXPORT_FILE
     from kmod.composition.composition_manifest import list_export
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
-    from kmod.files import check_output
     from kmod.files import check_outside
-    from kmod.files import claim
     from kmod.files.plain_yaml import read_yaml
 
+    _check_options(args)
     if args.serving:  # Beside the versions that are there.
         check_outside(Path(args.out, "1"))
     else:
-        check_output(args.out, args.overwrite, list_export)
-        claim(args.out)
+        check_out(args.out, args.overwrite, list_export)
     check_path(args.model)
     if args.quantize is not None and args.data is None:
         raise UsageError(
@@ -99,8 +120,16 @@ def run(args: argparse.Namespace) -> int:
     from kmod.composition.exporting import export_model
     from kmod.composition.exporting import load_exportable
 
-    exportable = load_exportable(args.model)
+    exportable = load_exportable(
+        args.model,
+        output=args.output,
+        image_size=args.image_size,
+        value_range=args.value_range,
+    )
+    if args.value_range is None and not Path(args.model).is_dir():
+        say_if_values_are_guessed(exportable.model, args.model)
     images = None if args.data is None else _images(exportable, args)
+    least = args.least_agreement
     with console.status("exporting"):
         path = export_model(
             exportable,
@@ -109,8 +138,8 @@ def run(args: argparse.Namespace) -> int:
             images=images,
             serving=args.serving,
             quantize=args.quantize,
-            least_agreement=args.least_agreement,
             overwrite=args.overwrite,
+            **({} if least is None else {"least_agreement": least}),
         )
     found = {"format": args.form, "path": str(path)}
     if args.quantize is not None:
@@ -120,6 +149,22 @@ def run(args: argparse.Namespace) -> int:
         console.print_json(found)
     console.print_note(f"Saved to '{path}'.")
     return 0
+
+
+def _check_options(args):
+    """Refuses options that would change nothing."""
+    if args.least_agreement is not None and args.quantize is None:
+        raise UsageError(
+            "`--least-agreement` is for a quantized model; another one must "
+            "answer as Keras does. Received: --least-agreement "
+            f"{args.least_agreement:g} without --quantize. Leave it out, or "
+            "quantize."
+        )
+    if args.serving and args.overwrite:
+        raise UsageError(
+            "`--serving` writes a new version beside those that are there. "
+            "Received: --serving with --overwrite. Leave one of them out."
+        )
 
 
 def _print(quantized):

@@ -286,6 +286,21 @@ def load_classifier(path: str | Path, output: str | None = None) -> keras.Model:
     return load(path)
 
 
+def say_if_values_are_guessed(model: keras.Model, path: str | Path) -> None:
+    """Says that a file's model is taken for one of values from 0 to 255.
+
+    Args:
+        model: What a `.keras` file holds, which does not name its values.
+        path: The file.
+    """
+    if not _scales(model):
+        console.print_message(
+            f"kmod: '{path}' is taken for a model of values from 0 to 255, "
+            "and does not scale them itself. If it was trained on others, "
+            "give these, such as `--value-range 0 1`."
+        )
+
+
 def add_data_arguments(
     parser: argparse.ArgumentParser,
     help: str,

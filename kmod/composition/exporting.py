@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kmod.composition.composition_manifest import EXPORT_FILE
 from kmod.composition.composition_manifest import list_export
 from kmod.composition.routing import routing_layers
 from kmod.composition.saving import load
+from kmod.data.value_range import checked_range
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
 from kmod.errors import reason_of
@@ -28,6 +30,7 @@ from kmod.files.manifest import to_plain
 from kmod.files.manifest import write_sealed
 from kmod.graph.content import content_digest
 from kmod.graph.internals import parts_of
+from kmod.graph.sources import functional_of
 from kmod.modules.adaptation import comparison_images
 from kmod.modules.manifest import InputContract
 from kmod.modules.manifest import store_around
@@ -54,27 +57,55 @@ class Exportable:
     input: InputContract
 
 
-def load_exportable(path: str | Path) -> Exportable:
+def load_exportable(
+    path: str | Path,
+    *,
+    output: str | None = None,
+    image_size: Sequence[int] | None = None,
+    value_range: Sequence[float] | None = None,
+) -> Exportable:
     """Loads what can be exported.
 
     Args:
         path: Directory of a composed model, directory of a module, or `.keras`
-            file. Such a file names neither classes nor range of values: its
-            classes are numbered, and its images are taken for 0 to 255.
+            file. Such a file does not name its classes, which are numbered,
+            and it alone takes the options.
+        output: Name of the output to take, of several.
+        image_size: Height and width of the images, for a model that takes
+            any.
+        value_range: Smallest and largest pixel value that the model takes.
+            Defaults to 0 and 255.
 
     Raises:
         ArtifactError: If there is none of them, or it can not be loaded.
         IntegrityError: If it is not as it was written.
+        UnsupportedModelError: If a file's model takes more than one image.
+        UsageError: If an option does not fit what is there, or is needed.
     """
     path = Path(path)
+    given = {
+        "output": output,
+        "image_size": image_size,
+        "value_range": value_range,
+    }
+    given = {name: given[name] for name in given if given[name] is not None}
+    if path.is_dir() and given:
+        name, value = next(iter(given.items()))
+        raise UsageError(
+            f"`{name}` is for a `.keras` file; what kmod saved says itself "
+            f"what it takes. Received: {name}={value} for '{path}'. Leave it "
+            "out."
+        )
     if os.path.lexists(path / COMPOSITION_FILE):
         model = load(path)
         return Exportable(model, model.class_names, model.manifest.input)
     if path.is_dir():
         return _load_module(path)
+    values = BYTES if value_range is None else checked_range(value_range)
     model = load_keras_file(path, allow_custom=True)
+    model = _of_size(_plain(model, output), image_size)
     names = tuple(str(index) for index in range(model.output_shape[-1]))
-    return Exportable(model, names, _contract(model))
+    return Exportable(model, names, _contract(model, values))
 
 
 def export_model(
@@ -157,13 +188,46 @@ def export_model(
 def _load_module(path):
     module = read_module(path)
     store = store_around(path)
-    contract = _contract(module.model) if store is None else store.input
+    contract = store.input if store else _contract(module.model, BYTES)
     return Exportable(module.model, (module.info.class_name,), contract)
 
 
-def _contract(model):
+def _plain(model, output):
+    """Returns a model from one tensor, the image, to one tensor."""
+    functional = functional_of(model, output)
+    tensors = functional.input, functional.output
+    if all(isinstance(each, keras.KerasTensor) for each in tensors):
+        return model if output is None else functional
+    (image,), (scores,) = functional.inputs, functional.outputs
+    return keras.Model(image, scores, name=model.name)
+
+
+def _of_size(model, image_size):
+    """Returns a model of images of one size, which every form needs."""
+    image = model.inputs[0]
+    own = tuple(image.shape[1:])
+    shape = own if image_size is None else (*image_size, *own[2:])
+    if (
+        None in shape
+        or len(shape) != len(own)
+        or any(size not in (None, new) for size, new in zip(own, shape))
+    ):
+        raise UsageError(
+            "`image_size` must be the height and width of images that the "
+            "model takes, and is needed where it takes any. Received: "
+            f"image_size={image_size} for {model.name!r}, which takes images "
+            f"of shape {own}. Give the size that it will see, such as "
+            "`--image-size 96 96`."
+        )
+    if shape == own:
+        return model
+    image = keras.Input(shape, dtype=image.dtype)
+    return keras.Model(image, model(image), name=model.name)
+
+
+def _contract(model, value_range):
     (image,) = model.inputs
-    return InputContract(tuple(image.shape[1:]), image.dtype, BYTES)
+    return InputContract(tuple(image.shape[1:]), image.dtype, value_range)
 
 
 def _next_version(directory, form):

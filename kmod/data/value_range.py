@@ -115,6 +115,23 @@ def check_values(
         )
 
 
+def checked_range(value_range: Sequence[float]) -> tuple[float, float]:
+    """Returns the range of values that somebody says a model takes.
+
+    Raises:
+        UsageError: If it does not rise.
+    """
+    low, high = map(float, value_range)
+    if not -np.inf < low < high < np.inf:
+        raise UsageError(
+            "`value_range` must be the smallest and the largest pixel value "
+            "that the model takes. Received: "
+            f"value_range=({low:g}, {high:g}). Images scaled by 1/255 are "
+            "from 0 to 1."
+        )
+    return low, high
+
+
 def scale_values(data: ImageData, value_range: Sequence[float]) -> ImageData:
     """Returns a data set with its values in the range that a model takes.
 
@@ -125,14 +142,7 @@ def scale_values(data: ImageData, value_range: Sequence[float]) -> ImageData:
     Raises:
         UsageError: If they do not rise.
     """
-    low, high = map(float, value_range)
-    if not -np.inf < low < high < np.inf:
-        raise UsageError(
-            "`value_range` must be the smallest and the largest pixel value "
-            "that the model takes. Received: "
-            f"value_range=({low:g}, {high:g}). Images scaled by 1/255 are "
-            "from 0 to 1."
-        )
+    low, high = checked_range(value_range)
     start, end = data.value_range
     scale = np.float32((high - low) / (end - start))
 

@@ -190,8 +190,8 @@ def _check(images, module):
     faults = []
     for contract in (images, module):
         shape, (low, high) = contract.shape, contract.range
-        if len(shape) != 3:
-            faults.append("an image is (height, width, channels)")
+        if len(shape) != 3 or None in shape:
+            faults.append("an image is (height, width, channels), all known")
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             faults.append("a range of values rises")
     channels = {contract.shape[-1] for contract in (images, module)}

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -62,6 +63,20 @@ def test_keras_file_on_given_images(source_path, export):
     assert labels == list("0123456789")
 
 
+def test_keras_file_of_values_from_0_to_1(saved, tmp_path, capsys):
+    image = keras.Input((8, 8, 1))
+    scores = keras.layers.Dense(10)(keras.layers.Flatten()(image))
+    path = saved(keras.Model(image, scores), "small")
+    argv = ["export", str(path), "--format", "litert", "--out"]
+    assert main([*argv, str(tmp_path / "a")]) == 0
+    assert "does not scale them itself" in capsys.readouterr().err
+    argv += [str(tmp_path / "b"), "--data", "digits:train"]
+    argv += ["--quantize", "int8", "--value-range", "0", "1"]
+    assert main(argv) == 0
+    assert "scale" not in capsys.readouterr().err
+    assert read_yaml(tmp_path / "b/export.yaml")["input"]["range"] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("quantize", "most"), [("int8", 0.6), ("float16", 0.8), ("dynamic", 0.8)]
 )
@@ -108,6 +123,7 @@ def test_existing_export(composed_path, export, tmp_path, capsys):
         (None, "litert", ["--serving"], 2, "Serving takes SavedModels"),
         (None, "litert", ["--data", "digits"], 2, "named NAME:SPLIT"),
         (None, "litert", ["--quantize", "int8"], 2, "without --data"),
+        (None, "onnx", ["--output", "age"], 2, "one of ['classes']"),
         (
             *(None, "litert"),
             ["--quantize", "int8", "--data", "digits:train"]

@@ -215,8 +215,8 @@ REFUSED = {
     "modularize-out": (
         ["modularize", MODEL, "--data", "digits", "--out", "full"],
         2,
-        "Received: 'full', which is there. Choose another, or give "
-        "`--overwrite`.",
+        "which holds files. Choose another name, or allow "
+        "what kmod wrote there to be replaced with `--overwrite`.",
     ),
     "modularize-overwrite": (
         ["modularize", MODEL, "--data", "digits"]
@@ -396,6 +396,23 @@ REFUSED = {
         2,
         "`--overwrite`.",
     ),
+    "export-agreement": (
+        ["export", MODEL, "--format", "litert", "--out", "new"]
+        + ["--least-agreement", "0.9"],
+        2,
+        "Received: --least-agreement 0.9 without --quantize.",
+    ),
+    "export-serving": (
+        ["export", MODEL, "--format", "savedmodel", "--out", "new"]
+        + ["--serving", "--overwrite"],
+        2,
+        "Received: --serving with --overwrite.",
+    ),
+    "evaluate-size": (
+        ["evaluate", MODEL, "--data", DATA, "--image-size", "0", "0"],
+        2,
+        "argument --image-size: must be a whole number of at least 1.",
+    ),
     "import-missing": (
         ["import", "no.keras", "--class", "3", "--data", "digits"]
         + ["--out", "new"],
@@ -405,7 +422,7 @@ REFUSED = {
     "import-out": (
         ["import", MODEL, "--class", "3", "--data", "digits", "--out", "full"],
         2,
-        "give `--overwrite`.",
+        "with `--overwrite`.",
     ),
     "report-missing": (["report", "modle.keras"], 3, "Did you mean 'model"),
     "report-folder": (["report", "empty"], 3, "which is neither"),

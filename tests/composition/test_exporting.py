@@ -38,6 +38,91 @@ def test_keras_file_numbers_its_classes(strong, tmp_path):
     assert found.input == InputContract((8, 8, 1), "float32", (0.0, 255.0))
 
 
+def test_keras_file_of_values_from_0_to_1(strong, tmp_path):
+    strong.save(tmp_path / "m.keras")
+    found = load_exportable(tmp_path / "m.keras", value_range=(0, 1))
+    assert found.input == InputContract((8, 8, 1), "float32", (0.0, 1.0))
+
+
+def of_any_form(num_inputs=1, shape=(8, 8, 1), names=("kind", "age")):
+    """A model of features and of outputs by name."""
+    images = [keras.Input(shape) for _ in range(num_inputs)]
+    x = keras.layers.Conv2D(4, 3)(sum(images[1:], images[0]))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = {
+        name: keras.layers.Dense(3, "softmax", name=name)(x) for name in names
+    }
+    return keras.Model(images, outputs, name="m")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        pytest.param(
+            *({}, {}, UsageError),
+            "must be the name of the output to take, one of",
+            id="several-outputs",
+        ),
+        pytest.param(
+            *({"num_inputs": 2, "names": ["kind"]}, {}),
+            *(UnsupportedModelError, "A source model has one input"),
+            id="several-inputs",
+        ),
+        pytest.param(
+            *({"shape": (None, None, 3)}, {"output": "kind"}, UsageError),
+            "image_size=None for 'm', which takes images of shape \\(None",
+            id="open-size",
+        ),
+        pytest.param(
+            *({}, {"output": "kind", "image_size": (8, 9)}, UsageError),
+            "`image_size` must be the height and width of images that the",
+            id="other-size",
+        ),
+        pytest.param(
+            *({}, {"value_range": (1, 0)}, UsageError),
+            "`value_range` must be the smallest and the largest",
+            id="range-falls",
+        ),
+    ],
+)
+def test_keras_file_that_needs_more_words(
+    tmp_path, model, options, error, message
+):
+    of_any_form(**model).save(tmp_path / "m.keras")
+    with pytest.raises(error, match=message):
+        load_exportable(tmp_path / "m.keras", **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        pytest.param({}, {"output": "kind"}, id="one-of-several-outputs"),
+        pytest.param({"names": ["kind"]}, {}, id="outputs-as-a-dict-of-one"),
+        pytest.param(
+            {"shape": (None, None, 1), "names": ["kind"]},
+            {"image_size": (8, 8)},
+            id="open-size",
+        ),
+    ],
+)
+def test_keras_file_of_any_form(tmp_path, model, options):
+    saved = of_any_form(**model)
+    saved.save(tmp_path / "m.keras")
+    exportable = load_exportable(tmp_path / "m.keras", **options)
+    assert exportable.class_names == ("0", "1", "2")
+    assert exportable.input.shape == (8, 8, 1)
+    path = export_model(exportable, "savedmodel", tmp_path / "out")
+    images = np.full((1, 8, 8, 1), 100, "float32")
+    answers = FORMS["savedmodel"].predict(path, images)
+    expected = saved.predict(images, verbose=0)["kind"]
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+
+
+def test_what_kmod_saved_says_itself_what_it_takes(stores):
+    with pytest.raises(UsageError, match="`value_range` is for a `.keras` fi"):
+        load_exportable(stores["a"].path / "cat", value_range=(0, 1))
+
+
 def test_damaged_module(stores, tmp_path):
     copy = shutil.copytree(stores["a"].path / "cat", tmp_path / "cat")
     (copy / "fingerprint.pb").write_bytes(b"x")

@@ -113,6 +113,7 @@ def test_steps(images, module, size, steps):
         (contract((8, 8, 2)), contract(), "or 1 and 3"),
         (contract((8, 8, 4)), contract((8, 8, 3)), "or 1 and 3"),
         (contract((8, 1)), contract(), "is \\(height, width, channels\\)"),
+        (contract(), contract((None, None, 1)), "channels\\), all known"),
         (contract(), contract(values=(1.0, 1.0)), "range of values rises"),
         (contract(values=(0.0, float("inf"))), contract(), "values rises"),
     ],
