@@ -5,6 +5,7 @@ import argparse
 from kmod.cli import console
 from kmod.cli.determinism import add_deterministic_argument
 from kmod.cli.determinism import prepare
+from kmod.cli.models import check_out
 from kmod.cli.models import seed
 from kmod.demo.settings import SETTINGS
 from kmod.demo.settings import list_demo
@@ -50,11 +51,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kmod.files import check_output
-    from kmod.files import claim
-
-    check_output(args.out, args.overwrite, list_demo)
-    claim(args.out)
+    check_out(args.out, args.overwrite, list_demo)
 
     from kmod.demo.pipeline import run_demo
 

@@ -60,7 +60,7 @@ def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
     """Claims the directory to make, before any work is done for it.
 
     Args:
-        out: The directory.
+        out: The directory. An empty one may be there.
         overwrite: Whether what kmod wrote there may be replaced.
         listing: Reads what the manifest of such a directory lists.
 
@@ -68,18 +68,12 @@ def check_out(out: str | Path, overwrite: bool, listing: Listing) -> Path:
         Its path.
 
     Raises:
-        UsageError: If something is there that may not be replaced.
+        UsageError: If something would be lost; see `check_output`.
         ArtifactError: If another process makes the same one.
     """
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise UsageError(
-            f"`--out` must be a new directory. Received: '{out}', which is "
-            "there. Choose another, or give `--overwrite`."
-        )
     check_output(out, overwrite, listing)
     claim(out)
-    return out
+    return Path(out)
 
 
 def positive_integer(text: str) -> int:
@@ -327,7 +321,7 @@ def add_data_arguments(
     )
     parser.add_argument(
         "--image-size",
-        type=int,
+        type=positive_integer,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
         help="what images from files are brought to (default: what the model "

@@ -293,8 +293,9 @@ def test_wrong_usage(
 
 
 def test_existing_output_is_refused_first(weak_path, store, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("dear")
     assert main(patch_argv(weak_path, store, tmp_path)) == 2
-    assert "`--out` must be a new directory" in capsys.readouterr().err
+    assert "must be new or empty" in capsys.readouterr().err
 
 
 def test_published_rules_are_not_in_the_help(capsys):
