@@ -4,6 +4,7 @@ import argparse
 
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
+from kmod.errors import ArtifactError
 
 
 def add_parser(subparsers) -> None:
@@ -61,6 +62,13 @@ def _labelled_as(class_names, data):
 
     if len(class_names) > 1:
         data = select_classes(data, class_names)
+    elif class_names[0] not in data.class_names:
+        raise ArtifactError(
+            "The data must show the class of the store. Received: data set "
+            f"{data.name!r} of the classes {list(data.class_names)}, for a "
+            f"store of {class_names[0]!r}. Give data that show it, named as "
+            "in the store."
+        )
     is_class = [name in class_names for name in data.class_names]
     parts = []
     for part in (data.train, data.validation):

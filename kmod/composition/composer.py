@@ -280,13 +280,17 @@ def _load_weak(planned):
     base = planned.spec.base
     weak = load_keras_file(base.path, allow_custom=True)
     own_shape = tuple(functional_of(weak, base.output).inputs[0].shape[1:])
-    sizes = zip(own_shape, planned.input.shape, strict=True)
-    if any(own not in (None, size) for own, size in sizes):
+    wanted = planned.input.shape
+    if len(own_shape) != len(wanted) or any(
+        own not in (None, size) for own, size in zip(own_shape, wanted)
+    ):
         raise ArtifactError(
-            f"The weak model must take images of {planned.input.shape}, as "
+            f"The weak model must take images of {wanted}, as "
             "the plan says. Received: images of "
             f"{own_shape} from '{base.path}'. Write its "
-            "own images as `input` into the spec; the modules get adapters."
+            "own images as `input` into the spec; the modules get adapters. "
+            "In front of a model that takes no (height, width, channels), put "
+            "`keras.layers.Reshape`."
         )
     logits = rebuild(channel_graph(weak, base.output, planned.input.shape))
     if logits.output_shape != (None, len(base.classes)):

@@ -92,6 +92,12 @@ def save(
             "from. Save another model by its own `save`, and copy the "
             "directory of one that was loaded."
         )
+    unknown = [name for name in formats if name not in FORMS]
+    if isinstance(formats, str) or unknown:
+        raise UsageError(
+            f"`formats` must be a list of some of {list(FORMS)}. Received: "
+            f"formats={formats!r}. Write `formats=['keras']` for one."
+        )
     manifest = dataclasses.replace(
         made_from.manifest,
         sizes=total_sizes([model]),

@@ -49,6 +49,10 @@ def test_store_holds_the_one_module(model_path, tmp_path, capsys, ten_digits):
     found = json.loads(capsys.readouterr().out)
     *others, last = [row["outcome"] for row in found]
     assert (set(others), last) == ({"passed"}, "skipped")
+    # The class is named as in the store.
+    argv = ["familiarity", str(out), "--data", "digits", "--classes", "1,2"]
+    assert main(argv) == 3
+    assert "for a store of '0'. Give data that show" in capsys.readouterr().err
 
 
 def test_class_is_one_of_the_data(model_path, tmp_path, capsys):

@@ -128,6 +128,19 @@ def test_damaged_module(stores, write_spec):
         file.write_bytes(content)
 
 
+def test_base_must_take_the_images_of_the_spec(write_spec):
+    path = write_spec(
+        classes=(),
+        base={"path": "flat.keras", "classes": ["cat", "dog"]},
+        patches=[{"class": "cat", "module": {"store": "a", "class": "cat"}}],
+    )
+    image = keras.Input((8, 8))
+    scores = keras.layers.Dense(2)(keras.layers.Flatten()(image))
+    keras.Model(image, scores).save(path.parent / "flat.keras")
+    with pytest.raises(ArtifactError, match="Received: images of \\(8, 8\\) f"):
+        compose(path)
+
+
 def test_base_must_have_the_classes_of_the_spec(write_spec, weak):
     path = write_spec(
         classes=(),

@@ -340,6 +340,13 @@ def test_existing_directory(saved, directory):
     assert not (directory / "saved_model").exists()
 
 
+@pytest.mark.parametrize("formats", [["keras", "tflite"], "keras"])
+def test_formats_are_those_that_there_are(saved, tmp_path, formats):
+    with pytest.raises(UsageError, match="`formats` must be a list of some"):
+        save(saved[0], tmp_path / "out", formats=formats)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_savedmodel_needs_tensorflow(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UsageError, match=r"\(`--format keras`\)"):
