@@ -7,9 +7,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from kmod.cli import console
+from kmod.cli.models import check_out
 from kmod.cli.models import positive_integer
 from kmod.cli.models import seed
 from kmod.cli.module_table import calibrated_on
+from kmod.cli.ways import measured_way
+from kmod.cli.ways import recorded_way
 from kmod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +51,6 @@ def add_parser(subparsers) -> None:
         "--format",
         nargs="+",
         choices=_FORMATS,
-        default=list(_DEFAULT_FORMATS),
         dest="formats",
         help=f"forms to save (default: {' '.join(_DEFAULT_FORMATS)})",
     )
@@ -94,7 +96,6 @@ def add_parser(subparsers) -> None:
     slimming.add_argument(
         "--seed",
         type=seed,
-        default=0,
         metavar="N",
         help="seed of all that is drawn (default: 0)",
     )
@@ -123,12 +124,10 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from kmod.composition.composition_manifest import list_composition
     from kmod.composition.lock import check_lock
-    from kmod.files import check_output
-    from kmod.files import claim
 
+    _check_options(args)
     if args.out is not None:
-        check_output(args.out, args.overwrite, list_composition)
-        claim(args.out)
+        check_out(args.out, args.overwrite, list_composition)
     _check_slimming(args)
     planned = load_plan(args.spec)
     _check_test(args, planned.spec)
@@ -142,6 +141,35 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(figures, args.out)
     return 0
+
+
+def _check_options(args):
+    """Refuses options that would change nothing."""
+    building = {
+        "--slim": args.macs_target is not None,
+        "--format": args.formats is not None,
+        "--test": args.test is not None,
+    }
+    slimming = {
+        "--unlabelled": args.unlabelled,
+        "--epochs": args.epochs is not None,
+        "--augment": args.augment,
+        "--seed": args.seed is not None,
+    }
+    for option, is_given in building.items():
+        if is_given and args.dry_run:
+            raise UsageError(
+                f"`{option}` is for the model, which `--dry-run` does not "
+                f"build. Received: {option} with --dry-run. Leave one of them "
+                "out."
+            )
+    for option, is_given in slimming.items():
+        if is_given and args.macs_target is None:
+            raise UsageError(
+                f"`{option}` says how `--slim` makes the model smaller. "
+                f"Received: {option} without --slim. Leave it out, or give "
+                "`--slim` as well."
+            )
 
 
 def _check_slimming(args):
@@ -166,6 +194,7 @@ def _check_slimming(args):
 
 def _check_test(args, spec):
     """Refuses what can not be measured, before anything is composed."""
+    from kmod.cli.models import are_learned_from
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
     from kmod.spec.model import DataRef
@@ -186,6 +215,15 @@ def _check_test(args, spec):
             "A composition is measured on images that it is not fitted on. "
             f"Received: --test {args.test}, which '{args.spec}' names in "
             "`scores.data`. Give another split."
+        )
+    splits = None if args.unlabelled else ("train",)
+    if args.data is not None and are_learned_from(
+        args.test, args.data, splits, args.data_dir
+    ):
+        raise UsageError(
+            "A slim model is measured on images that it did not learn from. "
+            f"Received: --data {args.data} --test {args.test}. Give the test "
+            "images of a data set with splits."
         )
 
 
@@ -229,8 +267,8 @@ def _build(planned, args):
         save(
             model,
             args.out,
-            formats=args.formats,
-            metrics={"ways": _recorded(ways)} if ways else {},
+            formats=args.formats or _DEFAULT_FORMATS,
+            metrics={"ways": list(map(recorded_way, ways))} if ways else {},
             overwrite=args.overwrite,
         )
     manifest = read_composition_manifest(args.out)
@@ -251,10 +289,11 @@ def _ways(model, planned, test, data_dir):
     from kmod.metrics.evaluate import evaluate
     from kmod.selection.plain_ways import ways_beside
 
-    images, num_labelled = None, 0
+    slimmed = model.composition.manifest.slimmed or {}
+    images, num_labelled = None, slimmed.get("num_labelled", 0)
     if planned.spec.scores.is_fitted:
         images = images_to_fit_on(planned, data_dir)
-        num_labelled = len(images)
+        num_labelled += len(images)
         images = _of_classes(images, planned)
     # What needs no composition knows no other class.
     test = _of_classes(test, planned)
@@ -272,25 +311,11 @@ def _of_classes(images, planned):
 
 
 def _way(name, model, found, num_labelled):
-    from kmod.graph.sizes import model_sizes
-    from kmod.metrics.latency import measure_latency
-
-    sizes = model_sizes(model)
-    return {
-        "name": name,
-        "accuracy": found.accuracy,
-        "accuracy_interval": list(found.accuracy_interval()),
-        "parameters": sizes.parameters,
-        "macs": sizes.macs,
-        "milliseconds": 1000 * measure_latency(model),
-        "num_labelled": num_labelled,
-    }
-
-
-def _recorded(ways):
-    """What the manifest holds: no time, which is another each run."""
-    names = "name accuracy parameters macs num_labelled".split()
-    return [{name: way[name] for name in names} for way in ways]
+    return measured_way(
+        *(name, model, num_labelled),
+        accuracy=found.accuracy,
+        accuracy_interval=list(found.accuracy_interval()),
+    )
 
 
 def _slimmed(model, planned, args):
@@ -304,7 +329,7 @@ def _slimmed(model, planned, args):
         macs_target=args.macs_target,
         epochs=args.epochs,
         augment=args.augment,
-        seed=args.seed,
+        seed=args.seed or 0,
         verbose=console.training_verbosity(),
     )
     checks = run_checks(small, planned, args.data_dir)

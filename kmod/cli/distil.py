@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
     model = _composed(args)
     manifest = composition_of(model).manifest
     images = [
-        load_unlabelled_images(text, manifest.input, args) for text in args.data
+        load_unlabelled_images(text, manifest.input, args, args.limit)
+        for text in args.data
     ]
     test = load_test_images(args, manifest)
     student = distil(
@@ -147,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args):
     """Refuses what can not be, before Keras is imported."""
+    from kmod.cli.models import are_learned_from
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
     from kmod.composition.composition_manifest import list_composition
@@ -163,16 +165,15 @@ def _check(args):
         own_path(name, args.data_dir)
     if args.test is None:
         return
-    test_name, test_split = parse_split(args.test)
-    own_path(test_name, args.data_dir)
-    for name, split in named:
-        is_whole = split is None and own_path(name, args.data_dir) is not None
-        if name == test_name and (is_whole or split == test_split):
+    _, test_split = parse_split(args.test)
+    for text, (name, split) in zip(args.data, named):
+        splits = None if split is None else [split]
+        if are_learned_from(args.test, name, splits, args.data_dir):
             other = "train" if test_split != "train" else "validation"
             raise UsageError(
                 "A student is measured on images that it did not learn from. "
-                f"Received: --data {name}{split and f':{split}' or ''} "
-                f"--test {args.test}. Give `--data {name}:{other}`."
+                f"Received: --data {text} --test {args.test}. Give "
+                f"`--data {name}:{other}`."
             )
 
 

@@ -382,14 +382,18 @@ def load_images(
 
 
 def load_unlabelled_images(
-    text: str, contract: InputContract, args: argparse.Namespace
+    text: str,
+    contract: InputContract,
+    args: argparse.Namespace,
+    limit: int | None = None,
 ) -> UnlabelledImages:
-    """Loads images without their labels, as a model takes them.
+    """Loads images without their labels, in the size that a model takes.
 
     Args:
         text: Name and split, folder or file, such as `photos:train`.
         contract: What images the model takes.
-        args: Arguments of the command, `data_dir` and perhaps `limit`.
+        args: Arguments of the command with `data_dir`.
+        limit: Integer, take at most this many. Defaults to all.
     """
     from kmod.data.load import load_unlabelled
     from kmod.data.load import split_name
@@ -397,10 +401,42 @@ def load_unlabelled_images(
 
     name, split = split_name(text)
     options = file_options(name, contract.shape, args.data_dir)
-    limit = getattr(args, "limit", None)
     return load_unlabelled(
         name, args.data_dir, split=split, limit=limit, **options
     )
+
+
+def are_learned_from(
+    test: str,
+    data: str,
+    splits: Sequence[str] | None,
+    data_dir: str | Path | None,
+) -> bool:
+    """Tells whether images to measure on are among those to learn from.
+
+    Args:
+        test: Name and split of the images to measure on.
+        data: Name of the data to learn from.
+        splits: Splits of the data that are learned from. Defaults to what
+            `load_unlabelled` takes: all of one's own, and of a data set the
+            images to train on.
+        data_dir: Directory of the prepared data sets.
+
+    Raises:
+        ArtifactError, UsageError: If there are no data of such a name.
+    """
+    from kmod.data.load import parse_split
+    from kmod.data.own_images import own_path
+
+    name, split = parse_split(test)
+    own, other = (own_path(each, data_dir) for each in (data, name))
+    if None in (own, other):
+        is_same = data == name
+    else:
+        is_same = own.resolve() == other.resolve()
+    if splits is None:
+        return is_same and (own is not None or split == "train")
+    return is_same and split in splits
 
 
 def load_test_images(

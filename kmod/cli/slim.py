@@ -125,19 +125,18 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kmod.cli.models import are_learned_from
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
     from kmod.composition.composition_manifest import list_composition
-    from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
 
     out = check_out(args.out, args.overwrite, list_composition)
     check_path(args.model, takes_calls=True)
     own_path(args.data, args.data_dir)
     if args.test is not None:
-        name, split = parse_split(args.test)
-        own_path(name, args.data_dir)
-        if name == args.data and (args.unlabelled or split != "test"):
+        splits = None if args.unlabelled else ("train", "validation")
+        if are_learned_from(args.test, args.data, splits, args.data_dir):
             raise UsageError(
                 "A slim model is measured on images that it did not learn "
                 f"from. Received: --data {args.data} --test {args.test}. Give "

@@ -224,12 +224,14 @@ def test_composed_model_is_slimmed_in_one_go(spec_path, tmp_path, capsys):
     assert main([*argv, "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)["composed"]
     argv += ["--slim", "0.6", "--data", "digits", "--epochs", "4"]
+    argv += ["--test", "digits:test"]
     assert main([*argv, "--overwrite", "--json"]) == 0
     slim = json.loads(capsys.readouterr().out)["composed"]
     assert slim["macs"] <= 0.6 * whole["macs"]
     assert slim["slimmed"]["before"]["macs"] == whole["macs"]
     # Of all the digits, ones and eights.
     train = kmod.load_data("digits").train.labels
+    assert slim["ways"][0]["num_labelled"] == slim["slimmed"]["num_images"]
     count = slim["slimmed"]["num_images"] + slim["slimmed"]["num_held_out"]
     assert count == np.isin(train, [1, 8]).sum()
     before, after = (
@@ -299,6 +301,19 @@ def test_test_images_are_checked_first(
     text, messages = capsys.readouterr()
     assert message in messages and not text
     assert not out.exists() and not composed
+
+
+@pytest.mark.parametrize("unlabelled", [[], ["--unlabelled"]])
+def test_slim_model_is_not_measured_on_what_it_learned_from(
+    spec_path, tmp_path, capsys, monkeypatch, unlabelled
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("own.npz", np.zeros((2, 8, 8, 1)))
+    test = "./own.npz:test" if unlabelled else "./own.npz:train"
+    argv = ["compose", str(spec_path), "--out", "two", "--slim", "0.5"]
+    argv += ["--data", "own.npz", "--test", test, *unlabelled]
+    assert main(argv) == 2
+    assert f"--data own.npz --test {test}. Give" in capsys.readouterr().err
 
 
 def test_patches_are_compared_elsewhere(spec_path, store, tmp_path, capsys):

@@ -77,20 +77,22 @@ def test_directory_of_a_composed_model_is_taken(
 @pytest.mark.parametrize(
     "changes, exit_code, message",
     [
-        (["--test", "digits:train"], 2, "--data digits:train --test digits:"),
+        (["--test", "digits:train"], 2, "--data digits --test digits:train"),
+        (
+            ["--data", "digits:test", "--test", "digits:test"],
+            2,
+            "--data digits:test --test digits:test. Give `--data digits:train`",
+        ),
         (["--data", "nothing/"], 3, "Received: 'nothing/'"),
         (["--student", "tiny"], 2, "`--student` must be 'small', one of"),
         (["--student", "tiny.keras"], 3, "'tiny.keras', which does not exist"),
         (["--limit", "1"], 2, "20 images or more.*Received: 2 images"),
     ],
-    ids=["test", "data", "student", "file", "few"],
+    ids=["train", "split", "data", "student", "file", "few"],
 )
 def test_what_can_not_be_distilled(
     command, tmp_path, capsys, changes, exit_code, message
 ):
-
-    if "digits:train" in changes:
-        changes = [*changes, "--data", "digits:train"]
     out = tmp_path / "out"
     assert main([*command, "--out", str(out), *changes]) == exit_code
     assert re.search(message, capsys.readouterr().err)

@@ -205,6 +205,21 @@ REFUSED = {
         2,
         "`--slim` must be above 0 and below 1",
     ),
+    "compose-unslimmed": (
+        ["compose", "spec.yaml", "--out", "new", "--epochs", "3"],
+        2,
+        "Received: --epochs without --slim. Leave it out",
+    ),
+    "compose-unslimmed-seed": (
+        ["compose", "spec.yaml", "--out", "new", "--seed", "0"],
+        2,
+        "Received: --seed without --slim. Leave it out",
+    ),
+    "compose-dry-run": (
+        ["compose", "spec.yaml", "--dry-run", "--format", "keras"],
+        2,
+        "Received: --format with --dry-run. Leave one of them out.",
+    ),
     "inspect-missing": (["inspect", "modle.keras"], 3, "Did you mean 'model"),
     "inspect-folder": (["inspect", "empty"], 3, "A directory of kmod holds"),
     "modularize-missing": (

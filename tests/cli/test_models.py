@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from kmod.cli.main import main
+from kmod.cli.models import are_learned_from
+from kmod.cli.models import check_out
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.metrics.evaluate import evaluate
 from kmod.modules.module_store import load_store
@@ -182,6 +184,32 @@ def test_path_is_checked_before_the_model(tmp_path, capsys, command, more):
     argv = command.split() + [*more, *[str(tmp_path / "out")] * len(more)]
     assert main(argv) == 3
     assert "'./photos', which is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("test", "data", "splits", "expected"),
+    [
+        ("digits:train", "digits", None, True),
+        ("digits:test", "digits", None, False),
+        ("digits:test", "digits", ["train"], False),
+        ("digits:train", "digits", ["train"], True),
+        ("digits:train", "mnist", ["train"], False),
+        ("own:test", "own", None, True),
+        ("own:test", "./own", None, True),
+        ("own:test", "./own", ["train"], False),
+        ("./own:train", "../here/own", ["train"], True),
+    ],
+)
+def test_images_that_are_learned_from(
+    tmp_path, monkeypatch, test, data, splits, expected
+):
+    (tmp_path / "here/own").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert are_learned_from(test, data, splits, None) is expected
+
+
+def test_empty_directory_may_be_made(tmp_path):
+    assert check_out(tmp_path, False, lambda path: {}) == tmp_path
 
 
 def test_function_is_no_data_of_a_spec(store, tmp_path, capsys):
