@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import images_for
     from kmod.cli.models import load_classifier
     from kmod.cli.models import load_images
+    from kmod.cli.models import load_unlabelled_images
     from kmod.data.load import parse_split
     from kmod.data.own_images import own_path
 
@@ -85,10 +86,11 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate(model, images, class_names)
     _warn_of_guesses(evaluation, Path(args.model).name)
     own = images.take(np.flatnonzero(images.labels != other))
-    unseen = {
-        given: auroc_of_unseen(model, own, _unseen(given, args, reader), other)
-        for given in args.unseen
-    }
+    unseen = {}
+    for given in args.unseen:
+        found = load_unlabelled_images(given, reader.input, args, MOST_UNSEEN)
+        strange = reader.adapt_unlabelled(found)
+        unseen[given] = auroc_of_unseen(model, own, strange, other)
     if args.json:
         found = {"confusions": confusions(evaluation)}
         if unseen:
@@ -97,22 +99,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(evaluation, unseen)
     return 0
-
-
-def _unseen(given, args, reader):
-    """Loads images of none of a model's classes, as the model takes them."""
-    from kmod.data.load import load_unlabelled
-    from kmod.data.load import parse_split
-    from kmod.data.own_images import file_options
-
-    name, split = given, None
-    if given.endswith((":train", ":validation", ":test")):
-        name, split = parse_split(given)
-    options = file_options(name, reader.input.shape, args.data_dir)
-    images = load_unlabelled(
-        name, args.data_dir, split=split, limit=MOST_UNSEEN, **options
-    )
-    return reader.adapt_unlabelled(images)
 
 
 def _warn_of_guesses(evaluation, name):

@@ -40,22 +40,13 @@ def load_negatives(
         ArtifactError, UsageError: If they can not be read, or not be brought
             to what the source takes.
     """
+    from kmod.cli.models import load_unlabelled_images
     from kmod.composition.labelled_images import ImageReader
-    from kmod.data.load import load_unlabelled
-    from kmod.data.load import split_name
-    from kmod.data.own_images import file_options
     from kmod.errors import ArtifactError
 
     if args.negatives is None:
         return None
-    name, split = split_name(args.negatives)
-    images = load_unlabelled(
-        name,
-        args.data_dir,
-        split=split,
-        limit=MOST_IMAGES,
-        **file_options(name, contract.shape, args.data_dir),
-    )
+    images = load_unlabelled_images(args.negatives, contract, args, MOST_IMAGES)
     reader = ImageReader(contract, "resize", ())
     try:
         adapted = reader.adapt_unlabelled(images)

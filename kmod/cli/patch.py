@@ -6,6 +6,8 @@ from typing import Any
 
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
+from kmod.cli.ways import measured_way
+from kmod.cli.ways import recorded_way
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.files import short_names
@@ -150,10 +152,10 @@ def patch_given(args: argparse.Namespace) -> dict[str, Any]:
             spec = _spec(choice, contract, args)
             figures, patched = _build(weak, spec, data)
         ways = _ways(choice, patched, figures, data.test, args)
-        metrics = {"test": figures, "ways": [_recorded(way) for way in ways]}
+        metrics = {"test": figures, "ways": list(map(recorded_way, ways))}
         if taken is not None:
             way = next(way for way in ways if way["key"] == args.take)
-            metrics["test"] = _recorded(way)
+            metrics["test"] = recorded_way(way)
         save(
             patched if taken is None else taken,
             args.out,
@@ -322,27 +324,9 @@ def _ways(choice, patched, figures, test, args):
 
 
 def _way(name, key, model, f1, accuracy, num_labelled):
-    from kmod.graph.sizes import model_sizes
-    from kmod.metrics.latency import measure_latency
-
-    sizes = model_sizes(model)
-    return {
-        "name": name,
-        "key": key,
-        "f1": float(f1),
-        "accuracy": float(accuracy),
-        "parameters": sizes.parameters,
-        "macs": sizes.macs,
-        "milliseconds": 1000 * measure_latency(model),
-        "num_labelled": num_labelled,
-        "is_better": False,
-    }
-
-
-def _recorded(way):
-    """What the manifest holds of a row: no time, which is another each run."""
-    names = "name f1 accuracy parameters macs num_labelled".split()
-    return {name: way[name] for name in names}
+    figures = {"key": key, "f1": float(f1), "accuracy": float(accuracy)}
+    row = measured_way(name, model, num_labelled, **figures)
+    return {**row, "is_better": False}
 
 
 def _print(figures, args):
