@@ -492,10 +492,16 @@ def _made(manifest):
 
 def is_own(manifest: CompositionManifest) -> bool:
     """Tells whether a model was made from one of the user's, of no module."""
-    return all(
-        source["store"] is None and "model" in source
-        for source in manifest.sources
+    sources = manifest.sources
+    return len(sources) > 0 and all(
+        source["store"] is None and "model" in source for source in sources
     )
+
+
+def is_patched(manifest: CompositionManifest) -> bool:
+    """Tells whether some classes have no module: a weak model answers."""
+    answered = {source["class"] for source in manifest.sources}
+    return bool(set(manifest.class_names) - answered - {manifest.other})
 
 
 def _learned(record):

@@ -19,6 +19,7 @@ from kmod.composition.composition_manifest import COMPOSITION_FILE
 from kmod.composition.composition_manifest import Composition
 from kmod.composition.composition_manifest import CompositionManifest
 from kmod.composition.composition_manifest import is_own
+from kmod.composition.composition_manifest import is_patched
 from kmod.composition.composition_manifest import manifest_of
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.plan import CompositionPlan
@@ -255,7 +256,7 @@ def _of_manifest(manifest, spec, missing, load):
         kind = "slim model"
     elif is_own(manifest):
         kind = "model"
-    elif base is not None or _is_patched(manifest):
+    elif base is not None or is_patched(manifest):
         kind = "patched model"
     else:
         kind = "composed model"
@@ -269,12 +270,6 @@ def _of_manifest(manifest, spec, missing, load):
         load_weak=base and functools.partial(_load_weak, base),
         load_patched=base and load,
     )
-
-
-def _is_patched(manifest):
-    """Tells whether some classes have no module, of a model without a spec."""
-    answered = {source["class"] for source in manifest.sources}
-    return bool(set(manifest.class_names) - answered - {manifest.other})
 
 
 def _load_weak(base: BaseModel):

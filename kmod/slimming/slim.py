@@ -13,6 +13,7 @@ from kmod.callbacks.slim_checkpoints import STAGE
 from kmod.callbacks.slim_checkpoints import SlimCheckpoints
 from kmod.composition.composition_manifest import Composition
 from kmod.composition.composition_manifest import CompositionManifest
+from kmod.composition.composition_manifest import is_patched
 from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import total_sizes
 from kmod.composition.distillation import composition_of
@@ -344,11 +345,12 @@ def _restricted(network, manifest, classes):
 
 
 def _of_classes(manifest, classes):
-    sources = tuple(
-        source
-        for source in manifest.sources
-        if source["class"] in (*classes, ALL_CLASSES)
-    )
+    sources, has_weak = [], is_patched(manifest)
+    for source in manifest.sources:
+        if source["class"] in (*classes, ALL_CLASSES):
+            sources.append(source)
+        elif has_weak:  # Beside it, a module may count in all scores.
+            sources.append({**source, "class": ALL_CLASSES, "auxiliary": True})
     # How frequent classes count as was said of all of them.
     calibration = {
         key: value
@@ -358,7 +360,7 @@ def _of_classes(manifest, classes):
     return dataclasses.replace(
         manifest,
         class_names=tuple(classes),
-        sources=sources,
+        sources=tuple(sources),
         other=None,
         calibration=calibration,
     )

@@ -6,6 +6,7 @@ import yaml
 
 from kmod.composition.composition_manifest import LOADING
 from kmod.composition.composition_manifest import CompositionManifest
+from kmod.composition.composition_manifest import is_own
 from kmod.composition.composition_manifest import model_card
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.composition_manifest import write_composition_manifest
@@ -69,6 +70,15 @@ def test_support_is_the_old_name_of_auxiliary(tmp_path):
         write_composition_manifest(tmp_path, manifest)
         _, found = read_composition_manifest(tmp_path).sources
         assert found == {**source, "class": "*", "auxiliary": True}
+
+
+def test_model_of_no_sources_is_nobodys_own():
+    (source,) = MANIFEST.sources
+    own = {**source, "store": None, "model": "mine"}
+    for sources, expected in (((own,), True), ((), False)):
+        assert (
+            is_own(dataclasses.replace(MANIFEST, sources=sources)) == expected
+        )
 
 
 def test_missing(tmp_path):

@@ -21,6 +21,7 @@ from kmod.graph import channel_graph
 from kmod.graph import rebuild
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
+from kmod.patching.patcher import patch
 from kmod.slimming import removal
 from kmod.slimming import slim as slimming
 from kmod.slimming.slim import slim
@@ -261,6 +262,20 @@ def test_composed_model_keeps_its_sources_and_spec(composed, digits, tmp_path):
         "3",
         "8",
     ]
+
+
+def test_classes_of_a_patched_model_that_no_module_answers_for(
+    weak, donor, digits, tmp_path
+):
+    names = digits.class_names
+    patched = patch(weak, "8", donor["8"], digits.validation, class_names=names)
+    made = slim(patched, digits, only=["3", "9"], macs_target=0.9, **ONCE)
+    save(made, tmp_path / "out", formats=["keras"])
+    (before,) = patched.composition.manifest.sources
+    (source,) = read_composition_manifest(tmp_path / "out").sources
+    assert source == {**before, "class": "*", "auxiliary": True}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "composed from modules of other models. It was slimmed" in card
 
 
 def test_images_of_another_size_are_brought_to_the_models(strong, digits):
