@@ -24,6 +24,7 @@ from kmod.spec.licences import parse_license
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
     from kmod.composition.composition_manifest import CompositionManifest
     from kmod.data.image_data import ImageData
@@ -368,14 +369,33 @@ def load_images(
         ArtifactError, UsageError: As `kmod.load_data`.
     """
     from kmod.data.load import load_data
+
+    options = _image_options(name, args, shape)
+    options |= {"classes": args.classes, "splits": splits}
+    return _scaled(load_data(name, args.data_dir, **options), args)
+
+
+def load_images_alone(
+    name: str, args: argparse.Namespace, shape: Sequence[int | None]
+) -> UnlabelledImages:
+    """Does what `load_images` does, for images without labels."""
+    from kmod.data.load import load_unlabelled
+
+    options = _image_options(name, args, shape)
+    return _scaled(load_unlabelled(name, args.data_dir, **options), args)
+
+
+def _image_options(name, args, shape):
     from kmod.data.own_images import file_options
-    from kmod.data.value_range import scale_values
 
     options = file_options(name, shape, args.data_dir)
     given = {"image_size": args.image_size, "color_mode": args.color_mode}
-    options |= {key: value for key, value in given.items() if value is not None}
-    options |= {"classes": args.classes, "splits": splits}
-    data = load_data(name, args.data_dir, **options)
+    return options | {key: value for key, value in given.items() if value}
+
+
+def _scaled(data, args):
+    from kmod.data.value_range import scale_values
+
     if args.value_range is None:
         return data
     return scale_values(data, args.value_range)
@@ -508,13 +528,24 @@ def images_for(
             "`--classes` with those of the model in the order of its outputs, "
             "another data set, or the directory of a composed model."
         )
-    if images.images.dtype == "uint8" and not _scales(model):
+    say_if_unscaled(model, images.images, data.name)
+    return images
+
+
+def say_if_unscaled(model: keras.Model, images: np.ndarray, name: str) -> None:
+    """Says that images are bytes, if a model does not scale them itself.
+
+    Args:
+        model: What a `.keras` file holds.
+        images: Array of images.
+        name: Name of the data.
+    """
+    if images.dtype == "uint8" and not _scales(model):
         console.print_message(
-            f"kmod: {data.name!r} has values from 0 to 255, and the model "
+            f"kmod: {name!r} has values from 0 to 255, and the model "
             "does not scale them itself. If it was trained on others, give "
             "these, such as `--value-range 0 1`."
         )
-    return images
 
 
 def _scales(model):

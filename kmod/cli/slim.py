@@ -207,16 +207,18 @@ def _images(model, args):
     from kmod.cli.models import image_shape
     from kmod.cli.models import images_for
     from kmod.cli.models import load_images
-    from kmod.data.load import load_unlabelled
-    from kmod.data.own_images import file_options
+    from kmod.cli.models import load_images_alone
+    from kmod.cli.models import say_if_unscaled
 
     shape = image_shape(model)
-    if args.unlabelled:
-        options = file_options(args.data, shape, args.data_dir)
-        found = load_unlabelled(args.data, args.data_dir, **options)
-        return found, None, getattr(model, "class_names", args.classes)
-    data = load_images(args.data, args, shape, ["train", "validation"])
     class_names = getattr(model, "class_names", None)
+    if args.unlabelled:
+        found = load_images_alone(args.data, args, shape)
+        if class_names is None:
+            class_names = args.classes
+            say_if_unscaled(model, found.images, found.name)
+        return found, None, class_names
+    data = load_images(args.data, args, shape, ["train", "validation"])
     if class_names is None:
         class_names = data.class_names
         images_for(model, data, "train")

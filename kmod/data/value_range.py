@@ -10,6 +10,7 @@ from kmod.data.disk_arrays import parts
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 
@@ -132,11 +133,13 @@ def checked_range(value_range: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def scale_values(data: ImageData, value_range: Sequence[float]) -> ImageData:
-    """Returns a data set with its values in the range that a model takes.
+def scale_values(
+    data: ImageData | UnlabelledImages, value_range: Sequence[float]
+) -> ImageData | UnlabelledImages:
+    """Returns images with their values in the range that a model takes.
 
     Args:
-        data: Data set.
+        data: Data set, or images alone.
         value_range: What its smallest and its largest pixel value become.
 
     Raises:
@@ -158,6 +161,8 @@ def scale_values(data: ImageData, value_range: Sequence[float]) -> ImageData:
         )
         return found
 
+    if isinstance(data, UnlabelledImages):
+        return UnlabelledImages(scaled(data.images), (low, high), data.name)
     found = {split: getattr(data, split) for split in SPLITS}
     return dataclasses.replace(
         data,

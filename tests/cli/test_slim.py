@@ -90,6 +90,36 @@ def test_images_need_no_labels(three_path, tmp_path):
     assert manifest.slimmed["num_images"] == 36
 
 
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_images_alone_are_brought_to_what_the_model_takes(
+    tmp_path, capsys, is_scaled
+):
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(6, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, "softmax"),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    random = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(30):
+        image = random.integers(0, 256, (9, 9, 3), "uint8")
+        keras.utils.save_img(tmp_path / f"photos/{number}.png", image)
+    argv = ["slim", str(tmp_path / "model.keras"), "--unlabelled", *QUICK]
+    argv += ["--data", str(tmp_path / "photos"), "--image-size", "8", "8"]
+    argv += ["--value-range", "0", "1"] if is_scaled else []
+    out = tmp_path / "out"
+    assert main([*argv, "--macs-target", "0.8", "--out", str(out)]) == 0
+    taken = read_composition_manifest(out).input
+    assert taken.shape == (8, 8, 3)
+    assert taken.range == ((0, 1) if is_scaled else (0, 255))
+    said = capsys.readouterr().err
+    assert ("such as `--value-range 0 1`" in said) != is_scaled
+
+
 def test_run_cut_short_goes_on(three_path, tmp_path, capsys, monkeypatch):
     module = importlib.import_module("kmod.slimming.slim")
     genuine, seeds = module.remove_kernels, []

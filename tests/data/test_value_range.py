@@ -3,6 +3,7 @@ import pytest
 
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
+from kmod.data.image_data import UnlabelledImages
 from kmod.data.value_range import scale_values
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
@@ -92,6 +93,10 @@ def test_values_are_scaled_to_what_a_model_takes():
     expected = data.train.images / 127.5 - 1
     np.testing.assert_allclose(scaled.train.images, expected, atol=1e-6)
     assert len(scaled.test) == 0
+    alone = UnlabelledImages(data.train.images, data.value_range, "a")
+    alone = scale_values(alone, (-1, 1))
+    assert alone.value_range == (-1.0, 1.0) and alone.name == "a"
+    np.testing.assert_array_equal(alone.images, scaled.train.images)
 
 
 @pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, np.inf)])
