@@ -158,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
         console.print_note(NO_RUN.format(run_directory))
     model = load_classifier(args.model, args.output)
     images, validation, class_names = _images(model, args)
+    test = _test_data(model, images, args)
     if not hasattr(model, "manifest"):
         model.name = model_name(args.model)
     slimmed = slim(
@@ -180,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     )
     whole = rebuild(channel_graph(model, input_shape=slimmed.input_shape[1:]))
     with console.status("measuring"):
-        figures = _figures(whole, slimmed, class_names, args)
+        figures = _figures(whole, slimmed, class_names, test)
     accuracies = {
         name: row["accuracy"]
         for name, row in figures.items()
@@ -236,16 +237,40 @@ def _of_classes(data, names):
     return select_classes(data, names)
 
 
-def _figures(model, slimmed, class_names, args):
+def _test_data(model, images, args):
+    """Loads the data of `--test`, before anything is trained.
+
+    Returns:
+        Data and split; `None` without `--test`.
+    """
+    from kmod.cli.models import image_shape
+    from kmod.cli.models import load_images
+    from kmod.data.load import parse_split
+    from kmod.data.load import unlabelled_of
+
+    if args.test is None:
+        return None
+    name, split = parse_split(args.test)
+    sizes = zip(image_shape(model), unlabelled_of(images).images.shape[1:])
+    shape = [own or given for own, given in sizes]
+    data = load_images(name, args, shape, [split])
+    data.images_of(split)  # Refuses data that have none.
+    return data, split
+
+
+def _figures(model, slimmed, class_names, test):
     """Measures the model, restricted to the classes kept, and the slim one."""
     from kmod.composition.composition_manifest import total_sizes
+    from kmod.composition.labelled_images import reader_of_manifest
     from kmod.data.streaming import predict
     from kmod.export.keras_file import file_bytes
     from kmod.metrics.latency import measure_latency
+    from kmod.modular.modular_model import checked_names
 
-    names = list(class_names or slimmed.class_names)
+    names = checked_names(class_names, model.output_shape[1])
     columns = [names.index(name) for name in slimmed.class_names]
-    test = _test_images(slimmed, args)
+    if test is not None:
+        test = reader_of_manifest(slimmed.composition.manifest).read(*test)
     figures = {}
     for name, each in {"before": model, "slimmed": slimmed}.items():
         figures[name] = total_sizes([each])
@@ -258,19 +283,6 @@ def _figures(model, slimmed, class_names, args):
             right = scores.argmax(axis=1) == test.labels
             figures[name]["accuracy"] = float(right.mean())
     return figures
-
-
-def _test_images(slimmed, args):
-    from kmod.cli.models import load_images
-    from kmod.composition.labelled_images import reader_of_manifest
-    from kmod.data.load import parse_split
-
-    if args.test is None:
-        return None
-    name, split = parse_split(args.test)
-    manifest = slimmed.composition.manifest
-    data = load_images(name, args, manifest.input.shape, [split])
-    return reader_of_manifest(manifest).read(data, split)
 
 
 def _kernels(model, slimmed):

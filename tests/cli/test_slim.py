@@ -9,6 +9,7 @@ import pytest
 from kmod.cli.main import main
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.saving import load
+from kmod.data.load import select_classes
 from kmod.metrics.evaluate import evaluate
 
 CLASSES = ["--classes", "3,8,9"]
@@ -88,6 +89,31 @@ def test_images_need_no_labels(three_path, tmp_path):
     manifest = read_composition_manifest(out)
     assert manifest.class_names == ("3", "8", "9")
     assert manifest.slimmed["num_images"] == 36
+
+
+def test_whole_model_without_names_is_measured_on_the_classes_kept(
+    source, source_path, ten_digits, tmp_path, capsys
+):
+    argv = ["slim", str(source_path), "--data", "digits", "--unlabelled"]
+    argv += [*QUICK, "--only", "3", "--only", "1", "--test", "digits:test"]
+    assert main([*argv, "--out", str(tmp_path / "out"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["before"]["accuracy"]
+    test = select_classes(ten_digits, ["3", "1"]).test
+    scores = source.predict(test.images, verbose=0)[:, [3, 1]]
+    assert found == np.mean(scores.argmax(axis=1) == test.labels) > 0.8
+
+
+def test_test_data_are_looked_at_before_the_training(
+    three_path, tmp_path, capsys
+):
+    arrays = np.zeros((15, 8, 8), "uint8"), np.arange(15) % 3
+    np.savez(tmp_path / "d.npz", x_train=arrays[0], y_train=arrays[1])
+    out = tmp_path / "out"
+    argv = ["slim", str(three_path), "--data", "digits", *CLASSES, *QUICK]
+    argv += ["--test", f"{tmp_path / 'd.npz'}:test", "--out", str(out)]
+    assert main(argv) == 3
+    assert "without test images" in capsys.readouterr().err
+    assert not (tmp_path / ".out.run").exists()
 
 
 @pytest.mark.parametrize("is_scaled", [True, False])
