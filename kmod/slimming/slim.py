@@ -189,8 +189,9 @@ def slim(
     graph = channel_graph(model, output, manifest.input.shape)
     network = rebuild(graph, name=manifest.name)
     names = manifest.class_names
+    is_composition = manifest.calibration and not manifest.student
     for layer in network.layers:  # What was frozen in it learns as well.
-        layer.trainable = not is_fixed(layer.name)
+        layer.trainable = not (is_composition and is_fixed(layer.name))
     if only is not None:
         network = _restricted(network, manifest, only)
         manifest = _of_classes(manifest, only)

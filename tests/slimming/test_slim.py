@@ -233,6 +233,24 @@ def test_frozen_layers_of_a_fine_tuned_model_learn(strong, digits):
     assert share(made, strong, digits.test.images) > 0.9
 
 
+def test_layers_of_ones_own_may_have_any_name(digits):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(8, 3, activation="relu", name="x_rows"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="log_odds"),
+        ]
+    )
+    made = slim(model, digits.train.images, macs_target=0.5, **ONCE)
+    assert made.get_layer("x_rows").filters < 8
+    before = model.get_layer("log_odds").bias
+    changes = np.array(made.get_layer("log_odds").bias - before)
+    assert np.abs(changes).max() > 1e-5
+
+
 def test_composed_model_keeps_its_sources_and_spec(composed, digits, tmp_path):
     composed.composition = dataclasses.replace(
         composed.composition,
