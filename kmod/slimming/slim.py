@@ -195,6 +195,7 @@ def slim(
     if only is not None:
         network = _restricted(network, manifest, only)
         manifest = _of_classes(manifest, only)
+        made_from = Composition(manifest)  # Its spec is of other classes.
         if isinstance(images, ImageData) and set(only) <= {*images.class_names}:
             images = select_classes(images, only)
     before = total_sizes([network])

@@ -22,6 +22,7 @@ from kmod.graph import rebuild
 from kmod.graph.sizes import model_sizes
 from kmod.metrics.evaluate import evaluate
 from kmod.patching.patcher import patch
+from kmod.report.subject import open_subject
 from kmod.slimming import removal
 from kmod.slimming import slim as slimming
 from kmod.slimming.slim import slim
@@ -294,6 +295,14 @@ def test_classes_of_a_patched_model_that_no_module_answers_for(
     assert source == {**before, "class": "*", "auxiliary": True}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "composed from modules of other models. It was slimmed" in card
+
+
+def test_spec_of_all_classes_is_not_that_of_few(composed, digits, tmp_path):
+    made = slim(composed, digits, only=["9", "3"], macs_target=0.9, **ONCE)
+    save(made, tmp_path / "out", formats=["keras"])
+    assert not (tmp_path / "out" / "spec.yaml").exists()
+    subject = open_subject(tmp_path / "out")
+    assert subject.spec is None and subject.plan is None
 
 
 def test_images_of_another_size_are_brought_to_the_models(strong, digits):
