@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 COMPOSITION_FILE = "composition.yaml"
 EXPORT_FILE = "export.yaml"
 SCHEMA = "composition/composed_model.schema.json"
+MAX_NAME = 100  # That of a model.
 
 LOADING = {
     "keras": """\
@@ -247,6 +248,16 @@ def manifest_of_patches(
     )
 
 
+def fitting_name(name: str, ending: str = "") -> str:
+    """Cuts the name of a user's model to what a manifest takes.
+
+    Args:
+        name: Such as that of its file.
+        ending: What stays behind it.
+    """
+    return name[: MAX_NAME - len(ending)] + ending
+
+
 def manifest_of_model(
     name: str,
     class_names: Sequence[str],
@@ -264,7 +275,7 @@ def manifest_of_model(
         sizes: Its `parameters` and `macs`.
     """
     return CompositionManifest(
-        name=name,
+        name=fitting_name(name),
         class_names=tuple(class_names),
         input=images,
         license=None,

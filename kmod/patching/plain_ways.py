@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from kmod.composition.composition_manifest import fitting_name
 from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import total_sizes
 from kmod.composition.plain_ways import Fit
@@ -89,7 +90,9 @@ def take_way(
         content_digest(weak),
         total_sizes([weak]),
     )
-    manifest = dataclasses.replace(manifest, name=f"{name}-{way.key}")
+    manifest = dataclasses.replace(
+        manifest, name=fitting_name(name, f"-{way.key}")
+    )
     # Modules that answer for a class do so in the weak model's place.
     if any(class_name != ALL_CLASSES for class_name, _, _ in way.modules):
         manifest = dataclasses.replace(manifest, sources=())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from kmod.composition.composition_manifest import CompositionManifest
+from kmod.composition.composition_manifest import fitting_name
 from kmod.composition.plain_ways import PlainWay
 from kmod.composition.plain_ways import PlannedWay
 from kmod.composition.plain_ways import as_it_is
@@ -179,7 +180,7 @@ def take_way(way: PlainWay, name: str, contract: InputContract) -> keras.Model:
     """
     dtype = str(way.model.input.dtype)
     manifest = CompositionManifest(
-        f"{name}-{way.key}",
+        fitting_name(name, f"-{way.key}"),
         way.evaluation.class_names,
         dataclasses.replace(contract, dtype=dtype),
         None,

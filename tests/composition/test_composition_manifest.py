@@ -6,7 +6,9 @@ import yaml
 
 from kmod.composition.composition_manifest import LOADING
 from kmod.composition.composition_manifest import CompositionManifest
+from kmod.composition.composition_manifest import fitting_name
 from kmod.composition.composition_manifest import is_own
+from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import model_card
 from kmod.composition.composition_manifest import read_composition_manifest
 from kmod.composition.composition_manifest import write_composition_manifest
@@ -79,6 +81,16 @@ def test_model_of_no_sources_is_nobodys_own():
         assert (
             is_own(dataclasses.replace(MANIFEST, sources=sources)) == expected
         )
+
+
+def test_long_names_of_files_fit(tmp_path):
+    own = MANIFEST.class_names, MANIFEST.input, DIGEST, MANIFEST.sizes
+    manifest = manifest_of_model("m" * 130, *own)
+    write_composition_manifest(tmp_path, manifest)
+    found = read_composition_manifest(tmp_path)
+    assert found.name == "m" * 100
+    assert found.sources[0]["model"] == "m" * 130
+    assert fitting_name("m" * 130, "-way") == "m" * 96 + "-way"
 
 
 def test_missing(tmp_path):
