@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 from kmod.cli import console
 from kmod.cli.models import NO_RUN
@@ -128,12 +129,21 @@ def run(args: argparse.Namespace) -> int:
     from kmod.cli.models import are_learned_from
     from kmod.cli.models import check_out
     from kmod.cli.models import check_path
+    from kmod.composition.composition_manifest import COMPOSITION_FILE
     from kmod.composition.composition_manifest import list_composition
     from kmod.data.own_images import own_path
 
     out = check_out(args.out, args.overwrite, list_composition)
     check_path(args.model, takes_calls=True)
     own_path(args.data, args.data_dir)
+    is_composed = (Path(args.model) / COMPOSITION_FILE).exists()
+    if args.classes is not None and args.unlabelled and is_composed:
+        raise UsageError(
+            "With `--unlabelled`, `--classes` names the outputs of a Keras "
+            "file; a composed model knows its own. Received: --classes "
+            f"{','.join(args.classes)} for '{args.model}'. Leave it out; "
+            "`--only` keeps some of its classes."
+        )
     if args.test is not None:
         splits = None if args.unlabelled else ("train", "validation")
         if are_learned_from(args.test, args.data, splits, args.data_dir):

@@ -113,7 +113,7 @@ def slim(
             classes are left out. Defaults to all classes.
         class_names: Names of the model's classes. Defaults to its attribute
             `class_names`, to those that `images` have, and else to `"0"`,
-            `"1"`, ...
+            `"1"`, ... A composed model knows its own.
         output: Name of the model's output to take, of several.
         validation: Images to choose the epoch on. Defaults to a tenth of
             `images`, at most 5,000.
@@ -301,7 +301,15 @@ def _known(model, images, class_names, output):
     """Returns what is known of a classifier, composed or not."""
     composed = getattr(model, "composition", getattr(model, "manifest", None))
     if isinstance(composed, (Composition, CompositionManifest)):
-        return composition_of(model)
+        made_from = composition_of(model)
+        known = made_from.manifest.class_names
+        if class_names is not None and tuple(class_names) != known:
+            raise UsageError(
+                "`class_names` are for a model that does not know its own; a "
+                f"composed one does. Received: {list(class_names)} for a model "
+                f"of {list(known)}. Leave them out; `only` keeps some of them."
+            )
+        return made_from
     first = images[0] if isinstance(images, list) and images else images
     names = class_names or getattr(model, "class_names", None)
     names = common_class_names(names, first)

@@ -292,6 +292,12 @@ REFUSED = {
         2,
         "Data are named NAME:SPLIT",
     ),
+    "slim-classes": (
+        ["slim", "composed", "--data", "digits", "--unlabelled"]
+        + ["--classes", "a,b", "--out", "new"],
+        2,
+        "Received: --classes a,b for 'composed'. Leave it out;",
+    ),
     "slim-own-images": (
         ["slim", MODEL, "--data", "digits", "--test", "digits:validation"]
         + ["--out", "new"],
@@ -492,6 +498,8 @@ def test_typing_mistakes_are_told_before_tensorflow_is_imported(
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("dear")
+    (tmp_path / "composed").mkdir()
+    (tmp_path / "composed/composition.yaml").write_text("")
     code = (
         "import sys\n"
         "from kmod.cli.main import main\n"

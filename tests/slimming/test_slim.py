@@ -297,6 +297,12 @@ def test_classes_of_a_patched_model_that_no_module_answers_for(
     assert "composed from modules of other models. It was slimmed" in card
 
 
+def test_composed_model_has_names_of_its_own(composed, digits):
+    images, names = digits.train.images, ["a", "b", "c"]
+    with pytest.raises(UsageError, match=r"\['a', 'b', 'c'\] for a model of"):
+        slim(composed, images, class_names=names, **ONCE)
+
+
 def test_spec_of_all_classes_is_not_that_of_few(composed, digits, tmp_path):
     made = slim(composed, digits, only=["9", "3"], macs_target=0.9, **ONCE)
     save(made, tmp_path / "out", formats=["keras"])
