@@ -116,19 +116,29 @@ def check_values(
         )
 
 
-def checked_range(value_range: Sequence[float]) -> tuple[float, float]:
+def checked_range(
+    value_range: Sequence[float] | None,
+) -> tuple[float, float] | None:
     """Returns the range of values that somebody says a model takes.
 
+    Args:
+        value_range: Smallest and largest pixel value, or `None`.
+
     Raises:
-        UsageError: If it does not rise.
+        UsageError: If it is not a smaller and a larger number.
     """
-    low, high = map(float, value_range)
+    if value_range is None:
+        return None
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = np.nan
     if not -np.inf < low < high < np.inf:
         raise UsageError(
             "`value_range` must be the smallest and the largest pixel value "
-            "that the model takes. Received: "
-            f"value_range=({low:g}, {high:g}). Images scaled by 1/255 are "
-            "from 0 to 1."
+            "that the model takes, such as (0, 255). Received: "
+            f"value_range={value_range!r}. Images scaled by 1/255 are from 0 "
+            "to 1."
         )
     return low, high
 

@@ -1,7 +1,6 @@
 """The modular model: a source model with a kernel mask for every class."""
 
 import inspect
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from kmod.data.replicas import draw_by_image
 from kmod.data.replicas import scope_of
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
+from kmod.data.value_range import checked_range
 from kmod.errors import UsageError
 from kmod.files.names import MAX_CLASSES
 from kmod.files.names import MAX_NAME
@@ -770,29 +770,6 @@ def checked_names(
             f"{', '.join(faults[:NUM_SHOWN])}. Rename them."
         )
     return names
-
-
-def checked_range(
-    value_range: Sequence[float] | None,
-) -> tuple[float, float] | None:
-    """Returns a value range as two floats, `None` where none is given.
-
-    Raises:
-        UsageError: If it is not a smaller and a larger number.
-    """
-    if value_range is None:
-        return None
-    try:
-        low, high = (float(value) for value in value_range)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not -math.inf < low < high < math.inf:
-        raise UsageError(
-            "`value_range` must be the smallest and the largest pixel value "
-            "that the source model takes, such as (0, 255). Received: "
-            f"value_range={value_range!r}"
-        )
-    return low, high
 
 
 def check_targets(

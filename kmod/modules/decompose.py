@@ -12,6 +12,7 @@ from keras import ops
 from kmod.data.batches import iter_batches
 from kmod.data.batches import to_arrays
 from kmod.data.streaming import predict
+from kmod.data.value_range import checked_range
 from kmod.data.value_range import value_range_of
 from kmod.errors import CheckError
 from kmod.errors import UsageError
@@ -27,7 +28,6 @@ from kmod.metrics.chance import check_above_chance
 from kmod.metrics.evaluate import evaluate_answers
 from kmod.metrics.evaluate import warn_of_rare_classes
 from kmod.modular.modular_model import ModularModel
-from kmod.modular.modular_model import checked_range
 from kmod.modules.class_module import ClassModule
 from kmod.modules.class_module import ModuleInfo
 from kmod.modules.cut import cut_module
