@@ -5,8 +5,8 @@ import argparse
 from kmod.cli import console
 from kmod.cli.determinism import add_deterministic_argument
 from kmod.cli.determinism import prepare
+from kmod.cli.models import add_seed_argument
 from kmod.cli.models import check_out
-from kmod.cli.models import seed
 from kmod.demo.settings import SETTINGS
 from kmod.demo.settings import list_demo
 
@@ -31,13 +31,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--out", default="kmod-demo", metavar="DIR", help="(default: kmod-demo)"
     )
-    parser.add_argument(
-        "--seed",
-        type=seed,
-        default=0,
-        metavar="N",
-        help="seed of all that is drawn (default: 0)",
-    )
+    add_seed_argument(parser)
     add_deterministic_argument(parser)
     parser.add_argument(
         "--overwrite",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from kmod.cli import console
 from kmod.cli.models import DATA_FORMS
+from kmod.cli.models import add_batch_size_argument
+from kmod.cli.models import add_seed_argument
 from kmod.cli.models import positive_integer
-from kmod.cli.models import seed
 from kmod.errors import UsageError
 
 
@@ -67,20 +68,8 @@ def add_parser(subparsers) -> None:
         metavar="N",
         help="epochs of training (default: 20)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=positive_integer,
-        default=64,
-        metavar="N",
-        help="images to a training step (default: 64)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=seed,
-        default=0,
-        metavar="N",
-        help="seed of all that is drawn (default: 0)",
-    )
+    add_batch_size_argument(parser)
+    add_seed_argument(parser)
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )

@@ -99,6 +99,28 @@ def seed(text: str) -> int:
     return number
 
 
+def add_seed_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--seed`."""
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is drawn (default: 0)",
+    )
+
+
+def add_batch_size_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--batch-size`."""
+    parser.add_argument(
+        "--batch-size",
+        type=positive_integer,
+        default=64,
+        metavar="N",
+        help="images to a training step (default: 64)",
+    )
+
+
 def license_expression(text: str) -> str:
     """Reads a licence of an option, for `argparse`."""
     try:

@@ -9,11 +9,12 @@ from kmod.cli import console
 from kmod.cli.determinism import add_deterministic_argument
 from kmod.cli.determinism import prepare
 from kmod.cli.models import NO_RUN
+from kmod.cli.models import add_batch_size_argument
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_seed_argument
 from kmod.cli.models import how_to_resume
 from kmod.cli.models import license_expression
 from kmod.cli.models import positive_integer
-from kmod.cli.models import seed
 from kmod.cli.module_table import module_row
 from kmod.cli.negatives import add_negatives_argument
 from kmod.cli.store_making import OPTIONS_OF
@@ -69,13 +70,7 @@ def add_parser(subparsers) -> None:
         help="how masks are found: by gradient or by genetic search (default: "
         "gradsplitter)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=positive_integer,
-        default=64,
-        metavar="N",
-        help="images to a training step (default: 64)",
-    )
+    add_batch_size_argument(parser)
     parser.add_argument(
         "--retention-target",
         type=float,
@@ -108,13 +103,7 @@ def add_parser(subparsers) -> None:
         metavar="NAME",
         help="output of the model to take, where it has several",
     )
-    parser.add_argument(
-        "--seed",
-        type=seed,
-        default=0,
-        metavar="N",
-        help="seed of all that is drawn (default: 0)",
-    )
+    add_seed_argument(parser)
     add_deterministic_argument(parser)
     parser.add_argument(
         "--license",

@@ -3,9 +3,10 @@
 import argparse
 
 from kmod.cli import console
+from kmod.cli.models import add_batch_size_argument
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_seed_argument
 from kmod.cli.models import positive_integer
-from kmod.cli.models import seed
 from kmod.cli.module_table import print_store
 from kmod.cli.negatives import add_negatives_argument
 
@@ -37,20 +38,8 @@ def add_parser(subparsers) -> None:
         metavar="N",
         help="epochs of training (default: 4)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=positive_integer,
-        default=64,
-        metavar="N",
-        help="images to a training step (default: 64)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=seed,
-        default=0,
-        metavar="N",
-        help="seed of all that is drawn (default: 0)",
-    )
+    add_batch_size_argument(parser)
+    add_seed_argument(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a store at --out"
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from kmod.cli import console
 from kmod.cli.models import NO_RUN
+from kmod.cli.models import add_batch_size_argument
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_seed_argument
 from kmod.cli.models import how_to_resume
 from kmod.cli.models import positive_integer
-from kmod.cli.models import seed
 from kmod.errors import UsageError
 
 
@@ -94,20 +95,8 @@ def add_parser(subparsers) -> None:
         help="epochs of training (default: 20, or as many as show 100,000 "
         "images, up to 100)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=positive_integer,
-        default=64,
-        metavar="N",
-        help="images to a training step (default: 64)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=seed,
-        default=0,
-        metavar="N",
-        help="seed of all that is drawn (default: 0)",
-    )
+    add_batch_size_argument(parser)
+    add_seed_argument(parser)
     parser.add_argument(
         "--overwrite",
         action="store_true",
