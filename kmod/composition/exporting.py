@@ -38,7 +38,6 @@ from kmod.modules.module_store import read_module
 
 VERSION = 1
 BYTES = (0.0, 255.0)
-EXPORTED = ("savedmodel", "litert", "onnx")
 FLOAT32 = "float32"
 
 

@@ -24,6 +24,7 @@ from kmod.graph.rules.table import rule_for
 from kmod.graph.sources import functional_of
 from kmod.graph.trace import trace
 
+NUM_NAMED = 3  # Layers that an error names.
 OUTPUT_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
 _OUTPUT_OPERATIONS = {
     "Softmax": "softmax",
@@ -86,11 +87,8 @@ class ChannelGraph:
         groups = self.kernels.groups[np.maximum(channels.ids, 0)]
         return np.where(channels.ids == PINNED, PINNED, groups)
 
-    def pins_in_words(self, limit: int = 3) -> str:
+    def pins_in_words(self) -> str:
         """Says which layers pin most kernels, and how that may be mended.
-
-        Args:
-            limit: Integer, number of layers to name.
 
         Returns:
             Sentences that end with a way out; empty if no layer pins any.
@@ -98,7 +96,7 @@ class ChannelGraph:
         worst = self._pinned(lambda pin: (pin.layer, pin.reason))
         parts = [
             f"layer {layer!r} pins {pinned.sum()}, because {reason}"
-            for (layer, reason), pinned in worst[:limit]
+            for (layer, reason), pinned in worst[:NUM_NAMED]
         ]
         if not parts:
             return ""

@@ -18,6 +18,7 @@ from kmod.graph.sources import functional_of
 from kmod.metrics.chance import answered_classes
 
 WEAK_GAP = 0.1
+BATCH_SIZE = 256
 RARE = 50  # So many times fewer images than another class are few.
 
 
@@ -187,7 +188,7 @@ def evaluate(
     model: keras.Model,
     data: Any,
     class_names: Sequence[str] | None = None,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     output: str | None = None,
 ) -> Evaluation:
     """Measures a classifier on labelled images.
@@ -236,7 +237,7 @@ def evaluate(
 
 
 def answers(
-    model: keras.Model, data: Any, batch_size: int = 256
+    model: keras.Model, data: Any, batch_size: int = BATCH_SIZE
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Runs a classifier once over labelled images, as `evaluate` takes them.
 
@@ -291,7 +292,6 @@ def auroc_of_unseen(
     own: Any,
     unseen: np.ndarray,
     other: int | None = None,
-    batch_size: int = 256,
 ) -> float:
     """Measures whether a classifier knows what is none of its classes.
 
@@ -302,17 +302,16 @@ def auroc_of_unseen(
         unseen: Images `(n, height, width, channels)` of none of them.
         other: Index of the class for such images, which tells how sure the
             model is. Defaults to none: then its highest score tells it.
-        batch_size: Integer, images to a step.
 
     Returns:
         Area under the ROC curve, 0 to 1: the chance that the model is surer
         that an image of its own is of its classes than an unseen one.
     """
-    batches = (images for images, _ in iter_batches(own, batch_size))
-    parts = range(0, len(unseen), batch_size)
+    batches = (images for images, _ in iter_batches(own, BATCH_SIZE))
+    parts = range(0, len(unseen), BATCH_SIZE)
     found = (
         np.concatenate([_sureness(model, each, other) for each in images])
-        for images in (batches, (unseen[i : i + batch_size] for i in parts))
+        for images in (batches, (unseen[i : i + BATCH_SIZE] for i in parts))
     )
     known, new = found
     is_own = np.arange(len(known) + len(new)) < len(known)
@@ -446,15 +445,17 @@ def worst_confusion(evaluation: Evaluation, class_name: str) -> str:
         the dogs) where that is the larger number of images, or `""` where
         nothing is confused with the class.
     """
-    own = [
-        each
-        for each in confusions(evaluation)
-        if class_name in (each["class"], each["taken_for"])
-    ]
-    if not own:
+    names, counts = evaluation.class_names, evaluation.confusion
+    own = names.index(class_name)
+    others = np.delete(np.arange(len(names)), own)
+    same = np.full_like(others, own)
+    true, answers = np.append(same, others), np.append(others, same)
+    images = counts[true, answers]
+    if not images.any():
         return ""
-    worst = max(own, key=lambda each: each["images"])
-    percent = f"{100 * worst['share']:.0f} %"
-    if worst["class"] == class_name:
-        return f"taken for '{worst['taken_for']}' {percent}"
-    return f"'{worst['class']}' taken for it {percent}"
+    shares = images / np.maximum(evaluation.support[true], 1)
+    worst = np.lexsort((true, -shares, -images))[0]
+    percent = f"{100 * shares[worst]:.0f} %"
+    if true[worst] == own:
+        return f"taken for '{names[answers[worst]]}' {percent}"
+    return f"'{names[true[worst]]}' taken for it {percent}"

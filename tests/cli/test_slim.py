@@ -94,7 +94,9 @@ def test_images_need_no_labels(three_path, tmp_path):
 def test_whole_model_without_names_is_measured_on_the_classes_kept(
     source, source_path, ten_digits, tmp_path, capsys
 ):
-    argv = ["slim", str(source_path), "--data", "digits", "--unlabelled"]
+    photos = tmp_path / "photos.npz"
+    np.savez(photos, ten_digits.train.images[:60])
+    argv = ["slim", str(source_path), "--data", str(photos), "--unlabelled"]
     argv += [*QUICK, "--only", "3", "--only", "1", "--test", "digits:test"]
     assert main([*argv, "--out", str(tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["before"]["accuracy"]
@@ -106,8 +108,9 @@ def test_whole_model_without_names_is_measured_on_the_classes_kept(
 def test_test_data_are_looked_at_before_the_training(
     three_path, tmp_path, capsys
 ):
-    arrays = np.zeros((15, 8, 8), "uint8"), np.arange(15) % 3
-    np.savez(tmp_path / "d.npz", x_train=arrays[0], y_train=arrays[1])
+    images = np.random.default_rng(0).integers(0, 256, (15, 8, 8), "uint8")
+    arrays = {"x_train": images, "y_train": np.arange(15) % 3}
+    np.savez(tmp_path / "d.npz", **arrays, class_names=["3", "8", "9"])
     out = tmp_path / "out"
     argv = ["slim", str(three_path), "--data", "digits", *CLASSES, *QUICK]
     argv += ["--test", f"{tmp_path / 'd.npz'}:test", "--out", str(out)]

@@ -86,6 +86,7 @@ def test_model_of_no_sources_is_nobodys_own():
 def test_long_names_of_files_fit(tmp_path):
     own = MANIFEST.class_names, MANIFEST.input, DIGEST, MANIFEST.sizes
     manifest = manifest_of_model("m" * 130, *own)
+    manifest = dataclasses.replace(manifest, sizes=MANIFEST.sizes)
     write_composition_manifest(tmp_path, manifest)
     found = read_composition_manifest(tmp_path)
     assert found.name == "m" * 100
