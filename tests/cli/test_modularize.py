@@ -223,8 +223,9 @@ def test_wrong_options_exit_with_2(
 
 def test_store_that_is_there_is_not_replaced(three_path, tmp_path, capsys):
     (tmp_path / "store").mkdir()
+    (tmp_path / "store/thesis.txt").write_text("dear")
     assert main(arguments(three_path, tmp_path / "store")) == 2
-    assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
+    assert "with `--overwrite`" in " ".join(capsys.readouterr().err.split())
 
 
 def test_missing_source_exits_with_3(tmp_path, capsys):
