@@ -319,7 +319,7 @@ def test_store_of_another_run_is_not_replaced(three_path, killed, capsys):
     identity = json.loads((run / "run.json").read_text())["identity"]
     run_directory.open_run(run, {**identity, "seed": 1}, resume=False)
     assert main(arguments(three_path, killed, *SHORT, "--resume")) == 2
-    assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
+    assert "with `--overwrite`" in " ".join(capsys.readouterr().err.split())
 
 
 def test_another_source_is_not_resumed(three_path, killed, tmp_path, capsys):
