@@ -100,7 +100,7 @@ def load_exportable(
         return Exportable(model, model.class_names, model.manifest.input)
     if path.is_dir():
         return _load_module(path)
-    values = BYTES if value_range is None else checked_range(value_range)
+    values = checked_range(value_range) or BYTES
     model = load_keras_file(path, allow_custom=True)
     model = _of_size(_plain(model, output), image_size)
     names = tuple(str(index) for index in range(model.output_shape[-1]))
