@@ -35,6 +35,7 @@ REFINE_EPOCHS = 4
 MUCH_KEPT = 0.85
 # Modules that miss what was asked for by more are of little use.
 MUCH_LOST = 0.05
+MACS_MARGIN = 0.02
 # More layers take too long to compose for the latency alone.
 MAX_LAYERS = 300
 NUM_LISTED, NUM_SHOWN = 12, 3
@@ -328,7 +329,7 @@ def _composition(source, content):
 
 
 def _advice(args, modular, figures):
-    """What helps where modules keep nearly all kernels, or lose much."""
+    """What helps where modules keep or cost too much, or lose much."""
     from kmod.modular.macs import mask_starts
     from kmod.modular.macs import propose_start
 
@@ -337,7 +338,9 @@ def _advice(args, modular, figures):
     begins = layers.index(modular.mask_from) if modular.mask_from else 0
     is_earlier = begins < layers.index(proposed.layer)
     kept = figures["metrics"]["after"]["retention_rate"]
-    if kept <= MUCH_KEPT:
+    limit = modular.recipe.macs_target
+    is_cheap = limit is None or _cost(figures) <= limit + MACS_MARGIN
+    if kept <= MUCH_KEPT and is_cheap:
         return _advice_on_loss(args, modular, figures, is_earlier and proposed)
     target = modular.recipe.retention_target
     if args.method == "cnnsplitter":
@@ -366,6 +369,11 @@ def _advice(args, modular, figures):
             "spare, but a stem is computed once"
         )
     return advice
+
+
+def _cost(figures):
+    """MACs of all modules composed ÷ those of the source model."""
+    return figures["composition"]["macs"] / figures["metrics"]["before"]["macs"]
 
 
 def _advice_on_loss(args, modular, figures, later_start):
@@ -439,10 +447,13 @@ def _print(figures):
     advice = figures["advice"]
     if advice:
         before, after = (figures["metrics"][key] for key in ("before", "after"))
-        does = f"keep {after['retention_rate']:.0%} of the kernels"
-        if after["retention_rate"] <= MUCH_KEPT:
-            lost = 100 * (before["accuracy"] - after["accuracy"])
-            does = f"lose {lost:.1f} points of accuracy"
+        lost = before["accuracy"] - after["accuracy"]
+        if after["retention_rate"] > MUCH_KEPT:
+            does = f"keep {after['retention_rate']:.0%} of the kernels"
+        elif lost > MUCH_LOST:
+            does = f"lose {100 * lost:.1f} points of accuracy"
+        else:
+            does = f"cost {_cost(figures):.2f}x their source's MACs together"
         console.print_note(f"The modules {does}. What helps:")
         for each in advice:
             console.print_note(f"- {each}.")

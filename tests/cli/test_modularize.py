@@ -147,15 +147,37 @@ def test_network_that_keeps_nearly_all_kernels_is_told_what_helps(
     assert chosen["reason"] == "most accurate, none has 93.0%"
     figures = {"chosen_epoch": chosen}
     after = {"retention_rate": 0.97}
-    figures["metrics"] = {"after": after}
+    figures["metrics"] = {"after": after, "before": {"macs": 100}}
+    figures["composition"] = {"macs": 100}
     epochs, budget, mask_from = modularize._advice(args, modular, figures)
     assert epochs.startswith("--epochs 20, ")
-    assert "more than 10.0% of accuracy" in epochs
-    assert budget.startswith("--accuracy-budget 0.2, ")
+    assert "more than 20.0% of accuracy" in epochs
+    assert budget.startswith("--accuracy-budget 0.4, ")
     assert mask_from.startswith("--mask-from conv_2 --macs-target 1, ")
-    figures["metrics"] |= {"before": {"accuracy": 0.95}}
+    figures["metrics"]["before"]["accuracy"] = 0.95
     after |= {"retention_rate": 0.85, "accuracy": 0.91}
     assert modularize._advice(args, modular, figures) == []
+
+
+def test_modules_that_cost_too_much_are_told_what_helps(short_of_its_target):
+    args, source = short_of_its_target
+    modular = kmod.ModularModel(
+        source.flat_source, retention_target=0.4, macs_target=1
+    )
+    modular.chosen_epoch = source.chosen_epoch
+    figures = {
+        "chosen_epoch": modularize._chosen(args, modular),
+        "metrics": {
+            "before": {"accuracy": 0.95, "macs": 100},
+            "after": {"accuracy": 0.95, "retention_rate": 0.7},
+        },
+        "composition": {"macs": 101},
+    }
+    assert modularize._advice(args, modular, figures) == []
+    figures["composition"]["macs"] = 273
+    epochs, budget, *_ = modularize._advice(args, modular, figures)
+    assert "more than 20.0% of accuracy" in epochs
+    assert budget.startswith("--accuracy-budget 0.4, ")
 
 
 def test_modules_that_lose_much_are_told_what_helps(short_of_its_target):
@@ -305,7 +327,7 @@ def contents(store):
 def test_run_whose_store_is_in_place_can_be_ended(three_path, killed, capsys):
     before = contents(load_store(killed))
     assert main(arguments(three_path, killed, *SHORT)) == 2
-    assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
+    assert "with `--overwrite`" in " ".join(capsys.readouterr().err.split())
     assert (
         main(arguments(three_path, killed, *SHORT, "--resume", "--json")) == 0
     )

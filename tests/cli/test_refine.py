@@ -30,5 +30,6 @@ def test_other_source_exits_with_3(store, weak_path, tmp_path, capsys):
 def test_store_that_is_there_is_not_replaced(
     store, source_path, tmp_path, capsys
 ):
+    (tmp_path / "thesis.txt").write_text("dear")
     assert main(arguments(store, source_path, tmp_path)) == 2
-    assert "give `--overwrite`" in " ".join(capsys.readouterr().err.split())
+    assert "with `--overwrite`" in " ".join(capsys.readouterr().err.split())
