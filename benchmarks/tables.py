@@ -879,40 +879,50 @@ def quantized():
 
 
 def defaults():
-    """Three of ten classes by the commands as they stand, one row a way."""
-    cells = read_result("defaults")["cells"].values()
+    """What the commands make as they stand, a row for each network and way."""
+    # Title, what it is compared with, and the command that makes it.
     ways = {
-        "cut": "the source, its last layer cut to three outputs",
-        "three": "`kmod modularize`, then `kmod compose` of three classes",
-        "slim": "`kmod slim --only` of the source, a quarter of its MACs",
+        "cut": ("the source, its last layer cut to three outputs", "cut", None),
+        "three": (
+            "`kmod modularize`, then `kmod compose` of three classes",
+            *("cut", "modularize"),
+        ),
+        "slim": (
+            "`kmod slim --only` of the source, a quarter of its MACs",
+            *("cut", "slim"),
+        ),
+        "source": ("the source, all ten classes", "source", None),
+        "all": (
+            "`kmod modularize`, then `kmod compose` of all ten",
+            *("source", "modularize"),
+        ),
     }
-    times = {"cut": None, "three": "modularize", "slim": "slim"}
-    rows = []
-    for key, title in ways.items():
-        own = {
-            name: np.mean([cell[f"{key}_{name}"] for cell in cells])
-            for name in ("accuracy", "parameters", "macs")
-        }
-        latency = np.mean(
-            [cell[f"{key}_ms_1"] / cell["cut_ms_1"] for cell in cells]
-        )
-        seconds = [
-            cell[f"{times[key]}_seconds"] / cell["source_training_seconds"]
-            for cell in cells
-            if times[key]
-        ]
-        rows.append(
-            [
-                title,
-                f"{own['accuracy']:.1%}",
-                f"{own['parameters']:,.0f}",
-                f"{own['macs'] / 1e6:.1f} M",
-                f"{latency:.2f}x",
-                f"{np.mean(seconds):.2f}x" if seconds else "",
-            ]
-        )
-    head = ["way", "accuracy", "parameters", "MACs", "ms, 1 image", "time"]
-    return table(head, rows)
+    cells, rows = read_result("defaults")["cells"], []
+    for network, name in NETWORKS.items():
+        own = [cells[key] for key in cells if key.startswith(network)]
+        for key, (title, plain, command) in ways.items():
+            rows.append(
+                [
+                    f"{name} ({len(own)})",
+                    title,
+                    f"{_mean(own, f'{key}_accuracy'):.1%}",
+                    f"{_mean(own, f'{key}_parameters'):,.0f}",
+                    f"{_mean(own, f'{key}_macs') / 1e6:.1f} M",
+                    f"{_mean(own, f'{key}_ms_1', f'{plain}_ms_1'):.2f}x",
+                    f"{_time(own, command):.2f}x" if command else "",
+                ]
+            )
+    head = ["network (sources)", "way", "accuracy", "parameters", "MACs"]
+    return table([*head, "ms, 1 image", "time"], rows)
+
+
+def _time(cells, command):
+    return _mean(cells, f"{command}_seconds", "source_training_seconds")
+
+
+def _mean(cells, name, divisor=None):
+    """Returns the mean of a figure, or of its ratio to another."""
+    return np.mean([cell[name] / cell.get(divisor, 1) for cell in cells])
 
 
 def scale():
