@@ -68,8 +68,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--combine",
         choices=("calibrated", "divided", "minmax", "raw"),
-        help="rule that combines the scores (default: the better one of "
-        "calibrated and divided); minmax and raw are those of the papers",
+        help=argparse.SUPPRESS,  # The last two replicate the papers.
     )
     parser.add_argument(
         "--no-auxiliary",

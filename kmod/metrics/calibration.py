@@ -249,7 +249,7 @@ def _fit(scores, labels, penalty, start=None):
         centred = (scores - middle) / spread
         weights, bias = _fit_change(centred, labels, penalty, start)
         weights = weights / spread[:, None]
-        bias = bias - middle @ weights
+        bias = bias - (middle[:, None] * weights).sum(axis=0)
         return weights.astype("float32"), bias.astype("float32")
     fitted = LogisticRegression(C=1 / penalty, max_iter=1000)
     fitted.fit((scores - middle) / spread, labels)
@@ -258,7 +258,8 @@ def _fit(scores, labels, penalty, start=None):
         weights = np.concatenate([-weights, weights]) / 2
         bias = np.concatenate([-bias, bias]) / 2
     weights = weights / spread
-    bias = bias - weights @ middle
+    # Matrix products of so few numbers may warn of NaN where there is none.
+    bias = bias - (weights * middle).sum(axis=1)
     return weights.T.astype("float32"), bias.astype("float32")
 
 
