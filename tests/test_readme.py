@@ -96,7 +96,7 @@ def test_python_example_makes_a_model_smaller(example):
     folder, names = example
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(slim, "EPOCHS", (20, 20))  # So few images get 100.
+        patch.setattr(slim, "EPOCHS", (12, 12))  # So few images get 100.
         exec(block("python", 1), names)
     small = keras.models.load_model(folder / "small.keras")
     source = names["source"]
