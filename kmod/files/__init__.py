@@ -7,6 +7,7 @@ from kmod.files.atomic import check_output_file
 from kmod.files.atomic import check_outside
 from kmod.files.atomic import is_sealed
 from kmod.files.atomic import read_again_if_replaced
+from kmod.files.atomic import remove_leftovers
 from kmod.files.atomic import seal
 from kmod.files.claims import claim
 from kmod.files.claims import claimed
@@ -41,6 +42,7 @@ __all__ = [
     "list_files",
     "read_again_if_replaced",
     "read_files",
+    "remove_leftovers",
     "seal",
     "short_names",
     "slug",

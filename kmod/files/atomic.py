@@ -274,6 +274,24 @@ def check_output_file(path: str | Path, overwrite: bool = False) -> None:
         )
 
 
+def remove_leftovers(path: Path) -> None:
+    """Removes what dead processes of this host left beside a path."""
+    name = re.compile(
+        rf"\.{re.escape(path.name)}\.(tmp|old)-"
+        rf"{re.escape(platform.node())}-(\d{{1,9}})-[0-9a-f]{{8}}"
+    )
+    for entry in path.parent.iterdir():
+        match = name.fullmatch(entry.name)
+        if not match or _is_alive(int(match[2])):
+            continue
+        if match[1] == "old" and not path.exists():
+            os.rename(entry, path)  # Killed between the two renames.
+        elif entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _named_errors(path, temporary):
     """Lets errors name the output, not its temporary place or nothing."""
@@ -294,7 +312,7 @@ def _prepare(path):
     path = Path(os.path.realpath(path))
     check_outside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    remove_leftovers(path)
     return path
 
 
@@ -380,24 +398,6 @@ def _exchange(first, second):
 def _sibling(path, kind):
     owner = f"{platform.node()}-{os.getpid()}"
     return path.with_name(f".{path.name}.{kind}-{owner}-{secrets.token_hex(4)}")
-
-
-def _sweep(path):
-    """Removes what dead processes of this host left beside `path`."""
-    name = re.compile(
-        rf"\.{re.escape(path.name)}\.(tmp|old)-"
-        rf"{re.escape(platform.node())}-(\d{{1,9}})-[0-9a-f]{{8}}"
-    )
-    for entry in path.parent.iterdir():
-        match = name.fullmatch(entry.name)
-        if not match or _is_alive(int(match[2])):
-            continue
-        if match[1] == "old" and not path.exists():
-            os.rename(entry, path)  # Killed between the two renames.
-        elif entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
 
 
 def _is_alive(pid):

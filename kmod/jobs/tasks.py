@@ -22,6 +22,7 @@ from kmod.files import data_digest
 from kmod.files import file_digest
 from kmod.files import list_files
 from kmod.files import read_files
+from kmod.files import remove_leftovers
 from kmod.files import unlisted
 from kmod.files.manifest import list_sealed
 from kmod.files.run_directory import discard_run
@@ -214,7 +215,8 @@ def list_masks(path: Path) -> Mapping[str, Any]:
 def clear(job: Job) -> None:
     """Removes what led to a job's store, which is there now.
 
-    A file that kmod did not write stays, and what holds it.
+    A file that kmod did not write stays, and what holds it. What a killed
+    worker left half-written goes, too.
     """
     for path in sorted(job.out.parent.glob(f".{job.store}.*")):
         match = _BETWEEN.fullmatch(path.name.removeprefix(f".{job.store}."))
@@ -226,6 +228,7 @@ def clear(job: Job) -> None:
         check_output(
             path, True, list_masks if match[1] == "masks" else list_store
         )
+        remove_leftovers(path)
         shutil.rmtree(path)
 
 

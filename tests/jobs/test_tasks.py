@@ -1,5 +1,9 @@
 import dataclasses
+import os
+import platform
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -149,5 +153,12 @@ def test_clearing_leaves_what_kmod_did_not_write(job):
         clear(job)
     (folder / "thesis.txt").unlink()
     (job.out.parent / ".a.notes").mkdir()
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    half = f".{folder.name}.tmp-{platform.node()}-{{}}-0123abcd"
+    half_written = [half.format(pid) for pid in (done.pid, os.getpid())]
+    for name in half_written:
+        folder.with_name(name).mkdir()
     clear(job)
-    assert [path.name for path in job.out.parent.iterdir()] == [".a.notes"]
+    left = sorted(path.name for path in job.out.parent.iterdir())
+    assert left == sorted([".a.notes", half_written[1]])
