@@ -23,6 +23,7 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.image_data import UnlabelledImages
 from kmod.data.load import unlabelled_of
 from kmod.data.replicas import predict_batch
+from kmod.data.streaming import build_ahead
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.errors import UsageError
@@ -334,8 +335,7 @@ def learn(
         loss=_loss(output, training.temperature),
         metrics=[keras.metrics.MeanMetricWrapper(_agrees, name="agreement")],
     )
-    # TensorFlow traces a step that builds its optimiser a second time.
-    network.optimizer.build(network.trainable_variables)
+    build_ahead(network, transfer_set.targets, network.output_shape[-1])
     given = transfer_set.images, transfer_set.targets
     if training.augment:
         given = _AnsweredImages(transfer_set, training, done)

@@ -1,8 +1,9 @@
-"""Gives Keras arrays batch by batch.
+"""Gives Keras arrays batch by batch, and lets it begin at once.
 
 Keras itself copies arrays that lie on disk into memory before it makes a first
 step. With TensorFlow it lets a thread tune how batches are read, which takes
 about as long to stop as it has run, up to a minute: every epoch would end late.
+A first step that builds what it needs is traced twice.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 from keras import tree
 
 from kmod.data import disk_arrays
@@ -22,6 +24,7 @@ from kmod.data.disk_arrays import collect
 from kmod.data.disk_arrays import rows
 from kmod.data.replicas import num_shards
 from kmod.data.replicas import predict_batch
+from kmod.data.replicas import scope_of
 
 USUAL_BATCH_SIZE = 32  # Of Keras, where none is given.
 FEW_BATCHES = 4  # To trace a graph takes longer.
@@ -102,6 +105,26 @@ def streamed(
     if not _is_on_tensorflow() or any(map(arguments.get, KEPT_BY_KERAS)):
         return arguments
     return _untuned(arguments, batch_size, indexed)
+
+
+def build_ahead(model: keras.Model, labels, num_scores: int) -> None:
+    """Builds optimiser and metrics before the first training step.
+
+    TensorFlow traces a step that builds them a second time.
+
+    Args:
+        model: Compiled model whose weights exist.
+        labels: Array of labels, or `None` for batched data, whose metrics
+            wait for the first step.
+        num_scores: Integer, length of an image's output.
+    """
+    with scope_of(model):
+        model.optimizer.build(model.trainable_variables)
+        if labels is not None:
+            labels = ops.convert_to_tensor(labels[:1])
+            scores = np.zeros((1, num_scores), "float32")
+            model.compute_metrics(None, labels, scores)
+            model.reset_metrics()
 
 
 def _stream_training(arguments, batch_size):

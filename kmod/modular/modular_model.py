@@ -21,6 +21,7 @@ from kmod.data.replicas import check_scope
 from kmod.data.replicas import check_shards
 from kmod.data.replicas import draw_by_image
 from kmod.data.replicas import scope_of
+from kmod.data.streaming import build_ahead
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.data.value_range import checked_range
@@ -54,7 +55,6 @@ from kmod.modular.negatives import NEGATIVES
 from kmod.modular.negatives import check_negatives
 from kmod.modular.negatives import rejection_loss
 from kmod.modular.negatives import with_negatives
-from kmod.modular.optimizer import build_ahead
 from kmod.modular.optimizer import modular_adam_of
 from kmod.modular.optimizer import optimizer_of
 from kmod.modular.placement import Placement

@@ -7,7 +7,6 @@ import numpy as np
 from keras import ops
 
 from kmod.data.replicas import has_scope
-from kmod.data.replicas import scope_of
 from kmod.graph.internals import index_in
 from kmod.graph.internals import moments
 from kmod.graph.internals import trained_by
@@ -240,26 +239,6 @@ def modular_adam_of(
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return inner if isinstance(inner, ModularAdam) else None
-
-
-def build_ahead(model: keras.Model, labels, num_scores: int) -> None:
-    """Builds optimiser and metrics before the first training step.
-
-    TensorFlow traces a step that builds them a second time.
-
-    Args:
-        model: Compiled model whose weights exist.
-        labels: Array of labels, or `None` for batched data, whose metrics
-            wait for the first step.
-        num_scores: Integer, length of an image's output.
-    """
-    with scope_of(model):
-        model.optimizer.build(model.trainable_variables)
-        if labels is not None:
-            labels = ops.convert_to_tensor(labels[:1])
-            scores = np.zeros((1, num_scores), "float32")
-            model.compute_metrics(None, labels, scores)
-            model.reset_metrics()
 
 
 def optimizer_of(recipe: Recipe, num_adapted: int = 0) -> ModularAdam:

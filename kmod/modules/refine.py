@@ -12,6 +12,7 @@ from kmod.data.batches import check_training
 from kmod.data.batches import count_steps
 from kmod.data.batches import fit_arguments
 from kmod.data.batches import to_arrays
+from kmod.data.streaming import build_ahead
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.data.value_range import value_range_of
@@ -39,7 +40,6 @@ from kmod.modular.negatives import negatives_record
 from kmod.modular.negatives import rejection_loss
 from kmod.modular.negatives import with_negatives
 from kmod.modular.optimizer import adam
-from kmod.modular.optimizer import build_ahead
 from kmod.modular.stem import TEACHER
 from kmod.modular.stem import cache_stem
 from kmod.modules.class_module import CALIBRATION_LAYER

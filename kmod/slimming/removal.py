@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kmod.data.disk_arrays import take
+from kmod.data.streaming import build_ahead
 from kmod.data.streaming import streamed
 from kmod.errors import UnsupportedModelError
 from kmod.errors import UsageError
@@ -91,6 +92,7 @@ class GatedNetwork(keras.Model):
             layer.trainable = False
         optimizer = ModularAdam(0.0, importance_steps=STEPS)
         self.compile(optimizer, loss=_loss_of_drawn)
+        build_ahead(self, None, 0)
         given = {
             "x": images,
             "y": draws,

@@ -6,6 +6,7 @@ import keras
 
 from kmod.data.batches import fit_arguments
 from kmod.data.image_data import ImageData
+from kmod.data.streaming import build_ahead
 from kmod.data.streaming import streamed
 from kmod.zoo.augmented_images import AugmentedImages
 
@@ -53,6 +54,7 @@ def train_source(
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
+    build_ahead(model, data.train.labels, len(data.class_names))
     best = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=epochs, restore_best_weights=True
     )

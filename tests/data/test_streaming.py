@@ -5,6 +5,7 @@ import pytest
 from kmod.data import disk_arrays
 from kmod.data.disk_arrays import take
 from kmod.data.streaming import DiskBatches
+from kmod.data.streaming import build_ahead
 from kmod.data.streaming import predict
 from kmod.data.streaming import streamed
 from kmod.data.streaming import untuned_batches
@@ -30,6 +31,23 @@ def build(outputs=3):
     model = keras.Model(image, {"scores": scores, "image": image})
     scores = keras.layers.Softmax(name="probabilities")(scores)
     return model, keras.Model(image, scores)
+
+
+@pytest.mark.skipif(not IS_TENSORFLOW, reason="only TensorFlow traces again")
+@pytest.mark.parametrize(("is_ahead", "expected"), [(True, 1), (False, 2)])
+def test_step_of_what_is_built_ahead_is_traced_once(is_ahead, expected):
+    traced = []
+
+    def loss(labels, scores):
+        traced.append(scores.shape)
+        return keras.losses.sparse_categorical_crossentropy(labels, scores)
+
+    _, model = build()
+    model.compile("adam", loss, metrics=["accuracy"])
+    if is_ahead:
+        build_ahead(model, LABELS, 3)
+    model.fit(IMAGES, LABELS, verbose=0)
+    assert len(traced) == expected
 
 
 def test_every_epoch_has_all_rows_in_an_order_of_its_own():

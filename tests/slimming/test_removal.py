@@ -97,6 +97,7 @@ def test_every_layer_keeps_a_kernel(network, images, name):
     assert counts == [1, 1, 1]
 
 
+@pytest.mark.long
 def test_layers_keep_multiples_of_sixteen_or_fewer(wide, images, monkeypatch):
     """One branch of eight kernels stays as it is or goes as a whole."""
     counts, used = _counts_left(wide, images)
@@ -263,6 +264,19 @@ def test_gradients_are_those_of_the_gates(network, images):
         step[group] = 0.01
         slope = (loss(ones + step) - loss(ones - step)) / 0.02
         assert gradients[group] == pytest.approx(slope, rel=0.02, abs=1e-4)
+
+
+def test_gradients_are_traced_once(network, images, monkeypatch):
+    traced, loss = [], removal._loss_of_drawn
+
+    def counted(draws, logits):
+        traced.append(logits.shape)
+        return loss(draws, logits)
+
+    monkeypatch.setattr(removal, "_loss_of_drawn", counted)
+    draws = np.zeros((len(images), 1), "float32")
+    GatedNetwork(network).gradients(images, draws)
+    assert len(traced) == 1
 
 
 def test_what_removal_saves_is_counted_where_kernels_are_made_and_read():
