@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Threads of several test processes would wait for each other's cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import dataclasses
 import gc
@@ -21,6 +23,7 @@ import pytest
 from kmod.cli.starting import collect_less_often
 from kmod.data.image_data import SPLITS
 from kmod.data.load import load_data
+from kmod.data.streaming import build_ahead
 from kmod.data.subsets import class_subset
 from kmod.modular.modular_model import ModularModel
 from kmod.modules.decompose import decompose
@@ -117,6 +120,7 @@ def train():
         # Compiling to machine code takes longer than it saves here.
         model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
         images, labels = data.train.images, data.train.labels
+        build_ahead(model, labels, model.output_shape[-1])
         model.fit(images, labels, 32, epochs=epochs, verbose=0)
         return model
 

@@ -24,6 +24,8 @@ from kmod.selection.module_choice import choose_modules
 from kmod.spec.spec_file import write_spec
 from kmod.zoo.train import train_source
 
+pytestmark = pytest.mark.long
+
 REPEATS = 5  # More images than any batch has.
 MOST = 256
 

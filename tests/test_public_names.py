@@ -94,6 +94,7 @@ def test_stub_says_where_each_name_is():
     assert set(SUBMODULES) <= set(kmod.__all__)
 
 
+@pytest.mark.long
 def test_type_checker_sees_signatures(tmp_path):
     pytest.importorskip("mypy", reason="mypy is in the extra `test`")
     script = tmp_path / "user.py"

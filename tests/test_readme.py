@@ -59,6 +59,7 @@ def example(few_digits, tmp_path_factory):
     return folder, names
 
 
+@pytest.mark.long
 def test_python_example_finds_small_modules(example):
     folder, names = example
     modular, store = names["modular"], names["store"]
@@ -70,6 +71,7 @@ def test_python_example_finds_small_modules(example):
     assert store["2"].model.output_shape == (None, 1)
 
 
+@pytest.mark.long
 def test_python_example_records_every_epoch(example):
     folder, _ = example
     records = sorted((folder / "runs/digits").glob("*.npz"))
@@ -79,6 +81,7 @@ def test_python_example_records_every_epoch(example):
     assert masks[-1] == pytest.approx(0.4, abs=0.02)
 
 
+@pytest.mark.long
 def test_python_example_saves_what_it_composes(example):
     folder, names = example
     test = names["data"].test
@@ -92,6 +95,7 @@ def test_python_example_saves_what_it_composes(example):
     )
 
 
+@pytest.mark.long
 def test_python_example_makes_a_model_smaller(example):
     folder, names = example
     with pytest.MonkeyPatch.context() as patch:

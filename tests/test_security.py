@@ -38,6 +38,7 @@ def shown(tmp_path):
     return shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sign", "verify"),
     [

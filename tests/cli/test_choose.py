@@ -50,6 +50,7 @@ def told(store, tmp_path_factory):
     return path, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.long
 def test_spec_is_written_and_composed(chosen, store, ten_digits):
     folder, figures = chosen
     path, out = folder / "task.yaml", folder / "model"
@@ -172,6 +173,7 @@ def test_a_better_way_is_said_first(
     assert ("--compose DIR --take side-by-side" in first) == is_better
 
 
+@pytest.mark.long
 def test_budget_of_a_smaller_model_that_is_as_good_is_said(
     store, tmp_path, capsys, monkeypatch
 ):

@@ -217,6 +217,7 @@ def test_save_writes_what_the_command_writes(spec_path, tmp_path, capsys):
         assert one.files[name] == other.files[name]
 
 
+@pytest.mark.long
 def test_composed_model_is_slimmed_in_one_go(spec_path, tmp_path, capsys):
     checked(spec_path, "0.5")
     out = tmp_path / "two"

@@ -119,6 +119,7 @@ def change_checks(path, read, write, change):
     write(path, dataclasses.replace(manifest, contract=contract))
 
 
+@pytest.mark.long
 def test_intact_store_keeps_its_contract(store, run, contract):
     more = contract(
         "metric: latency, max: 1000",

@@ -9,6 +9,8 @@ from kmod.graph.content import content_digest
 from kmod.modules.module_store import load_store
 from kmod.spec.spec_file import write_spec
 
+pytestmark = pytest.mark.long
+
 SHORT = ["--classes", "3,8,9", "--epochs", "2", "--refine-epochs", "1"]
 
 

@@ -36,6 +36,7 @@ def command(composed_path, student_path, tmp_path_factory):
     ]
 
 
+@pytest.mark.long
 def test_student_is_measured_beside_its_composition(command, tmp_path, capsys):
     out = tmp_path / "out"
     test = ["--test", "digits:test", "--epochs", "12", "--batch-size", "16"]

@@ -24,6 +24,8 @@ from kmod.cli.framework_lines import hide_framework_lines
 hide_framework_lines()
 print("before", file=sys.stderr)
 import tensorflow
+
+pytestmark = pytest.mark.long
 """
 
 

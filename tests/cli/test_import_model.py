@@ -71,6 +71,7 @@ def test_model_of_another_class_is_refused(model_path, tmp_path, capsys):
     assert "model 'is-zero'" in message
 
 
+@pytest.mark.long
 def test_classifier_becomes_a_module_of_each_class(
     tmp_path, capsys, build_source, train, digits
 ):

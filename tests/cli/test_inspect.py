@@ -211,6 +211,7 @@ def test_model_says_what_it_answers(tmp_path, capsys, units, activation, words):
     assert f"output: {words}; " in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_proposed_command_runs_as_it_stands(tmp_path, capsys, three_path):
     # By hand: 64 * 27 * 4 = 6,912 and twice 64 * 36 * 4 = 9,216 MACs in the
     # convolutions, 8 in the head. conv_3 has 16,128 of 25,352 in front.

@@ -18,6 +18,8 @@ from kmod.modules.module_store import load_store
 DRIVE = """
 import json, sys
 from kmod.cli.main import main
+
+pytestmark = pytest.mark.long
 code = main(sys.argv[2:])
 imported = [n for n in ("tensorflow", "keras", "ray") if n in sys.modules]
 open(sys.argv[1], "w").write(json.dumps(imported))

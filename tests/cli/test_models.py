@@ -96,6 +96,7 @@ def test_model_of_some_classes_in_its_own_order(
     assert "Give `--classes`" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_store_reproduces_its_figures_on_a_folder(
     three_path, photos, tmp_path, capsys, caplog
 ):
@@ -154,6 +155,7 @@ def test_spec_of_a_choice_finds_the_folder(store, photos, tmp_path, capsys):
     assert results[-1]["outcome"] == "passed"
 
 
+@pytest.mark.long
 def test_patch_is_fitted_and_measured_on_a_folder(
     weak_path, store, photos, tmp_path, capsys
 ):

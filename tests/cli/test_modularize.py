@@ -80,6 +80,7 @@ def test_store_is_written_and_the_run_directory_goes(
     assert printed["composition"]["parameters"] == sizes.parameters
 
 
+@pytest.mark.long
 def test_modules_cost_no_more_than_their_source_together(
     three_path, tmp_path, capsys
 ):
@@ -96,6 +97,7 @@ def test_modules_cost_no_more_than_their_source_together(
     assert after["accuracy"] > before["accuracy"] - 0.05
 
 
+@pytest.mark.long
 def test_result_is_one_table(three_path, tmp_path, capsys):
     out = tmp_path / "store"
     options = ["--epochs", "2", "--batch-size", "64", "--mask-from", "conv_2"]
@@ -289,6 +291,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.long
 def test_ctrl_c_says_how_to_go_on(three_path, tmp_path):
     run = tmp_path / ".store.run"
     call = arguments(str(three_path), tmp_path / "store", "--epochs", "500")
@@ -324,6 +327,7 @@ def contents(store):
     return {name: store.content(name) for name in store}
 
 
+@pytest.mark.long
 def test_run_whose_store_is_in_place_can_be_ended(three_path, killed, capsys):
     before = contents(load_store(killed))
     assert main(arguments(three_path, killed, *SHORT)) == 2
@@ -357,6 +361,7 @@ def test_another_source_is_not_resumed(three_path, killed, tmp_path, capsys):
     assert contents(load_store(killed)) == before
 
 
+@pytest.mark.long
 def test_users_file_survives_in_the_run_directory(
     three_path, tmp_path, monkeypatch, capsys
 ):

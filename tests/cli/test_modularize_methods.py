@@ -11,6 +11,7 @@ def arguments(source_path, out, *more):
     return [*start, "--out", str(out), *more]
 
 
+@pytest.mark.long
 def test_store_names_its_method(source_path, tmp_path, capsys):
     out = tmp_path / "store"
     options = ["--method", "cnnsplitter", "--population", "4"]

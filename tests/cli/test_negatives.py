@@ -39,6 +39,7 @@ def test_images_that_can_not_be_adapted_are_refused(tmp_path):
         loaded(saved(tmp_path, 4))
 
 
+@pytest.mark.long
 def test_commands_say_in_the_store_which_they_were(
     three_path, tmp_path, capsys
 ):

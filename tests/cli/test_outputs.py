@@ -29,6 +29,8 @@ from kmod.cli.main import main
 from kmod.demo import pipeline
 from kmod.files import atomic
 
+pytestmark = pytest.mark.long
+
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -468,6 +468,7 @@ def run_page(commands, exit_code, capfd):
     return run_page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", GIVEN)
 def test_commands_do_what_the_page_says(name, lay_out, run_page, short):
     for package in EXTRAS.get(name, ()):

@@ -56,6 +56,7 @@ def told(weak_path, store, tmp_path_factory):
     return out, run_quietly(argv)
 
 
+@pytest.mark.long
 def test_patch_finds_the_weak_class(patched, digits):
     out, figures = patched
     figures = dict(figures)
@@ -84,6 +85,7 @@ def test_patch_finds_the_weak_class(patched, digits):
         assert row.items() < ways[row["name"]].items()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["bias-moved", "donor-instead"])
 def test_what_needs_no_patch_can_be_taken(
     weak_path, store, digits, tmp_path, capsys, way

@@ -112,6 +112,7 @@ def test_choose_names_the_url(store, publish, tmp_path, capsys):
     assert load_spec(path).stores == {"digits": StoreRef(url, digest)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ending", "more"), [("", []), (":8", ["--no-auxiliary"])]
 )

@@ -40,9 +40,12 @@ STEPS = {
 }
 COMMANDS = ("compose", "modularize", "patch", "export")
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs forks, and /proc"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="needs forks, and /proc"
+    ),
+]
 
 
 def content(path):

@@ -250,6 +250,7 @@ def right(model, images):
     return np.mean(answers.argmax(axis=1) == images.labels)
 
 
+@pytest.mark.long
 def test_familiarity_tells_worlds_apart(write, both):
     model, blind = compose(write()), compose(write(is_familiar=False))
     answers = model.predict(both.images, verbose=0)
@@ -261,6 +262,7 @@ def test_familiarity_tells_worlds_apart(write, both):
     assert "routed" not in blind.composition.manifest.calibration
 
 
+@pytest.mark.long
 def test_what_tells_worlds_apart_outlives_slimming(write, both):
     """It is known by the names of its layers, and no training changes it."""
     model = compose(write(other={"name": "none", "reject": 0.05}))
@@ -292,6 +294,7 @@ def test_what_tells_worlds_apart_outlives_slimming(write, both):
     assert np.mean(is_white == (both.labels < 3)) > 0.97
 
 
+@pytest.mark.long
 def test_eight_bits_leave_what_tells_worlds_apart(write, both, tmp_path):
     model = compose(write())
     images = np.random.default_rng(0).permutation(both.images)

@@ -97,6 +97,7 @@ def test_round_trip(saved, directory, images):
     )
 
 
+@pytest.mark.long
 def test_model_replaced_behind_its_check_is_refused(
     saved, patched, tmp_path, monkeypatch
 ):

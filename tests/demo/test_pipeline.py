@@ -12,6 +12,8 @@ from kmod.demo.settings import settings_for
 from kmod.errors import UsageError
 from kmod.report.write import write_report
 
+pytestmark = pytest.mark.long
+
 FILES = (
     "all-classes.yaml composed.keras demo.yaml modules patched.keras "
     "report.html results.json source.keras weak.keras"

@@ -7,6 +7,8 @@ from kmod.jobs import cluster as cluster_module
 from kmod.jobs.cluster import RayExecutor
 from kmod.jobs.schedule import Schedule
 
+pytestmark = pytest.mark.long
+
 IS_THERE = cluster_module.importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not IS_THERE, reason="Ray is not installed")
 

@@ -34,6 +34,8 @@ from kmod.modular import modular_model
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.recipe import Recipe
 
+pytestmark = pytest.mark.long
+
 RECIPE = Recipe("quick", retention_target=0.5, rows_per_image=2, warm_up=0.0)
 digits = load_data("digits")
 train = class_subset(digits.train, [3, 5, 8, 9]).take(np.arange(384))

@@ -16,6 +16,8 @@ from kmod.modular.modular_model import ModularModel
 from kmod.modular.recipe import Recipe
 from kmod.modules.cut import cut_module, log_odds_model
 
+pytestmark = pytest.mark.long
+
 assert keras.backend.backend() == "jax"
 
 

@@ -134,6 +134,7 @@ def test_phases_need_the_optimiser_of_modular_models(source, images):
         modular.fit(*images, verbose=0)
 
 
+@pytest.mark.long
 def test_readme_way_ends_as_modularize_does(source, images):
     train, validation = split(images)
     options = {"epochs": 3, "batch_size": 16, "verbose": 0}

@@ -16,6 +16,8 @@ from kmod.modules.cut import cut_module
 from kmod.modules.cut import log_odds_model
 from kmod.zoo.build import build
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-4
 # The same where float32 rounds, which in a deep network of random weights can
 # make more than this of either side, measured up to 3e-5.

@@ -81,6 +81,7 @@ def test_modules_answer_as_the_masked_model(tmp_path, data):
     }
 
 
+@pytest.mark.long
 def test_store_works_without_kmod_where_it_was_moved(tmp_path, data):
     modular = modular_model()
     decompose(modular, tmp_path / "store", value_range=(-3, 3))

@@ -137,6 +137,7 @@ def test_module_is_calibrated_and_described(tmp_path, model_of_8, digits):
     assert np.mean((found > 0.5) == (digits.test.labels == 1)) > 0.9
 
 
+@pytest.mark.long
 def test_three_binary_models_become_one_classifier(tmp_path, digits):
     for index, name in enumerate(NAMES):
         images, is_class = own(digits.train, index)

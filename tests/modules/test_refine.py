@@ -83,6 +83,7 @@ def weights(store, name, layer):
     return store[name].model.get_layer(layer).get_weights()
 
 
+@pytest.mark.long
 def test_refined_modules_know_more(store, refined, arrays):
     before, after = (accuracy(s, arrays) for s in (store, refined))
     assert after > before
@@ -278,6 +279,7 @@ def test_frozen_layers_stay_frozen(source, arrays, digits, tmp_path):
     assert np.any(before != after)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "policy",
     [

@@ -104,6 +104,7 @@ def test_what_modules_divide_is_preferred_within_a_standard_error(
     }
 
 
+@pytest.mark.long
 def test_auxiliary_modules_join_one_by_one(
     strong, weak, digits, tmp_path, monkeypatch
 ):

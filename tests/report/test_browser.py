@@ -20,9 +20,10 @@ BROWSERS = (
     *("google-chrome", "chrome"),
 )
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium on this machine"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+]
 AXE = importlib.util.find_spec("axe_core_python")
 # Leaves what axe-core calls serious or critical in the title.
 AXE_RUN = """

@@ -97,6 +97,7 @@ def test_familiarity_that_misleads_is_left_out(apart, few, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_store_without_familiarity_changes_nothing_if_it_is_not_in(
     apart, poor, few
 ):

@@ -87,6 +87,7 @@ def test_slim_model_that_learned_shuffled_answers_knows_nothing(
     assert share(made, strong, digits.test.images) < 0.7
 
 
+@pytest.mark.long
 def test_labels_are_learned_where_images_have_them(weak, digits):
     """They tell the digit that the model itself is blind to."""
     options = {**SHORT, "macs_target": 0.6, "class_names": digits.class_names}
@@ -145,6 +146,7 @@ def test_labels_without_names_are_indices(digits):
         assert labels.tolist() == expected
 
 
+@pytest.mark.long
 def test_few_images_are_shown_more_often(strong, digits, monkeypatch):
     monkeypatch.setattr(slimming, "EPOCHS", (1, 3))
     monkeypatch.setattr(slimming, "SHOWN", 72)
@@ -190,6 +192,7 @@ def test_saved_model_says_what_it_was(small, strong, tmp_path):
     assert load(tmp_path / "out").class_names == small.class_names
 
 
+@pytest.mark.long
 def test_few_classes_of_a_model(strong, digits):
     longer = {**SHORT, "epochs": 6}
     made = slim(strong, digits, only=["9", "3"], macs_target=0.2, **longer)
@@ -212,6 +215,7 @@ def test_parameters_are_a_target_of_their_own(strong, digits):
     assert model_sizes(made).parameters <= 0.4 * model_sizes(strong).parameters
 
 
+@pytest.mark.long
 def test_latency_target_is_reached_by_networks_that_are_timed(
     strong, digits, monkeypatch
 ):
@@ -252,6 +256,7 @@ def test_layers_of_ones_own_may_have_any_name(digits):
     assert np.abs(changes).max() > 1e-5
 
 
+@pytest.mark.long
 def test_composed_model_keeps_its_sources_and_spec(composed, digits, tmp_path):
     composed.composition = dataclasses.replace(
         composed.composition,
@@ -386,6 +391,7 @@ class Cut(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("num_epochs", "augment"),
     [

@@ -132,6 +132,7 @@ def scales_of(modular):
     return np.concatenate([np.ravel(each.numpy()) for each in scales])
 
 
+@pytest.mark.long
 def test_killed_search_ends_as_one_that_ran_through(source, images, tmp_path):
     source.save(tmp_path / "source.keras")
     np.savez(tmp_path / "images.npz", images=images[0], labels=images[1])
