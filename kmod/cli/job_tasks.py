@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
+from kmod.cli.starting import collect_less_often
+from kmod.cli.starting import leave_out_imports
 from kmod.cli.store_making import cut_given
 from kmod.cli.store_making import find_masks
 from kmod.cli.store_making import read_given
@@ -76,6 +78,8 @@ class TaskRunner:
         Wrong usage and a failed check are final: another try would find the
         same.
         """
+        collect_less_often()
+        leave_out_imports()
         import keras
 
         from kmod.cli.main import explain

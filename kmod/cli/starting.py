@@ -32,7 +32,8 @@ def leave_out_imports() -> None:
     Keras and TensorFlow look for packages that they do without, for functions
     that no command uses. All others, such as custom layers, still find them.
     """
-    sys.meta_path.insert(0, _Unused())
+    if not any(isinstance(finder, _Unused) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Unused())
 
 
 class _Unused:

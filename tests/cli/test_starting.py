@@ -63,6 +63,20 @@ def test_real_frameworks_go_without():
     assert found_by(f"{HIDE}import tensorflow, keras.wrappers") == []
 
 
+def test_workers_go_without():
+    """What is given is no task, and refused once Keras is there."""
+    code = """
+from kmod.cli.job_tasks import TaskRunner
+for _ in range(2):
+    try:
+        TaskRunner(None)(None)
+    except AttributeError:
+        pass
+import keras.wrappers, tensorflow
+"""
+    assert found_by(code) == []
+
+
 @pytest.mark.parametrize("is_program", [True, False])
 def test_only_programs_collect_less_often(is_program):
     words = "" if is_program else "['schema', '--markdown']"
