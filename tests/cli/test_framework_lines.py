@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 # Writes to file descriptor 2 what TensorFlow does, and what it must not hide.
 TENSORFLOW = """
 import os, subprocess, sys
@@ -24,8 +26,6 @@ from kmod.cli.framework_lines import hide_framework_lines
 hide_framework_lines()
 print("before", file=sys.stderr)
 import tensorflow
-
-pytestmark = pytest.mark.long
 """
 
 

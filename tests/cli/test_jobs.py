@@ -14,12 +14,12 @@ from kmod.composition.saving import load
 from kmod.files import claimed
 from kmod.modules.module_store import load_store
 
+pytestmark = pytest.mark.long
+
 # The driver leaves what it has imported behind, to be looked at.
 DRIVE = """
 import json, sys
 from kmod.cli.main import main
-
-pytestmark = pytest.mark.long
 code = main(sys.argv[2:])
 imported = [n for n in ("tensorflow", "keras", "ray") if n in sys.modules]
 open(sys.argv[1], "w").write(json.dumps(imported))

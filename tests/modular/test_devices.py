@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 TWO_PROCESSORS = """
 import tensorflow as tf
 
@@ -33,8 +35,6 @@ from kmod.data.subsets import class_subset
 from kmod.modular import modular_model
 from kmod.modular.losses import ModuleLoss
 from kmod.modular.recipe import Recipe
-
-pytestmark = pytest.mark.long
 
 RECIPE = Recipe("quick", retention_target=0.5, rows_per_image=2, warm_up=0.0)
 digits = load_data("digits")

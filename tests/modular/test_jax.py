@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 SCRIPT = """
 import keras
 import numpy as np
@@ -15,8 +17,6 @@ from keras import layers
 from kmod.modular.modular_model import ModularModel
 from kmod.modular.recipe import Recipe
 from kmod.modules.cut import cut_module, log_odds_model
-
-pytestmark = pytest.mark.long
 
 assert keras.backend.backend() == "jax"
 
