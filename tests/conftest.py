@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# To compile well takes longer than these tests compute.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Threads of several test processes would wait for each other's cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -90,6 +90,7 @@ def test_together_they_use_every_key():
     assert used == set(schema_keys(schema))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_it_can_be_composed(name, folder):
     path = folder / "specs" / f"{name}.yaml"

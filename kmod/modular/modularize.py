@@ -98,7 +98,7 @@ def modularize(
         steps_per_epoch: Integer, batches to an epoch; an endless data set
             needs it. Defaults to all there are.
         accuracy_budget: Accuracy that modules may lose on validation data.
-            Defaults to 0.1 for modules to use together, which `refine` makes
+            Defaults to 0.2 for modules to use together, which `refine` makes
             as good as before, and to 0.01 for others.
         round_to: Integer; after the choice, each layer's number of kept
             kernels is rounded up to a multiple of it.

@@ -19,6 +19,8 @@ from kmod.demo import pipeline
 from kmod.files import check_output
 from kmod.spec.spec_file import write_spec
 
+pytestmark = pytest.mark.long
+
 # Imports once and runs every command in a fork, which is killed when all is
 # written and nothing has its name yet. The demo has its source model.
 KILLED = """
@@ -28,8 +30,6 @@ import kmod.composition.composer
 from kmod.cli.main import main
 from kmod.demo import pipeline
 from kmod.files import atomic
-
-pytestmark = pytest.mark.long
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -367,6 +367,7 @@ def test_rejection_takes_a_familiarity(write):
         compose(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("calibration", ["fit", "joint"])
 def test_labels_go_on_from_familiarity(
     write, both, digits, inverted, calibration

@@ -250,6 +250,7 @@ def test_saved_spec_composes_the_same_model(saved, images):
     )
 
 
+@pytest.mark.long
 def test_runs_where_kmod_can_not_be_imported(saved, images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     paths = [str(tmp_path / name) for name in ("images.npy", "answers.npz")]

@@ -3,6 +3,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 
 from kmod.graph.content import content_digest
 
@@ -30,6 +31,7 @@ def make(units=2, name="net"):
     return model
 
 
+@pytest.mark.long
 def test_digest_survives_saving_compiling_and_another_process(tmp_path):
     keras.utils.clear_session()
     model = make()

@@ -20,6 +20,7 @@ def run_all(executor, tasks):
         assert not multiprocessing.active_children()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 def test_a_worker_does_many_tasks_with_the_threads_given(work, task, tmp_path):
     tasks = [task(name, out=tmp_path / "new") for name in "ab"]

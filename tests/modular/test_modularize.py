@@ -57,6 +57,7 @@ def split(images):
     return (x[:64], y[:64]), (x[64:], y[64:])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("budget", [0.0, 1.0])
 def test_chosen_epoch_is_the_smallest_within_the_budget(source, images, budget):
     train, validation = split(images)
@@ -240,6 +241,7 @@ def assert_equal(one, other):
     assert one.history.history == other.history.history
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "epoch", "eagerly"),
     [
@@ -261,6 +263,7 @@ def test_c13_resumed_run_ends_as_one_that_ran_through(
     assert_equal(resumed, whole(recipe, eagerly))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [None, 1])
 def test_resumed_run_on_disk_ends_as_one_that_ran_through(
     run, images, tmp_path, monkeypatch, steps
@@ -278,6 +281,7 @@ def test_resumed_run_on_disk_ends_as_one_that_ran_through(
     assert_equal(resumed, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("left", [1, 0], ids=["one-is-whole", "none-is-whole"])
 def test_c15_damaged_checkpoints_cost_epochs_but_change_nothing(
     run, whole, tmp_path, caplog, left
@@ -307,6 +311,7 @@ def test_run_with_all_epochs_done_trains_none_and_ends_the_same(
     assert count.epochs == []
 
 
+@pytest.mark.long
 def test_negatives_belong_to_the_run(run, tmp_path):
     draw = np.random.default_rng(1)
     negatives = draw.uniform(0, 2, (40, 6, 6, 1)).astype("float32")

@@ -114,6 +114,7 @@ def test_relative_path_may_be_left(store_copy, monkeypatch, tmp_path):
     assert store["cat"].info.class_name == "cat"
 
 
+@pytest.mark.long
 def test_both_forms_load_without_kmod(store_copy, modules, images, tmp_path):
     file = tmp_path / "images.npy"
     np.save(file, images.astype("float32"))

@@ -92,6 +92,7 @@ def test_refined_modules_know_more(store, refined, arrays):
     assert refined["8"].info.metrics["f1"] > store["8"].info.metrics["f1"]
 
 
+@pytest.mark.long
 def test_negatives_are_answered_no(
     store, source, arrays, ten_digits, refined, tmp_path
 ):
@@ -244,6 +245,7 @@ def test_other_value_range_is_refused(store, source, arrays, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_data_set", [False, True])
 def test_one_hot_labels_are_taken(store, source, arrays, tmp_path, is_data_set):
     tf = pytest.importorskip("tensorflow")

@@ -274,6 +274,7 @@ def synthetic_store(path, num_classes, num_layers):
     return path
 
 
+@pytest.mark.long
 def test_hundred_classes_fit_in_five_megabytes(tmp_path, report):
     read, text = report(str(synthetic_store(tmp_path / "many", 100, 20)))
     assert 100_000 < len(text) < 5e6
