@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_output_argument
 
 MOST_UNSEEN = 10_000  # Of each data set; more tell nothing new.
 
@@ -26,11 +27,7 @@ def add_parser(subparsers) -> None:
     add_data_arguments(
         parser, "data set and its split, such as digits:test or photos:test"
     )
-    parser.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of the model to take, where it has several",
-    )
+    add_output_argument(parser, "the model")
     parser.add_argument(
         "--unseen",
         action="append",

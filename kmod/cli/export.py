@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from kmod.cli import console
-from kmod.cli.models import positive_integer
+from kmod.cli.models import add_image_size_argument
+from kmod.cli.models import add_output_argument
 from kmod.errors import UsageError
 
 _FORMATS = ("savedmodel", "litert", "onnx")
@@ -45,17 +46,9 @@ def add_parser(subparsers) -> None:
         "photos:test (default: a few handwritten digits)",
     )
     of_files = parser.add_argument_group("of a .keras file")
-    of_files.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of MODEL to take, where it has several",
-    )
-    of_files.add_argument(
-        "--image-size",
-        type=positive_integer,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of the images that MODEL will see, where it takes any",
+    add_output_argument(of_files, "MODEL")
+    add_image_size_argument(
+        of_files, "size of the images that MODEL will see, where it takes any"
     )
     of_files.add_argument(
         "--value-range",

@@ -3,6 +3,7 @@
 import argparse
 
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_output_argument
 from kmod.cli.models import license_expression
 from kmod.cli.module_table import print_store
 from kmod.errors import ArtifactError
@@ -38,11 +39,7 @@ def add_parser(subparsers) -> None:
         help="with --class, which of two outputs is the class's (default: 1, "
         "the second)",
     )
-    parser.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of MODEL.keras to take, where it has several",
-    )
+    add_output_argument(parser, "MODEL.keras")
     parser.add_argument(
         "--license",
         type=license_expression,

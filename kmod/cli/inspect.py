@@ -8,7 +8,8 @@ import shlex
 from pathlib import Path
 
 from kmod.cli import console
-from kmod.cli.models import positive_integer
+from kmod.cli.models import add_image_size_argument
+from kmod.cli.models import add_output_argument
 from kmod.cli.module_table import module_row
 from kmod.cli.module_table import print_modules
 from kmod.errors import ArtifactError
@@ -40,17 +41,9 @@ def add_parser(subparsers) -> None:
         metavar="PATH",
         help=".keras file, composition spec or directory of kmod",
     )
-    parser.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of the model to take, where it has several",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=positive_integer,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of the images, where the model takes any",
+    add_output_argument(parser, "the model")
+    add_image_size_argument(
+        parser, "size of the images, where the model takes any"
     )
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON"

@@ -99,6 +99,36 @@ def seed(text: str) -> int:
     return number
 
 
+def add_output_argument(parser: Any, model: str) -> None:
+    """Adds `--output`.
+
+    Args:
+        parser: Parser of a command, or a group of its arguments.
+        model: What the model is called that has outputs.
+    """
+    parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help=f"output of {model} to take, where it has several",
+    )
+
+
+def add_image_size_argument(parser: Any, help: str) -> None:
+    """Adds `--image-size`.
+
+    Args:
+        parser: Parser of a command, or a group of its arguments.
+        help: What has that size.
+    """
+    parser.add_argument(
+        "--image-size",
+        type=positive_integer,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help=help,
+    )
+
+
 def add_seed_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--seed`."""
     parser.add_argument(
@@ -342,13 +372,9 @@ def add_data_arguments(
     parser.add_argument(
         "--data-dir", metavar="DIR", help="prepared TensorFlow Datasets"
     )
-    parser.add_argument(
-        "--image-size",
-        type=positive_integer,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="what images from files are brought to (default: what the model "
-        "takes)",
+    add_image_size_argument(
+        parser,
+        "what images from files are brought to (default: what the model takes)",
     )
     parser.add_argument(
         "--color-mode",

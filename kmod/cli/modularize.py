@@ -11,6 +11,7 @@ from kmod.cli.determinism import prepare
 from kmod.cli.models import NO_RUN
 from kmod.cli.models import add_batch_size_argument
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_output_argument
 from kmod.cli.models import add_seed_argument
 from kmod.cli.models import how_to_resume
 from kmod.cli.models import license_expression
@@ -99,11 +100,7 @@ def add_parser(subparsers) -> None:
         action="store_true",
         help="leave the kernels as they are in the source model",
     )
-    parser.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of the model to take, where it has several",
-    )
+    add_output_argument(parser, "the model")
     add_seed_argument(parser)
     add_deterministic_argument(parser)
     parser.add_argument(

@@ -6,6 +6,7 @@ from typing import Any
 
 from kmod.cli import console
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_output_argument
 from kmod.cli.ways import measured_way
 from kmod.cli.ways import recorded_way
 from kmod.errors import ArtifactError
@@ -49,11 +50,7 @@ def add_parser(subparsers) -> None:
         "what the patch is fitted on, such as digits:validation, not the test "
         "split",
     )
-    parser.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of the weak model to take, where it has several",
-    )
+    add_output_argument(parser, "the weak model")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="directory to make"
     )

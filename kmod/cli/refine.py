@@ -5,6 +5,7 @@ import argparse
 from kmod.cli import console
 from kmod.cli.models import add_batch_size_argument
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_output_argument
 from kmod.cli.models import add_seed_argument
 from kmod.cli.models import positive_integer
 from kmod.cli.module_table import print_store
@@ -26,11 +27,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--out", required=True, metavar="STORE", help="directory to make"
     )
-    parser.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of SOURCE.keras that was taken, where it has several",
-    )
+    add_output_argument(parser, "SOURCE.keras")
     parser.add_argument(
         "--epochs",
         type=positive_integer,

@@ -8,6 +8,7 @@ from kmod.cli import console
 from kmod.cli.models import NO_RUN
 from kmod.cli.models import add_batch_size_argument
 from kmod.cli.models import add_data_arguments
+from kmod.cli.models import add_output_argument
 from kmod.cli.models import add_seed_argument
 from kmod.cli.models import how_to_resume
 from kmod.cli.models import positive_integer
@@ -75,11 +76,7 @@ def add_parser(subparsers) -> None:
         metavar="NAME:SPLIT",
         help="labelled images to measure both on, such as photos:test",
     )
-    parser.add_argument(
-        "--output",
-        metavar="NAME",
-        help="output of MODEL to take, where it has several",
-    )
+    add_output_argument(parser, "MODEL")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="directory to make"
     )
