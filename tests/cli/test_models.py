@@ -128,6 +128,7 @@ def test_store_reproduces_its_figures_on_a_folder(
     assert "accuracy" in " ".join(each["test"] for each in results)
 
 
+@pytest.mark.long
 def test_spec_of_a_choice_finds_the_folder(store, photos, tmp_path, capsys):
     path, out = tmp_path / "specs" / "two.yaml", tmp_path / "model"
     path.parent.mkdir()

@@ -219,6 +219,7 @@ def other_store(three, digits, tmp_path_factory):
     return decompose(modular, path, value_range=(0.0, 1.0))
 
 
+@pytest.mark.long
 def test_donor_may_take_other_images(
     patched, weak_path, other_store, tmp_path, capsys
 ):

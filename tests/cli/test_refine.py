@@ -9,6 +9,7 @@ def arguments(store, source, out, *more):
     return ["refine", *paths, "--data", "digits", "--out", str(out), *more]
 
 
+@pytest.mark.long
 def test_new_store_is_written(store, source_path, tmp_path, capsys):
     out = tmp_path / "refined"
     options = ["--epochs", "1", "--batch-size", "256", "--json"]

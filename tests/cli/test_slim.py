@@ -16,6 +16,7 @@ CLASSES = ["--classes", "3,8,9"]
 QUICK = ["--epochs", "2", "--batch-size", "16"]
 
 
+@pytest.mark.long
 def test_both_models_are_measured(three_path, digits, tmp_path, capsys):
     out = tmp_path / "out"
     argv = ["slim", str(three_path), "--data", "digits", *CLASSES]
@@ -149,6 +150,7 @@ def test_images_alone_are_brought_to_what_the_model_takes(
     assert ("such as `--value-range 0 1`" in said) != is_scaled
 
 
+@pytest.mark.long
 def test_run_cut_short_goes_on(three_path, tmp_path, capsys, monkeypatch):
     module = importlib.import_module("kmod.slimming.slim")
     genuine, seeds = module.remove_kernels, []

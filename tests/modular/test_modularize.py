@@ -302,6 +302,7 @@ def test_c15_damaged_checkpoints_cost_epochs_but_change_nothing(
     ]
 
 
+@pytest.mark.long
 def test_run_with_all_epochs_done_trains_none_and_ends_the_same(
     run, whole, tmp_path
 ):
@@ -354,6 +355,7 @@ def test_run_that_was_stopped_stays_stopped(run, tmp_path):
     assert_equal(again, stopped)
 
 
+@pytest.mark.long
 def test_c13_best_epoch_before_the_cut_is_still_the_choice(run, tmp_path):
     class Worsen(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

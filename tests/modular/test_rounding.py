@@ -33,6 +33,7 @@ def test_the_best_come_back(small_cnn):
     np.testing.assert_array_equal(rounded, [expected] * 3)
 
 
+@pytest.mark.long
 def test_modules_keep_round_numbers(small_cnn, quick, data):
     small_cnn.compile("adam", "sparse_categorical_crossentropy")
     small_cnn.fit(*data, batch_size=4, epochs=8, verbose=0)

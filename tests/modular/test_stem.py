@@ -27,6 +27,7 @@ def test_what_is_kept_answers_as_the_images_do(modular, data):
     assert not np.allclose(answers, modular.predict(kept, verbose=0), atol=1e-2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mask_from", [None, "second"])
 def test_fit_trains_the_same_where_the_stem_does_not_fit(
     small_cnn, quick, data, monkeypatch, mask_from

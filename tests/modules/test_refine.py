@@ -266,6 +266,7 @@ def test_labels_out_of_range_are_refused(store, source, arrays, tmp_path, part):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_frozen_layers_stay_frozen(source, arrays, digits, tmp_path):
     partly = keras.models.clone_model(source)
     partly.set_weights(source.get_weights())

@@ -173,6 +173,7 @@ def test_legacy_hdf5_is_kept_with_its_patches(donor, digits, tmp_path):
     np.testing.assert_allclose(answers, others, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["evaluate", "patch"])
 def test_commands_take_one_of_several_outputs(
     weak, donor, tmp_path, capsys, command

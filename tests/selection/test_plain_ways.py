@@ -139,6 +139,7 @@ def test_what_modules_share_counts_once(imported, strong, few):
     assert len(way.modules) == 1  # All of them have these features.
 
 
+@pytest.mark.long
 def test_sources_may_take_other_images(strong, donor, poor, few, tmp_path):
     image = keras.Input((8, 8, 1))
     model = keras.Model(image, strong(keras.layers.Rescaling(255.0)(image)))

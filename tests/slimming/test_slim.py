@@ -288,6 +288,7 @@ def test_composed_model_keeps_its_sources_and_spec(composed, digits, tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_classes_of_a_patched_model_that_no_module_answers_for(
     weak, donor, digits, tmp_path
 ):
