@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from kmod.cli.main import main
 from kmod.modules.module_store import load_store
 
