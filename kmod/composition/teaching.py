@@ -335,7 +335,7 @@ def learn(
         loss=_loss(output, training.temperature),
         metrics=[keras.metrics.MeanMetricWrapper(_agrees, name="agreement")],
     )
-    build_ahead(network, transfer_set.targets, network.output_shape[-1])
+    build_ahead(network)
     given = transfer_set.images, transfer_set.targets
     if training.augment:
         given = _AnsweredImages(transfer_set, training, done)

@@ -107,16 +107,20 @@ def streamed(
     return _untuned(arguments, batch_size, indexed)
 
 
-def build_ahead(model: keras.Model, labels, num_scores: int) -> None:
+def build_ahead(
+    model: keras.Model, labels: Any = None, num_scores: int | None = None
+) -> None:
     """Builds optimiser and metrics before the first training step.
 
     TensorFlow traces a step that builds them a second time.
 
     Args:
         model: Compiled model whose weights exist.
-        labels: Array of labels, or `None` for batched data, whose metrics
-            wait for the first step.
-        num_scores: Integer, length of an image's output.
+        labels: Array of labels, class indices `(n,)` or one-hot `(n,
+            num_scores)`. Defaults to none, as of batched data: metrics that
+            were compiled by their names, such as `"accuracy"`, then wait for
+            the first step. Others need no building.
+        num_scores: Integer, length of an image's output; with `labels`.
     """
     with scope_of(model):
         model.optimizer.build(model.trainable_variables)

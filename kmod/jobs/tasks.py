@@ -216,8 +216,9 @@ def clear(job: Job) -> None:
     """Removes what led to a job's store, which is there now.
 
     A file that kmod did not write stays, and what holds it. What a killed
-    worker left half-written goes, too.
+    worker of this host left half-written goes, too.
     """
+    remove_leftovers(job.out)
     for path in sorted(job.out.parent.glob(f".{job.store}.*")):
         match = _BETWEEN.fullmatch(path.name.removeprefix(f".{job.store}."))
         if match is None:

@@ -92,7 +92,7 @@ class GatedNetwork(keras.Model):
             layer.trainable = False
         optimizer = ModularAdam(0.0, importance_steps=STEPS)
         self.compile(optimizer, loss=_loss_of_drawn)
-        build_ahead(self, None, 0)
+        build_ahead(self)
         given = {
             "x": images,
             "y": draws,

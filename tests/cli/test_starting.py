@@ -66,12 +66,15 @@ def test_real_frameworks_go_without():
 def test_workers_go_without():
     """What is given is no task, and refused once Keras is there."""
     code = """
+import sys
 from kmod.cli.job_tasks import TaskRunner
 for _ in range(2):
     try:
         TaskRunner(None)(None)
     except AttributeError:
         pass
+names = [type(finder).__name__ for finder in sys.meta_path]
+assert names.count("_Unused") == 1, names
 import keras.wrappers, tensorflow
 """
     assert found_by(code) == []

@@ -155,10 +155,15 @@ def test_clearing_leaves_what_kmod_did_not_write(job):
     (job.out.parent / ".a.notes").mkdir()
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    half = f".{folder.name}.tmp-{platform.node()}-{{}}-0123abcd"
-    half_written = [half.format(pid) for pid in (done.pid, os.getpid())]
-    for name in half_written:
+    half_written = {
+        pid: [
+            f".{name}.tmp-{platform.node()}-{pid}-0123abcd"
+            for name in (folder.name, job.out.name)
+        ]
+        for pid in (done.pid, os.getpid())
+    }
+    for name in sum(half_written.values(), []):
         folder.with_name(name).mkdir()
     clear(job)
-    left = sorted(path.name for path in job.out.parent.iterdir())
-    assert left == sorted([".a.notes", half_written[1]])
+    left = {path.name for path in job.out.parent.iterdir()}
+    assert left == {".a.notes", *half_written[os.getpid()]}
