@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 WARM_UP_RUNS = 3
-ROUNDS = 3
 
 
 def measure_latency(
@@ -27,38 +26,40 @@ def measure_latency(
         Median time of one prediction in seconds.
     """
     images = np.zeros((batch_size, *model.input_shape[1:]), "float32")
-    seconds = []
-    for _ in range(WARM_UP_RUNS + repeats):
-        start = time.perf_counter()
-        model.predict_on_batch(images)
-        seconds.append(time.perf_counter() - start)
+    seconds = [_time(model, images) for _ in range(WARM_UP_RUNS + repeats)]
     return statistics.median(seconds[WARM_UP_RUNS:])
 
 
 def latency_ratio(
-    model: keras.Model, others: Sequence[keras.Model], repeats: int = 20
+    model: keras.Model, others: Sequence[keras.Model], repeats: int = 60
 ) -> float:
     """Measures the time of one prediction as a multiple of other models'.
 
-    They take turns, so that whatever else the machine does slows down all of
-    them, and of each the fastest turn counts.
+    They take turns at single predictions, and of each the fastest counts.
+    What else the machine does then slows down none of them more than others,
+    and spares one prediction of each, at least.
 
     Args:
         model: As for `measure_latency`.
         others: Models whose times are added.
-        repeats: As for `measure_latency`.
+        repeats: Integer, number of predictions of each to measure.
 
     Returns:
         The ratio; above 1 if `model` is slower.
     """
-    seconds = np.min(
+    models = (model, *others)
+    images = [np.zeros((1, *m.input_shape[1:]), "float32") for m in models]
+    seconds = np.array(
         [
-            [
-                measure_latency(each, repeats=repeats)
-                for each in (model, *others)
-            ]
-            for _ in range(ROUNDS)
-        ],
-        axis=0,
+            [_time(*each) for each in zip(models, images)]
+            for _ in range(WARM_UP_RUNS + repeats)
+        ]
     )
-    return float(seconds[0] / seconds[1:].sum())
+    fastest = seconds[WARM_UP_RUNS:].min(axis=0)
+    return float(fastest[0] / fastest[1:].sum())
+
+
+def _time(model, images):
+    start = time.perf_counter()
+    model.predict_on_batch(images)
+    return time.perf_counter() - start
