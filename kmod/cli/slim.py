@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
         console.print_note(NO_RUN.format(run_directory))
     model = load_classifier(args.model, args.output)
     images, validation, class_names = _images(model, args)
-    test = _test_data(model, images, args)
+    test = _test_data(model, images, class_names, args)
     if not hasattr(model, "manifest"):
         model.name = model_name(args.model)
     slimmed = slim(
@@ -233,7 +233,7 @@ def _of_classes(data, names):
     return select_classes(data, names)
 
 
-def _test_data(model, images, args):
+def _test_data(model, images, class_names, args):
     """Loads the data of `--test`, before anything is trained.
 
     Returns:
@@ -241,8 +241,11 @@ def _test_data(model, images, args):
     """
     from kmod.cli.models import image_shape
     from kmod.cli.models import load_images
+    from kmod.composition.labelled_images import check_shown
+    from kmod.composition.labelled_images import reader_of_manifest
     from kmod.data.load import parse_split
     from kmod.data.load import unlabelled_of
+    from kmod.modular.modular_model import checked_names
 
     if args.test is None:
         return None
@@ -251,6 +254,13 @@ def _test_data(model, images, args):
     shape = [own or given for own, given in sizes]
     data = load_images(name, args, shape, [split])
     data.images_of(split)  # Refuses data that have none.
+    if data.class_names is not None:
+        kept = args.only or checked_names(class_names, model.output_shape[1])
+        known = set(kept)
+        if hasattr(model, "manifest"):
+            reader = reader_of_manifest(model.manifest)
+            known |= {*reader.aliases, *reader.renamed}
+        check_shown(known, data.class_names, kept)
     return data, split
 
 

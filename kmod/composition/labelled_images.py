@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+from collections.abc import Container
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import Literal
@@ -188,15 +190,33 @@ class ImageReader:
             if self.class_names[index] not in data_classes
         }
         known = {**renamed, **self.aliases, **names}
-        if known.keys().isdisjoint(data_classes):
-            raise ArtifactError(
-                "A data set must show classes of the model, of the same "
-                f"names. Received: a data set of {list(data_classes)} for a "
-                f"model of {list(names)}. Take another data set, or name the "
-                "classes as it does."
-            )
+        check_shown(known, data_classes, self.class_names)
         indices = [known.get(name, outside) for name in data_classes]
         return _relabelled(images, indices)
+
+
+def check_shown(
+    known: Container[str],
+    data_classes: Sequence[str],
+    class_names: Sequence[str],
+) -> None:
+    """Refuses data that show no class of a model.
+
+    Args:
+        known: Names that images of the model's classes may have.
+        data_classes: Names of the data set's classes.
+        class_names: The model's classes.
+
+    Raises:
+        ArtifactError: If no name is known.
+    """
+    if not any(name in known for name in data_classes):
+        raise ArtifactError(
+            "A data set must show classes of the model, of the same names. "
+            f"Received: a data set of {list(data_classes)} for a model of "
+            f"{list(class_names)}. Take another data set, or name the classes "
+            "as it does."
+        )
 
 
 def _relabelled(images, indices):

@@ -106,17 +106,24 @@ def test_whole_model_without_names_is_measured_on_the_classes_kept(
     assert found == np.mean(scores.argmax(axis=1) == test.labels) > 0.8
 
 
+@pytest.mark.parametrize(
+    "split, names, said",
+    [
+        ("test", ["3", "8", "9"], "without test images"),
+        ("train", ["a", "b", "c"], "a data set of ['a', 'b', 'c'] for a model"),
+    ],
+)
 def test_test_data_are_looked_at_before_the_training(
-    three_path, tmp_path, capsys
+    source_path, tmp_path, capsys, split, names, said
 ):
     images = np.random.default_rng(0).integers(0, 256, (15, 8, 8), "uint8")
     arrays = {"x_train": images, "y_train": np.arange(15) % 3}
-    np.savez(tmp_path / "d.npz", **arrays, class_names=["3", "8", "9"])
+    np.savez(tmp_path / "d.npz", **arrays, class_names=names)
     out = tmp_path / "out"
-    argv = ["slim", str(three_path), "--data", "digits", *CLASSES, *QUICK]
-    argv += ["--test", f"{tmp_path / 'd.npz'}:test", "--out", str(out)]
+    argv = ["slim", str(source_path), "--data", "digits", *QUICK]
+    argv += ["--test", f"{tmp_path / 'd.npz'}:{split}", "--out", str(out)]
     assert main(argv) == 3
-    assert "without test images" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not (tmp_path / ".out.run").exists()
 
 
