@@ -510,9 +510,10 @@ def is_own(manifest: CompositionManifest) -> bool:
 
 
 def is_patched(manifest: CompositionManifest) -> bool:
-    """Tells whether some classes have no module: a weak model answers."""
-    answered = {source["class"] for source in manifest.sources}
-    return bool(set(manifest.class_names) - answered - {manifest.other})
+    """Tells whether only some classes have modules: a weak model answers."""
+    answered = {source["class"] for source in manifest.sources} - {ALL_CLASSES}
+    rest = set(manifest.class_names) - answered - {manifest.other}
+    return bool(answered and rest)
 
 
 def _learned(record):

@@ -8,6 +8,7 @@ from kmod.composition.composition_manifest import LOADING
 from kmod.composition.composition_manifest import CompositionManifest
 from kmod.composition.composition_manifest import fitting_name
 from kmod.composition.composition_manifest import is_own
+from kmod.composition.composition_manifest import is_patched
 from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import model_card
 from kmod.composition.composition_manifest import read_composition_manifest
@@ -231,3 +232,24 @@ def test_names_can_not_break_out():
     assert len(re.findall(r"(?<!\\)\|", row)) == 8
     data = front_matter(card)
     assert "base_model" not in data and "datasets" not in data
+
+
+@pytest.mark.parametrize(
+    "classes, answers",
+    [
+        (["a"], True),  # A weak model does, for b.
+        (["a", "*"], True),
+        (["a", "b"], False),
+        (["*"], False),
+        (["*", "*"], False),
+    ],
+)
+def test_only_a_weak_model_answers_where_some_classes_lack_modules(
+    classes, answers
+):
+    (source,) = MANIFEST.sources
+    sources = tuple({**source, "class": name} for name in classes)
+    manifest = dataclasses.replace(
+        MANIFEST, class_names=("a", "b", "none"), sources=sources, other="none"
+    )
+    assert is_patched(manifest) == answers
