@@ -354,7 +354,7 @@ def _print(figures, args):
         )
     names = short_names(each["store"] for each in figures["tried"])
     console.print_table(
-        "class donor rule F1 patched others all taken".split(),
+        "class donor rule F1 patched others all helps".split(),
         [
             [
                 each["target_class"],

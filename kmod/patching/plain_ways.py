@@ -19,6 +19,7 @@ from kmod.composition.plain_ways import taken_model
 from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.scoring import join
 from kmod.composition.scoring import softmax
+from kmod.files import slugs
 from kmod.graph.content import content_digest
 from kmod.graph.sharing import merge_models
 from kmod.modules.adaptation import Adaptation
@@ -107,8 +108,8 @@ def _parts(weak, donors):
     if is_last and isinstance(last, keras.layers.Dense):
         parts[FEATURES] = keras.Model(weak.input, last.input)
     for number, (donor, adaptation) in enumerate(donors.items()):
-        for name in donor.store:
-            parts[_part(number, name)] = adapt_model(
+        for name, part in _part_names(number, donor).items():
+            parts[part] = adapt_model(
                 log_odds_model(donor.store[name].model),
                 adaptation,
                 weak.inputs[0],
@@ -116,21 +117,27 @@ def _parts(weak, donors):
     return parts
 
 
-def _part(number, class_name):
-    return f"donor{number}_{class_name}"
+def _part_names(number, donor):
+    """Names a donor's modules, by class; layers' names take ASCII only."""
+    own = slugs(donor.store).items()
+    return {name: f"donor{number}_{part}" for name, part in own}
 
 
 def _planned(outputs, donors, class_names, targets):
     """Returns what the layer of every way takes, and how it is fitted."""
     logits = outputs[WEAK]
     modules = [
-        [outputs[_part(number, name)] for name in donor.store]
+        {
+            name: outputs[part]
+            for name, part in _part_names(number, donor).items()
+        }
         for number, donor in enumerate(donors)
     ]
     log_probabilities = keras.ops.log(
         softmax(logits, "weak_probabilities") + 1e-7
     )
-    both = join([log_probabilities, *sum(modules, [])], "both")
+    others = [tensor for own in modules for tensor in own.values()]
+    both = join([log_probabilities, *others], "both")
     planned = {
         WEAK_MODEL: PlannedWay(logits, as_it_is, takes_labels=False),
         BIAS_MOVED: PlannedWay(logits, _bias_mover(targets)),
@@ -145,7 +152,7 @@ def _planned(outputs, donors, class_names, targets):
     planned[BOTH] = PlannedWay(both, modules=every)
     for number, donor in enumerate(donors):
         if set(class_names) <= set(donor.store):
-            own = [outputs[_part(number, name)] for name in class_names]
+            own = [modules[number][name] for name in class_names]
             planned[donor_instead(number)] = PlannedWay(
                 join(own, f"donor{number}_scores"),
                 as_it_is,

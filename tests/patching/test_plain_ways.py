@@ -68,6 +68,20 @@ def test_donor_of_all_classes_can_take_the_place(ways, weak, donor, digits):
     assert "donor instead" not in tried(weak, donor, digits, ("a", "8", "9"))
 
 
+def test_classes_may_be_called_anything(ways, weak, strong, store_of, digits):
+    names = ("Fünf", "fünf", "T-shirt/top: 2")
+    donor = store_of(strong, names, mask_from="conv_3")
+    found = tried(weak, donor, digits, names)
+    images = digits.test.images[:20]
+    assert found.keys() == ways.keys()
+    for name, way in found.items():  # In a graph, which knows fewer names.
+        np.testing.assert_allclose(
+            way.model.predict_on_batch(images),
+            ways[name].model.predict_on_batch(images),
+            atol=1e-5,
+        )
+
+
 def test_sizes_are_of_what_a_way_runs(ways, weak):
     own = model_sizes(rebuild(channel_graph(weak)))
     assert ways["last layer fitted again"].sizes.macs == own.macs
