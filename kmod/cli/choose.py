@@ -368,7 +368,7 @@ def _print(choice, times, args):
             f"With {len(auxiliary)} auxiliary modules and {sizes.macs:,} "
             "multiply-accumulates the model is as good on the images, within "
             "a standard error. For that, give `--macs-budget "
-            f"{sizes.macs:g}`."
+            f"{sizes.macs}`."
         )
     key, heading = ("roc_auc", "ROC AUC") if choice.roc_auc else ("f1", "F1")
     how = f"on {choice.num_images} images" if choice.num_images else "by F1"

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -185,6 +186,19 @@ def test_budget_of_a_smaller_model_that_is_as_good_is_said(
     figures = run_json(choose_argv(store, tmp_path / "two.yaml", *more), capsys)
     (taken,) = (each for each in figures["options"] if each["is_taken"])
     assert taken["macs"] == int(budget) and not figures["auxiliary"]
+
+
+def test_budget_that_is_said_is_not_rounded(
+    store, tmp_path, capsys, monkeypatch
+):
+    def large(choice):
+        option = choice.options[0]
+        sizes = dataclasses.replace(option.sizes, macs=12_345_678)
+        return dataclasses.replace(option, sizes=sizes)
+
+    monkeypatch.setattr(ModuleChoice, "cheaper", property(large))
+    assert main(choose_argv(store, tmp_path / "one.yaml")) == 0
+    assert "`--macs-budget 12345678`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
