@@ -1,10 +1,10 @@
-"""Keeps the start-up lines of TensorFlow off the terminal.
+"""Keeps lines of TensorFlow for its developers off the terminal.
 
-TensorFlow writes some of them in C++ to file descriptor 2 while it is imported,
-before it looks at TF_CPP_MIN_LOG_LEVEL. So that descriptor becomes a pipe to a
-process, this file run as a script, that passes on all other lines. As a process
-of its own it still does so when this one crashes, and started ones inherit the
-pipe.
+It writes them in C++ to file descriptor 2, some while it is imported, before it
+looks at TF_CPP_MIN_LOG_LEVEL, and some without ever looking at it. So that
+descriptor becomes a pipe to a process, this file run as a script, that passes
+on all other lines. As a process of its own it still does so when this one
+crashes, and started ones inherit the pipe.
 """
 
 import atexit
@@ -78,7 +78,8 @@ def _pass_on(hidden):
     lines = re.compile(
         rf"[{hidden}]\d{{4}} \d\d:\d\d:\d+"
         "|WARNING: All log messages before absl::InitializeLog"
-        "|INFO: (Created|Initialized) TensorFlow Lite".encode()
+        "|INFO: (Created|Initialized) TensorFlow Lite"
+        r"|fully_quantize: \d, inference_type: ".encode()
     )
     for line in sys.stdin.buffer:
         if not lines.match(line):

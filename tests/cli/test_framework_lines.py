@@ -15,6 +15,9 @@ os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called"
 for severity in "IWEF":
     line = f"{severity}0000 00:00:1700000000.1  7 port.cc:1] {severity}\\n"
     os.write(2, line.encode())
+os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\\n")
+os.write(2, b"fully_quantize: 0, inference_type: 6, input_inference_type: "
+    b"FLOAT32, output_inference_type: FLOAT32\\n")
 os.write(2, b"free(): invalid pointer\\n")
 words = "I0000 00:00:1700.1 7 child\\nspawned\\n"
 code = f"import sys; sys.stderr.write({words!r})"
@@ -64,7 +67,7 @@ def test_lines_are_hidden_as_far_as_the_level_says(run, level, shown):
 def test_other_levels_show_everything(run, level):
     code, lines = run(PROGRAM, level)
     assert code == 0
-    assert len(lines) == 9
+    assert len(lines) == 11
     assert "I0000 00:00:1700.1 7 child" in lines
 
 
