@@ -33,7 +33,8 @@ def add_parser(subparsers) -> None:
         type=float,
         metavar="R",
         help="multiply-accumulates to come down to, as a multiple of the "
-        "model's (default: 0.5 if there is no other target)",
+        "model's (default, if there is no other target: 0.5, or 0.25 where "
+        "--only keeps a third of the classes or fewer)",
     )
     parser.add_argument(
         "--parameters-target",

@@ -52,7 +52,9 @@ from kmod.slimming.removal import least_costs
 from kmod.slimming.removal import macs_for_latency
 from kmod.slimming.removal import remove_kernels
 
-USUAL_TARGET = 0.5  # Of the multiply-accumulates, where none is given.
+# Of the multiply-accumulates, where none is given.
+USUAL_TARGET, TARGET_OF_FEW = 0.5, 0.25
+FEW = 1 / 3  # Share of the classes.
 EPOCHS = 20, 100  # Where none are given: least and most,
 SHOWN = 100_000  # and as many as show so many images between them.
 CUT_BY = 0.8  # What one removal leaves, about.
@@ -102,8 +104,8 @@ def slim(
             indices of the model; of other classes they are left out. Give
             images alone to learn from none.
         macs_target: Multiply-accumulates to come down to, as a multiple of
-            the model's, between 0 and 1. Defaults to 0.5 if no other target is
-            given.
+            the model's, between 0 and 1. If no target is given, it is 0.5, or
+            0.25 where `only` keeps a third of the classes or fewer.
         parameters_target: The same of its parameters.
         bytes_target: The same of the bytes of its `.keras` file.
         latency_target: The same of the time that one image takes, measured
@@ -198,6 +200,9 @@ def slim(
         made_from = Composition(manifest)  # Its spec is of other classes.
         if isinstance(images, ImageData) and set(only) <= {*images.class_names}:
             images = select_classes(images, only)
+    if not targets:
+        is_few = len(manifest.class_names) <= FEW * len(names)
+        targets = {"macs": TARGET_OF_FEW if is_few else USUAL_TARGET}
     before = total_sizes([network])
     budgets = _budgets(network, targets, before)
     teacher = Teacher(network, "logits", "the model")
@@ -294,7 +299,7 @@ def _checked_targets(**targets):
                 f"what the model has. Received: {name}_target={ratio}. Give "
                 "0.5 for half of it."
             )
-    return targets or {"macs": USUAL_TARGET}
+    return targets
 
 
 def _known(model, images, class_names, output):

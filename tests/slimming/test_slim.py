@@ -210,6 +210,19 @@ def test_few_classes_of_a_model(strong, digits):
     assert slimmed["num_images"] + slimmed["num_held_out"] == own
 
 
+@pytest.mark.parametrize(
+    "only, least, most",
+    [(None, 0.35, 0.5), (["5", "0", "2"], 0.35, 0.5), (["5", "0"], 0.1, 0.25)],
+)
+def test_target_that_is_not_given_depends_on_what_is_kept(
+    build_source, digits, only, least, most
+):
+    model = build_source(num_classes=6)
+    made = slim(model, digits.train.images, only=only, **ONCE)
+    left = model_sizes(made).macs / model_sizes(model).macs
+    assert least < left <= most
+
+
 def test_parameters_are_a_target_of_their_own(strong, digits):
     made = slim(strong, digits, parameters_target=0.4, **ONCE)
     assert model_sizes(made).parameters <= 0.4 * model_sizes(strong).parameters
