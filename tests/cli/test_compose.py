@@ -241,7 +241,11 @@ def test_composed_model_is_slimmed_in_one_go(spec_path, tmp_path, capsys):
     assert len(after) == len(before) and min(after) >= 0.5
     manifest = read_composition_manifest(out)
     assert manifest.sources and manifest.slimmed
-    assert main(["test", str(out)]) == 0
+    assert main(["test", str(out), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    found = {row["test"]: row["outcome"] for row in rows}
+    assert found["accuracy on digits:test"] == "passed"
+    assert found["recall of '8' on digits:test"] == "passed"
 
 
 FITTED = """\
