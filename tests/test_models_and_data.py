@@ -435,7 +435,7 @@ class PipelineModel(keras.Model):
         return super().predict(np.array(self.preprocess_samples(x)), **kwargs)
 
 
-@row("KerasHub task")
+@row("KerasHub `ImageClassifier`")
 def keras_hub(user):
     model = knowing(classifier(), user.images / 255)
     task = PipelineModel(model.inputs, model.outputs)
@@ -470,7 +470,7 @@ def classifier_of_tenths(user):
     return keras.Model(image, user.source(whole))
 
 
-@row("`.h5` file")
+@row("`.h5`, `.hdf5` file")
 def legacy_file(user):
     path = user.saved(classifier_of_tenths(user), "model.h5")
     user.said = ""

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     check_out(args.out, args.overwrite, list_demo)
 
     from kmod.demo.pipeline import run_demo
+    from kmod.export.write import check_backend
 
+    check_backend()
     prepare(args)
     results = run_demo(
         args.data,

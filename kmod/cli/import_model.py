@@ -76,10 +76,12 @@ def run(args: argparse.Namespace) -> int:
     own_path(args.data, args.data_dir)
     check_path(args.source, takes_calls=True)
 
+    from kmod.export.write import check_backend
     from kmod.graph.sources import functional_of
     from kmod.modules.from_model import module_from_model
     from kmod.modules.from_model import modules_from_model
 
+    check_backend()
     model = load_model(args.source)
     data = load_images(args.data, args, image_shape(model))
     if args.class_name is not None:

@@ -229,8 +229,10 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and begun is None:
         console.print_note(NO_RUN.format(run_directory))
 
+    from kmod.export.write import check_backend
     from kmod.modules.contract import latency_check
 
+    check_backend()
     prepare(args)
     given = read_given(args)
     modular, arguments = find_masks(args, given, run_directory, args.resume)

@@ -62,8 +62,10 @@ def run(args: argparse.Namespace) -> int:
     check_path(args.source, takes_calls=True)
     modules = load_store(args.store)
 
+    from kmod.export.write import check_backend
     from kmod.modules.refine import refine
 
+    check_backend()
     shape = modules.manifest.input.shape
     data = load_images(args.data, args, shape, ["train", "validation"])
     class_names = modules.manifest.class_names

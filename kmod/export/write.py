@@ -98,7 +98,7 @@ def write_forms(
         UsageError: If a form can not be written here.
     """
     if set(paths) - {"keras"}:
-        _check_backend()
+        check_backend()
     with keras.device(DEVICE):
         expected = savedmodel.predict_by_name(model, images)
     for form, path in paths.items():
@@ -147,7 +147,7 @@ def write_quantized(
         UsageError: If the file can not be written here, or there are too few
             images or classes.
     """
-    _check_backend()
+    check_backend()
     if quantize not in litert.QUANTIZATIONS:
         raise UsageError(
             f"`quantize` must be one of {list(litert.QUANTIZATIONS)}. "
@@ -250,12 +250,17 @@ def _write_labels(path, class_names):
     path.with_name(LABELS_FILE).write_text(text, encoding="utf-8")
 
 
-def _check_backend():
+def check_backend() -> None:
+    """Refuses Keras backends that write no SavedModels.
+
+    Raises:
+        UsageError: If Keras does not run on TensorFlow.
+    """
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise UsageError(
             "SavedModels and what is made of them are written on the "
-            f"TensorFlow backend of Keras. Received: backend={backend!r}. Save "
-            "the model as a `.keras` file (`--format keras`), set "
-            "KERAS_BACKEND=tensorflow, load it and export again."
+            f"TensorFlow backend of Keras. Received: backend={backend!r}. Set "
+            "KERAS_BACKEND=tensorflow; models go from one backend to another "
+            "as `.keras` files."
         )

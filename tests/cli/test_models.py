@@ -96,6 +96,27 @@ def test_model_of_some_classes_in_its_own_order(
     assert "Give `--classes`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["modularize", "SOURCE", "--data", "digits"],
+        ["import", "SOURCE", "--data", "digits"],
+        ["refine", "STORE", "SOURCE", "--data", "digits"],
+        ["demo"],
+    ],
+)
+def test_backends_that_write_no_stores_are_refused_before_any_work(
+    source_path, store, tmp_path, capsys, monkeypatch, argv
+):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for name in ("cli.models.load_model", "demo.pipeline.run_demo"):
+        monkeypatch.setattr(f"kmod.{name}", None)  # What works begins here.
+    paths = {"SOURCE": str(source_path), "STORE": str(store.path)}
+    argv = [paths.get(word, word) for word in argv]
+    assert main([*argv, "--out", str(tmp_path / "new")]) == 2
+    assert "Received: backend='jax'" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_store_reproduces_its_figures_on_a_folder(
     three_path, photos, tmp_path, capsys, caplog
