@@ -1,6 +1,7 @@
 """What a user would do in place of a patch, measured on the same images."""
 
 import dataclasses
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -40,6 +41,7 @@ WEAK, FEATURES = "weak", "features"
 def plain_ways(
     weak: keras.Model,
     donors: Mapping[Donor, Adaptation],
+    best: Collection[Donor],
     images: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
@@ -53,12 +55,14 @@ def plain_ways(
     - `last layer fitted again`: a multinomial logistic regression on what the
       weak model's last layer takes.
     - `regression on both`: one on the weak model's log-probabilities and the
-      log-odds of all modules of the donors.
-    - `donor instead`: the modules of a donor of all classes.
+      log-odds of all modules of the best donors.
+    - `donor instead`: the modules of a donor of all classes, also one that is
+      not among the best.
 
     Args:
         weak: The weak model up to its logits.
-        donors: The donors, and how images become such as they take.
+        donors: All donors, and how images become such as they take.
+        best: The donors whose patches do best.
         images: Validation images `(n, height, width, channels)`.
         labels: int64 array `(n,)` of classes.
         class_names: The weak model's classes.
@@ -67,8 +71,14 @@ def plain_ways(
     Returns:
         The ways that there are, in this order; see `fit_ways`.
     """
-    image, outputs = merge_models(_parts(weak, donors).items())
-    planned = _planned(outputs, donors, class_names, targets)
+    used = {
+        donor: number
+        for number, donor in enumerate(donors)
+        if donor in best or _knows(donor, class_names)
+    }
+    parts = _parts(weak, {used[d]: (d, donors[d]) for d in used})
+    image, outputs = merge_models(parts.items())
+    planned = _planned(outputs, used, best, class_names, targets)
     alternatives = {name: [way] for name, way in planned.items()}
     return fit_ways(image, alternatives, images, labels, class_names)
 
@@ -100,6 +110,10 @@ def take_way(
     return taken_model(way, manifest)
 
 
+def _knows(donor, class_names):
+    return set(class_names) <= set(donor.store)
+
+
 def _parts(weak, donors):
     """Lists the models that all ways are made of."""
     parts = {WEAK: weak}
@@ -107,7 +121,7 @@ def _parts(weak, donors):
     is_last = last.output is weak.outputs[0]
     if is_last and isinstance(last, keras.layers.Dense):
         parts[FEATURES] = keras.Model(weak.input, last.input)
-    for number, (donor, adaptation) in enumerate(donors.items()):
+    for number, (donor, adaptation) in donors.items():
         for name, part in _part_names(number, donor).items():
             parts[part] = adapt_model(
                 log_odds_model(donor.store[name].model),
@@ -123,20 +137,20 @@ def _part_names(number, donor):
     return {name: f"donor{number}_{part}" for name, part in own}
 
 
-def _planned(outputs, donors, class_names, targets):
+def _planned(outputs, numbers, best, class_names, targets):
     """Returns what the layer of every way takes, and how it is fitted."""
     logits = outputs[WEAK]
-    modules = [
-        {
+    modules = {
+        donor: {
             name: outputs[part]
             for name, part in _part_names(number, donor).items()
         }
-        for number, donor in enumerate(donors)
-    ]
+        for donor, number in numbers.items()
+    }
     log_probabilities = keras.ops.log(
         softmax(logits, "weak_probabilities") + 1e-7
     )
-    others = [tensor for own in modules for tensor in own.values()]
+    others = [tensor for donor in best for tensor in modules[donor].values()]
     both = join([log_probabilities, *others], "both")
     planned = {
         WEAK_MODEL: PlannedWay(logits, as_it_is, takes_labels=False),
@@ -146,13 +160,13 @@ def _planned(outputs, donors, class_names, targets):
         planned[NEW_LAYER] = PlannedWay(outputs[FEATURES])
     every = [
         (ALL_CLASSES, donor.store, name)
-        for donor in donors
+        for donor in best
         for name in donor.store
     ]
     planned[BOTH] = PlannedWay(both, modules=every)
-    for number, donor in enumerate(donors):
-        if set(class_names) <= set(donor.store):
-            own = [modules[number][name] for name in class_names]
+    for donor, number in numbers.items():
+        if _knows(donor, class_names):
+            own = [modules[donor][name] for name in class_names]
             planned[donor_instead(number)] = PlannedWay(
                 join(own, f"donor{number}_scores"),
                 as_it_is,

@@ -206,7 +206,7 @@ def choose_patches(
         donor: _answers(donor, images, adaptations[donor])
         for donor in track(donors)
     }
-    chosen, best_donors, tried, replaced = [], {}, [], None
+    chosen, best_donors, tried, replaced = [], [], [], None
     for target in targets:
         index = class_names.index(target)
         if target_classes is None:
@@ -221,12 +221,16 @@ def choose_patches(
         ranked = _divided_first(ranked, labels, class_names, judge)
         tried += ranked
         best = ranked[0]
-        best_donors[best.donor] = adaptations[best.donor]
+        if best.donor not in best_donors:
+            best_donors.append(best.donor)
         if best.fit.helps:
             chosen.append(best)
             logits, replaced = _patched(best, scores_of, logits)
     indices = [class_names.index(target) for target in targets]
-    plain = plain_ways(model, best_donors, images, labels, class_names, indices)
+    plain = plain_ways(
+        *(model, adaptations, best_donors),
+        *(images, labels, class_names, indices),
+    )
     choice = PatchChoice(evaluation, tuple(chosen), tuple(tried), tuple(plain))
     if not chosen:
         received = "; ".join(

@@ -15,11 +15,13 @@ from kmod.patching.plain_ways import plain_ways
 NAMES = ("3", "8", "9")
 
 
-def tried(weak, donor, digits, names=NAMES, shown=slice(None)):
+def tried(weak, donor, digits, names=NAMES, shown=slice(None), others=()):
     images = digits.validation.take(np.arange(len(digits.validation))[shown])
+    best, *others = map(Donor, (donor, *others))
     ways = plain_ways(
         rebuild(channel_graph(weak)),
-        {Donor(donor): Adaptation()},
+        dict.fromkeys([*others, best], Adaptation()),
+        [best],
         images.images,
         images.labels,
         names,
@@ -66,6 +68,19 @@ def test_donor_of_all_classes_can_take_the_place(ways, weak, donor, digits):
     answers = own.model.predict(digits.test.images, verbose=0).argmax(axis=1)
     assert np.mean(answers == scores.argmax(axis=1)) > 0.98
     assert "donor instead" not in tried(weak, donor, digits, ("a", "8", "9"))
+
+
+def test_any_donor_of_all_classes_can_take_the_place(
+    ways, weak, donor, digits, build_source, store_of
+):
+    best = store_of(build_source(num_classes=2), ("8", "9"))
+    found = tried(weak, best, digits, others=[donor])
+    same = found["donor instead"].evaluation.confusion
+    np.testing.assert_array_equal(
+        same, ways["donor instead"].evaluation.confusion
+    )
+    regressed = found["regression on both"].modules
+    assert {store.path for _, store, _ in regressed} == {best.path}
 
 
 def test_classes_may_be_called_anything(ways, weak, strong, store_of, digits):
