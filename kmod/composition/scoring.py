@@ -17,6 +17,7 @@ from kmod.data.image_data import LabelledImages
 from kmod.data.streaming import predict
 from kmod.errors import ArtifactError
 from kmod.export.savedmodel import PROBABILITIES_LAYER
+from kmod.files import keras_name
 from kmod.metrics.calibration import Layer
 from kmod.metrics.calibration import fit_platt
 from kmod.metrics.calibration import fit_scores
@@ -40,16 +41,16 @@ def build_classifier(
     Args:
         image: The input.
         log_odds: Output of the layer `log_odds`, `(batch, num_classes)`.
-        name: Name of the model.
+        name: Name of the model; of one that Keras does not take, the slug.
         output: Whether the model answers with probabilities, or with
             `log_odds` as it is.
 
     Returns:
         Functional model, images to float32 probabilities or logits.
     """
-    if output == "logits":
-        return keras.Model(image, log_odds, name=name)
-    return keras.Model(image, softmax(log_odds, PROBABILITIES_LAYER), name=name)
+    if output == "probabilities":
+        log_odds = softmax(log_odds, PROBABILITIES_LAYER)
+    return keras.Model(image, log_odds, name=keras_name(name))
 
 
 def join(columns: list[keras.KerasTensor], name: str) -> keras.KerasTensor:

@@ -20,6 +20,7 @@ from kmod.files.digests import file_record
 from kmod.files.digests import list_files
 from kmod.files.digests import read_files
 from kmod.files.digests import unlisted
+from kmod.files.names import keras_name
 from kmod.files.names import short_names
 from kmod.files.names import slug
 from kmod.files.names import slugs
@@ -39,6 +40,7 @@ __all__ = [
     "file_digest",
     "file_record",
     "is_sealed",
+    "keras_name",
     "list_files",
     "read_again_if_replaced",
     "read_files",

@@ -1,4 +1,4 @@
-"""File names made from untrusted text, such as the name of a class."""
+"""Names of files and models made from any text, such as a class's name."""
 
 import hashlib
 import re
@@ -12,6 +12,8 @@ MAX_NAME = 200  # That of a class in a spec.
 MAX_CLASSES = 10_000
 # Windows opens a device instead of a file of such a name.
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
+# What TensorFlow takes for the name of a scope, and Keras for that of a layer.
+KERAS_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
 
 def slug(name: str) -> str:
@@ -36,6 +38,18 @@ def slug(name: str) -> str:
         data = name.encode("utf-8", "surrogatepass")
         return f"name-{hashlib.sha256(data).hexdigest()[:8]}"
     return f"name-{words}" if DEVICE.fullmatch(words) else words
+
+
+def keras_name(text: str) -> str:
+    """Returns a name that TensorFlow can run a model by.
+
+    Args:
+        text: What the model is called, such as the name of its file.
+
+    Returns:
+        The text, if it is such a name, else its slug.
+    """
+    return text if KERAS_NAME.fullmatch(text) else slug(text)
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:

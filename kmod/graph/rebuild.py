@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from kmod.files import keras_name
 from kmod.graph.calls import arguments_on
 from kmod.graph.channel_graph import ChannelGraph
 from kmod.graph.channels import PINNED
@@ -36,7 +37,8 @@ def rebuild(
         kernel_mask: 0/1 array `(num_kernels,)`; kernels of one group must
             agree. Defaults to all ones.
         dtype: Data type policy of the new layers. `None` leaves each its own.
-        name: Name of the new model. Defaults to the traced model's.
+        name: Name of the new model; of one that Keras does not take, the slug.
+            Defaults to the traced model's.
 
     Returns:
         Functional `keras.Model`, images to `(batch, num_classes)` logits.
@@ -66,7 +68,8 @@ class _Builder:
         self.tensors[traced.input.index] = image
         for call in traced.calls:
             self._add(call)
-        return keras.Model(image, self.tensors[traced.output.index], name=name)
+        logits = self.tensors[traced.output.index]
+        return keras.Model(image, logits, name=keras_name(name))
 
     def _add(self, call):
         if all(self._is_empty(ref) for ref in call.outputs):

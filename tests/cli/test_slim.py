@@ -139,13 +139,13 @@ def test_images_alone_are_brought_to_what_the_model_takes(
             keras.layers.Dense(3, "softmax"),
         ]
     )
-    model.save(tmp_path / "model.keras")
+    model.save(tmp_path / "my model.keras")
     random = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for number in range(30):
         image = random.integers(0, 256, (9, 9, 3), "uint8")
         keras.utils.save_img(tmp_path / f"photos/{number}.png", image)
-    argv = ["slim", str(tmp_path / "model.keras"), "--unlabelled", *QUICK]
+    argv = ["slim", str(tmp_path / "my model.keras"), "--unlabelled", *QUICK]
     argv += ["--data", str(tmp_path / "photos"), "--image-size", "8", "8"]
     argv += ["--value-range", "0", "1"] if is_scaled else []
     out = tmp_path / "out"

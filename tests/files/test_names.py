@@ -1,7 +1,10 @@
 import re
 
+import keras
+import numpy as np
 import pytest
 
+from kmod.files import keras_name
 from kmod.files import slug
 from kmod.files import slugs
 
@@ -26,6 +29,23 @@ def test_slug(name, expected):
 @pytest.mark.parametrize("name", ["", "🐟", "猫", "..", "\x00", "\ud800"])
 def test_slug_without_ascii_letters(name):
     assert re.fullmatch("name-[0-9a-f]{8}", slug(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SimCNN_v2.1", "SimCNN_v2.1"),
+        ("my model", "my-model"),
+        ("_model", "model"),
+        ("a/b", "a-b"),
+        ("Käfer", "kafer"),
+    ],
+)
+def test_names_of_models_run_in_a_graph(text, expected):
+    assert keras_name(text) == expected
+    image = keras.Input((2,))
+    model = keras.Model(image, keras.layers.Dense(1)(image), name=expected)
+    assert model.predict(np.zeros((3, 2)), verbose=0).shape == (3, 1)
 
 
 def test_slugs_tell_names_without_ascii_letters_apart():

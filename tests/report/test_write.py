@@ -109,6 +109,15 @@ def test_images_of_a_store_give_its_figures(report, donor, digits):
     assert "expected calibration error (ECE)" in read.text
 
 
+def test_source_may_be_called_anything(report, donor, digits, tmp_path):
+    path = shutil.copytree(donor.path, tmp_path / "named")
+    source = dataclasses.replace(donor.manifest.source, name="my Käfer model")
+    manifest = dataclasses.replace(donor.manifest, source=source)
+    write_store_manifest(path, manifest)
+    read, text = report(load_store(path), data=digits.test)
+    assert "accuracy" in read.text and "my Käfer model" in text
+
+
 def load_all(store):
     from kmod.report.subject import open_subject
 
