@@ -262,5 +262,5 @@ def check_backend() -> None:
             "SavedModels and what is made of them are written on the "
             f"TensorFlow backend of Keras. Received: backend={backend!r}. Set "
             "KERAS_BACKEND=tensorflow; models go from one backend to another "
-            "as `.keras` files."
+            "as `.keras` files (`--format keras`)."
         )
