@@ -217,21 +217,36 @@ def macs_for_latency(
     return fast
 
 
+def smallest_network(network: keras.Model) -> keras.Model:
+    """Returns a network of as few kernels as can be.
+
+    Args:
+        network: As in `remove_kernels`.
+    """
+    gated = GatedNetwork(network)
+    return gated.cut(_fewest(gated))
+
+
 def least_costs(
     network: keras.Model, names: Collection[str]
 ) -> dict[str, float]:
-    """Returns what a network costs with as few kernels as can be.
+    """Returns what `remove_kernels` takes the smallest network to cost.
 
     Args:
         network: As in `remove_kernels`.
         names: Which costs, names of `COUNTS`.
     """
     gated = GatedNetwork(network)
+    costs, mask = _costs_of(network, gated, names), _fewest(gated)
+    return {name: each.of_network(mask) for name, each in costs.items()}
+
+
+def _fewest(gated):
+    """Returns a mask of what must stay, and one group of each family."""
     mask = (~gated.placement.may_go).astype("float32")
     for family in gated.placement.families:
         mask[family[0]] = 1
-    costs = _costs_of(network, gated, names)
-    return {name: each.of_network(mask) for name, each in costs.items()}
+    return mask
 
 
 def _placement(graph, network):

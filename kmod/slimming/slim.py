@@ -51,6 +51,7 @@ from kmod.slimming.removal import cut_kernels
 from kmod.slimming.removal import least_costs
 from kmod.slimming.removal import macs_for_latency
 from kmod.slimming.removal import remove_kernels
+from kmod.slimming.removal import smallest_network
 
 # Of the multiply-accumulates, where none is given.
 USUAL_TARGET, TARGET_OF_FEW = 0.5, 0.25
@@ -388,7 +389,7 @@ def _budgets(network, targets, before):
         for name, ratio in targets.items()
         if name in before
     }
-    for name, least in least_costs(network, budgets).items():
+    for name, least in _least(network, budgets).items():
         if least > budgets[name]:
             raise _out_of_reach(name, least, budgets[name], before[name])
     if "bytes" in targets:
@@ -397,11 +398,18 @@ def _budgets(network, targets, before):
     return budgets
 
 
+def _least(network, names):
+    """Returns what the smallest network costs, both counted and estimated."""
+    sizes = total_sizes([smallest_network(network)])
+    estimates = least_costs(network, names)
+    return {name: max(sizes[name], x) for name, x in estimates.items()}
+
+
 def _fitting_parameters(network, ratio, before):
     """Returns how many parameters a file may hold; the rest of it stays."""
     whole = file_bytes(network)
     rest = whole - BYTES * before["parameters"]
-    least = least_costs(network, ["parameters"])["parameters"]
+    least = _least(network, ["parameters"])["parameters"]
     fits = (ratio * whole - rest) / BYTES
     if least > fits:
         raise _out_of_reach("bytes", rest + BYTES * least, ratio * whole, whole)
@@ -409,9 +417,12 @@ def _fitting_parameters(network, ratio, before):
 
 
 def _out_of_reach(name, least, budget, before):
+    least = least / before
+    scale = 10 ** (1 - math.floor(math.log10(least)))
+    least = math.ceil(scale * least) / scale  # Rounded, it is in reach.
     return UsageError(
         f"`{name}_target` must be what removal can reach, for this model "
-        f"above {least / before:.2g}. Received: "
+        f"above {least:g}. Received: "
         f"{name}_target={budget / before:.2g}. Give a higher one; `kmod "
         "inspect` says what can not be removed."
     )
@@ -472,7 +483,8 @@ def _trained(network, before, transfer_set, training, checkpoints):
 
 def _cut(network, rooms, later, before, transfer_set, seed):
     """Removes kernels until a network costs no more than there is room for."""
-    budgets, last = dict(rooms), None
+    targets, budgets = later or rooms, dict(rooms)
+    least = least_costs(network, rooms)
     while True:
         smaller, mask = remove_kernels(
             network, budgets, transfer_set.images, seed, later
@@ -481,13 +493,16 @@ def _cut(network, rooms, later, before, transfer_set, seed):
         exceeded = [name for name, room in rooms.items() if sizes[name] > room]
         if not exceeded:
             return smaller, mask
-        if sizes == last:
-            name = exceeded[0]
-            raise _out_of_reach(name, sizes[name], rooms[name], before[name])
-        last = sizes
+        for name in exceeded:
+            if budgets[name] < least[name]:
+                raise _out_of_reach(
+                    name, sizes[name], targets[name], before[name]
+                )
         # What some layers cost does not go with what they read and make.
         for name, room in rooms.items():
             budgets[name] *= min(room / sizes[name], 1) * CLOSER
+        if later is not None:
+            later = {name: min(later[name], budgets[name]) for name in later}
 
 
 def _manifest_of_slimmed(manifest, record):

@@ -455,3 +455,29 @@ def test_refused_target_leaves_no_run(strong, digits, tmp_path):
             run_directory=tmp_path / "run",
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("macs_target", [0.05, 0.26])
+def test_target_in_reach_is_not_refused(digits, macs_target):
+    """Separable layers cost other than the product that is estimated."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(16, 3, padding="same", activation="relu"),
+            layers.DepthwiseConv2D(3, activation="relu"),
+            layers.SeparableConv2D(24, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    data = digits.train
+    model.fit(data.images, data.labels, epochs=4, verbose=0)
+    small = slim(
+        model, data.images, only=["3", "8"], macs_target=macs_target, **ONCE
+    )
+    before = small.composition.manifest.slimmed["before"]["macs"]
+    assert model_sizes(small).macs <= macs_target * before
