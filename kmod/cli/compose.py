@@ -342,21 +342,15 @@ def _slimmed(model, planned, args):
 
 
 def _images(manifest, args):
-    """Loads images to learn from, of the model's classes if data name them."""
+    """Loads images to learn from."""
     from kmod.cli.models import load_unlabelled_images
     from kmod.data.load import load_data
-    from kmod.data.load import select_classes
     from kmod.data.own_images import file_options
 
     if args.unlabelled:
         return load_unlabelled_images(args.data, manifest.input, args)
     options = file_options(args.data, manifest.input.shape, args.data_dir)
-    data = load_data(args.data, args.data_dir, splits=["train"], **options)
-    of_modules = dict.fromkeys(each["class"] for each in manifest.sources)
-    for names in manifest.class_names, tuple(of_modules):
-        if len(names) >= 2 and {*names} <= {*data.class_names}:
-            return select_classes(data, names)
-    return data
+    return load_data(args.data, args.data_dir, splits=["train"], **options)
 
 
 def _print(figures, out):

@@ -220,18 +220,8 @@ def _images(model, args):
     if class_names is None:
         class_names = data.class_names
         images_for(model, data, "train")
-    chosen = _of_classes(data, args.only or class_names)
-    held_out = dataclasses.replace(chosen, train=chosen.images_of("validation"))
-    return chosen, held_out, class_names
-
-
-def _of_classes(data, names):
-    """Leaves out what shows none of some classes, if data name them."""
-    from kmod.data.load import select_classes
-
-    if len(set(names)) < 2 or not set(names) <= set(data.class_names):
-        return data  # What can not be kept is refused later.
-    return select_classes(data, names)
+    held_out = dataclasses.replace(data, train=data.images_of("validation"))
+    return data, held_out, class_names
 
 
 def _test_data(model, images, class_names, args):
@@ -246,22 +236,24 @@ def _test_data(model, images, class_names, args):
     from kmod.composition.labelled_images import reader_of_manifest
     from kmod.data.load import parse_split
     from kmod.data.load import unlabelled_of
+    from kmod.graph import channel_graph
     from kmod.modular.modular_model import checked_names
 
     if args.test is None:
         return None
     name, split = parse_split(args.test)
     sizes = zip(image_shape(model), unlabelled_of(images).images.shape[1:])
-    shape = [own or given for own, given in sizes]
+    shape = tuple(own or given for own, given in sizes)
     data = load_images(name, args, shape, [split])
-    data.images_of(split)  # Refuses data that have none.
+    labels = data.images_of(split).labels
     if data.class_names is not None:
-        kept = args.only or checked_names(class_names, model.output_shape[1])
+        count = channel_graph(model, input_shape=shape).num_classes
+        kept = args.only or checked_names(class_names, count)
         known = set(kept)
         if hasattr(model, "manifest"):
             reader = reader_of_manifest(model.manifest)
             known |= {*reader.aliases, *reader.renamed}
-        check_shown(known, data.class_names, kept)
+        check_shown(labels, data.class_names, known, kept)
     return data, split
 
 

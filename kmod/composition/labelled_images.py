@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Container
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,8 +101,6 @@ class ImageReader:
 
     def _read_given(self, data, images_per_class):
         images, labels = to_arrays(data)
-        if images.ndim == 3:
-            images = images[..., None]  # Grey images, as Keras takes them.
         found = LabelledImages(images, labels)
         value_range_of(images, self.input.range)
         if images_per_class is not None:
@@ -178,44 +176,52 @@ class ImageReader:
         data = _keep(data, split, lambda labels, n: np.arange(n), NUM_COMPARED)
         return self.adapt(data, split).images.astype(self.input.dtype)
 
-    def _label(self, images, data_classes):
-        outside = -1 if self.other is None else self.other
-        names = {name: i for i, name in enumerate(self.class_names)}
-        if data_classes is None:  # Then labels are those of the model.
-            more = max(images.labels.max() + 1 - len(names), 0)
-            return _relabelled(images, [*names.values()] + [outside] * more)
+    def known_names(self, data_classes: Sequence[str]) -> dict[str, int]:
+        """Returns the labels of names that images may have in a data set."""
         renamed = {
             name: index
             for name, index in self.renamed.items()
             if self.class_names[index] not in data_classes
         }
-        known = {**renamed, **self.aliases, **names}
-        check_shown(known, data_classes, self.class_names)
+        names = {name: i for i, name in enumerate(self.class_names)}
+        return {**renamed, **self.aliases, **names}
+
+    def _label(self, images, data_classes):
+        outside = -1 if self.other is None else self.other
+        if data_classes is None:  # Then labels are those of the model.
+            known = {i: i for i, _ in enumerate(self.class_names)}
+            data_classes = range(max(images.labels.max() + 1, len(known)))
+        else:
+            known = self.known_names(data_classes)
+        check_shown(images.labels, data_classes, known, self.class_names)
         indices = [known.get(name, outside) for name in data_classes]
         return _relabelled(images, indices)
 
 
 def check_shown(
-    known: Container[str],
-    data_classes: Sequence[str],
+    labels: np.ndarray,
+    data_classes: Sequence[Any],
+    known: Collection[Any],
     class_names: Sequence[str],
 ) -> None:
-    """Refuses data that show no class of a model.
+    """Refuses images none of which shows a class of a model.
 
     Args:
-        known: Names that images of the model's classes may have.
+        labels: int64 array `(n,)`, labels of the images.
         data_classes: Names of the data set's classes.
+        known: Names that images of the model's classes may have.
         class_names: The model's classes.
 
     Raises:
-        ArtifactError: If no name is known.
+        ArtifactError: If none has a name that is known.
     """
-    if not any(name in known for name in data_classes):
+    shown = [data_classes[label] for label in np.unique(labels)]
+    if not any(name in known for name in shown):
         raise ArtifactError(
-            "A data set must show classes of the model, of the same names. "
-            f"Received: a data set of {list(data_classes)} for a model of "
-            f"{list(class_names)}. Take another data set, or name the classes "
-            "as it does."
+            "Images must show classes of the model, of the same names. "
+            f"Received: images of {shown} for a model of "
+            f"{list(class_names)}. Take other images, or name the "
+            "classes as the model does."
         )
 
 

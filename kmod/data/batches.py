@@ -39,7 +39,8 @@ def iter_batches(
             Defaults to any.
 
     Yields:
-        Tuple `(images, labels)`, labels int64 of shape `(n,)`.
+        Tuple `(images, labels)`, labels int64 of shape `(n,)`. Grey images
+        `(n, height, width)` get an axis of one channel.
 
     Raises:
         TypeError: If `data` is of another type.
@@ -59,8 +60,8 @@ def to_arrays(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns any data as one array of images and one of labels.
 
-    Arrays are returned as they are, those of `LabelledImages`, too. Data sets
-    are collected, on disk if they are large.
+    Arrays are not copied, nor are those of `LabelledImages`. Data sets are
+    collected, on disk if they are large.
 
     Args:
         data: What `iter_batches` accepts.
@@ -69,7 +70,7 @@ def to_arrays(
             Defaults to any.
 
     Returns:
-        Tuple `(images, labels)`, labels int64 of shape `(n,)`.
+        Tuple `(images, labels)`, as `iter_batches` yields them.
 
     Raises:
         TypeError, ValueError: As `iter_batches`.
@@ -383,6 +384,8 @@ def _parts(batch):
 def _images_and_labels(batch, num_classes):
     images, labels, *_ = _parts(batch)
     images, labels = _numbers(images), np.asarray(labels)
+    if images.ndim == 3:
+        images = images[..., None]  # Grey images, as Keras takes them.
     labels = class_indices(labels, num_classes)
     if len(images) != len(labels):
         raise _uneven(images, labels)

@@ -11,6 +11,7 @@ import numpy as np
 
 from kmod.data.batches import to_arrays
 from kmod.data.disk_arrays import check_room
+from kmod.data.disk_arrays import take
 from kmod.data.image_data import SPLITS
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
@@ -23,9 +24,9 @@ from kmod.data.own_images import is_function
 from kmod.data.own_images import load_function
 from kmod.data.own_images import load_path
 from kmod.data.own_images import load_unlabelled_path
+from kmod.data.own_images import of_classes
 from kmod.data.own_images import own_path
 from kmod.data.own_images import some_indices
-from kmod.data.subsets import class_subset
 from kmod.data.subsets import hold_out
 from kmod.data.value_range import value_range_of
 from kmod.errors import ArtifactError
@@ -121,9 +122,7 @@ def load_data(
             name, data_dir, validation_split, seed, download, splits
         )
     _check_size(data, data.train.images, image_size, color_mode)
-    if classes is None or data.class_names == tuple(classes):
-        return data
-    return select_classes(data, classes)
+    return data if classes is None else select_classes(data, classes)
 
 
 def load_unlabelled(
@@ -301,15 +300,19 @@ def select_classes(data: ImageData, classes: Sequence[str]) -> ImageData:
     """Returns a data set of some classes, numbered in the order given.
 
     Raises:
-        ArtifactError: If the data set does not have them.
+        ArtifactError: If the data set does not have them, or none to train on.
     """
     classes = tuple(classes)
+    if classes == data.class_names:
+        return data
     indices = chosen_classes(classes, data.class_names, data.name)
-    parts = {
-        split: class_subset(part, indices)
-        for split in SPLITS
-        if len(part := getattr(data, split))
-    }
+    parts = {}
+    for split in SPLITS:
+        part = getattr(data, split)
+        kept, labels = of_classes(
+            part.labels, indices, classes, split, data.name
+        )
+        parts[split] = LabelledImages(take(part.images, kept), labels)
     return dataclasses.replace(data, class_names=classes, **parts)
 
 

@@ -175,10 +175,10 @@ def load_path(
         if classes is not None:
             name = path.resolve().name
             chosen = chosen_classes(classes, class_names, name)
-            arrays = {
-                split: _of_classes(*each, chosen)
-                for split, each in arrays.items()
-            }
+            for split in splits:
+                paths, labels = arrays[split]
+                kept, labels = of_classes(labels, chosen, classes, split, name)
+                arrays[split] = paths[kept], labels
             class_names = tuple(classes)
         for split in set(SPLITS) - set(splits):
             arrays[split] = tuple(each[:0] for each in arrays[split])
@@ -287,6 +287,47 @@ def chosen_classes(
             f"{list(class_names)}. Name them as the data do."
         )
     return [known[name] for name in classes]
+
+
+def of_classes(
+    labels: np.ndarray,
+    chosen: Sequence[int],
+    classes: Sequence[str],
+    split: str,
+    name: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses the images of some classes of a split.
+
+    A class may have none to validate or test on, of which a warning tells.
+
+    Args:
+        labels: Class indices of all images of the split.
+        chosen: As `chosen_classes` returns them.
+        classes: Names of these classes.
+        split: Name of the split.
+        name: Name of the data set.
+
+    Returns:
+        Tuple of the indices of the images and of their labels, numbered anew.
+
+    Raises:
+        ArtifactError: If a class has no images to train on.
+    """
+    shown = set(labels.tolist())
+    absent = [
+        name for index, name in zip(chosen, classes) if index not in shown
+    ]
+    if not absent or not len(labels):
+        pass
+    elif split == "train":
+        raise ArtifactError(
+            "Classes must have images to train on. Received: "
+            f"{name!r} without any of {absent}. Leave these classes out, or "
+            "add images."
+        )
+    else:
+        _log.warning("%r has no images of %s for %s.", name, absent, split)
+    return class_subset_indices(labels, chosen)
 
 
 def load_function(name: str) -> ImageData:
@@ -492,14 +533,6 @@ def _mixed(paths, labels):
     return paths[order], labels[order]
 
 
-def _of_classes(paths, labels, chosen):
-    """Returns the files of some classes, which are numbered anew."""
-    if not len(paths):
-        return paths, labels
-    kept, labels = class_subset_indices(labels, chosen)
-    return paths[kept], labels
-
-
 def _read_splits(
     files, class_names, path, image_size, color_mode, ignored
 ) -> dict[str, LabelledImages]:
@@ -565,9 +598,7 @@ def _read_images(
     height, width, channels = shape
 
     def read(index, path):
-        image = tf.image.decode_image(
-            tf.io.read_file(path), channels, expand_animations=False
-        )
+        image = _decode(tf.io.read_file(path), channels)
         image = tf.image.resize(image, (height, width))
         return index, tf.cast(tf.round(image), "uint8")
 
@@ -585,6 +616,31 @@ def _read_images(
     return images, np.array(kept, "int64")
 
 
+def _decode(content, channels):
+    """Decodes an image file of any form to as many channels."""
+    import tensorflow as tf
+
+    def decode(channels):
+        return tf.image.decode_image(content, channels, expand_animations=False)
+
+    def from_rgb():
+        image = decode(3)
+        if channels == 1:
+            return tf.image.rgb_to_grayscale(image)
+        opaque = tf.fill(tf.shape(image[..., :1]), tf.constant(255, "uint8"))
+        return tf.concat([image, opaque], axis=-1)
+
+    # Of such files TensorFlow makes color images only.
+    starts = {1: (b"BM", b"GIF"), 4: (b"\xff\xd8\xff", b"GIF")}
+    is_color = [
+        tf.strings.substr(content, 0, len(start)) == start
+        for start in starts.get(channels, ())
+    ]
+    if not is_color:
+        return decode(channels)
+    return tf.cond(tf.reduce_any(is_color), from_rgb, lambda: decode(channels))
+
+
 def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
     """Reads the splits and the class names of an .npz file."""
     with _open_npz(path) as file:
@@ -593,7 +649,9 @@ def _read_npz(path: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
     if class_names is None:
         labels = [labels for _, labels in parts.values()]
         class_names = range(_count_classes(labels, path))
-    class_names = tuple(map(str, class_names))
+    class_names = tuple(
+        x.decode() if isinstance(x, bytes) else str(x) for x in class_names
+    )
     return parts, _checked_labels(parts, class_names, path)
 
 
@@ -633,14 +691,19 @@ def _read_unlabelled_npz(path, split):
                 "so."
             )
         images = _read_array(file, found[0])
+    return _checked_images(images, found[0], path)
+
+
+def _checked_images(images, name, path):
+    """Returns images `(n, height, width, channels)`."""
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or not len(images) or images.dtype.kind not in "biuf":
         raise ArtifactError(
             "Images are numbers of shape (n, height, width, channels) or (n, "
             f"height, width), at least one. Received: {images.dtype} of shape "
-            f"{images.shape} as {found[0]!r} in '{path}'. Name the array of "
-            f"images {names[0]!r}."
+            f"{images.shape} as {name!r} in '{path}'. Give images so, and name "
+            f"their array {ARRAYS['train'][0][0]!r} or after another split."
         )
     return images
 
@@ -650,11 +713,9 @@ def _npz_parts(file, path):
     for split, pairs in ARRAYS.items():
         for images, labels in pairs:
             if images in file and labels in file:
-                images = _read_array(file, images)
-                images, labels = to_arrays((images, file[labels]))
-                if images.ndim == 3:
-                    images = images[..., None]
-                parts[split] = images, labels
+                array = _read_array(file, images)
+                array, labels = to_arrays((array, file[labels]))
+                parts[split] = _checked_images(array, images, path), labels
     if "train" not in parts:
         raise ArtifactError(
             "An .npz file of images must have the arrays `x_train` and "

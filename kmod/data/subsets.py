@@ -65,6 +65,13 @@ def class_subset(
     Raises:
         UsageError: If a class is named twice or has no image.
     """
+    absent = sorted(set(classes) - set(images.labels.tolist()))
+    if absent or len(set(classes)) != len(classes):
+        raise UsageError(
+            "`classes` must name classes that have images, each once. "
+            f"Received: classes={list(classes)}, without images: {absent}. "
+            f"Classes with images: {np.unique(images.labels).tolist()}."
+        )
     kept, labels = class_subset_indices(images.labels, classes)
     return LabelledImages(take(images.images, kept), labels)
 
@@ -72,21 +79,11 @@ def class_subset(
 def class_subset_indices(
     labels: np.ndarray, classes: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the images that `class_subset` keeps.
+    """Returns the indices of the images of some classes.
 
     Returns:
         Tuple of them and of their new labels.
-
-    Raises:
-        UsageError: As `class_subset`.
     """
-    absent = sorted(set(classes) - set(labels.tolist()))
-    if absent or len(set(classes)) != len(classes):
-        raise UsageError(
-            "`classes` must name classes that have images, each once. "
-            f"Received: classes={list(classes)}, without images: {absent}. "
-            f"Classes with images: {np.unique(labels).tolist()}."
-        )
     matches = labels[:, None] == np.asarray(classes)
     kept = np.flatnonzero(matches.any(axis=1))
     return kept, matches[kept].argmax(axis=1)

@@ -17,6 +17,8 @@ from kmod.composition.composition_manifest import is_patched
 from kmod.composition.composition_manifest import manifest_of_model
 from kmod.composition.composition_manifest import total_sizes
 from kmod.composition.distillation import composition_of
+from kmod.composition.labelled_images import check_shown
+from kmod.composition.labelled_images import reader_of_manifest
 from kmod.composition.plan import ALL_CLASSES
 from kmod.composition.routing import is_fixed
 from kmod.composition.teaching import Teacher
@@ -31,7 +33,6 @@ from kmod.data.batches import to_arrays
 from kmod.data.image_data import ImageData
 from kmod.data.image_data import LabelledImages
 from kmod.data.image_data import UnlabelledImages
-from kmod.data.load import select_classes
 from kmod.data.load import unlabelled_of
 from kmod.errors import KmodError
 from kmod.errors import UsageError
@@ -102,8 +103,9 @@ def slim(
             an array, `UnlabelledImages`, `(images, labels)`, `LabelledImages`,
             an `ImageData` or a batched data set. A list of such joins them.
             Labels are those of the classes of the same names, or else class
-            indices of the model; of other classes they are left out. Give
-            images alone to learn from none.
+            indices of the model; of other classes they are left out. So are
+            the images of other classes of an `ImageData` that names all those
+            to keep. Give images alone to learn from none.
         macs_target: Multiply-accumulates to come down to, as a multiple of
             the model's, between 0 and 1. If no target is given, it is 0.5, or
             0.25 where `only` keeps a third of the classes or fewer.
@@ -112,8 +114,7 @@ def slim(
         latency_target: The same of the time that one image takes, measured
             on this machine with networks that are cut for it.
         only: Names of two or more classes to keep, in the order of the new
-            outputs. Give images of these; of an `ImageData` those of other
-            classes are left out. Defaults to all classes.
+            outputs. Give images of these. Defaults to all classes.
         class_names: Names of the model's classes. Defaults to its attribute
             `class_names`, to those that `images` have, and else to `"0"`,
             `"1"`, ... A composed model knows its own.
@@ -199,16 +200,15 @@ def slim(
         network = _restricted(network, manifest, only)
         manifest = _of_classes(manifest, only)
         made_from = Composition(manifest)  # Its spec is of other classes.
-        if isinstance(images, ImageData) and set(only) <= {*images.class_names}:
-            images = select_classes(images, only)
     if not targets:
         is_few = len(manifest.class_names) <= FEW * len(names)
         targets = {"macs": TARGET_OF_FEW if is_few else USUAL_TARGET}
     before = total_sizes([network])
     budgets = _budgets(network, targets, before)
     teacher = Teacher(network, "logits", "the model")
-    images, labels = _taken_apart(images, names, manifest.class_names)
-    held_out = _taken_apart(validation, names, manifest.class_names)
+    reader = reader_of_manifest(manifest)
+    images, labels = _taken_apart(images, names, reader)
+    held_out = _taken_apart(validation, names, reader)
     transfer_set = prepare_transfer_set(
         *(manifest, images, held_out[0], teacher, seed),
         labels=labels,
@@ -254,20 +254,20 @@ def slim(
     return made
 
 
-def _taken_apart(data, model_classes, class_names):
+def _taken_apart(data, model_classes, reader):
     """Returns images, and the labels of those that have any.
 
     Args:
         data: As `slim` takes it, `None` of no images.
         model_classes: What labels without names are indices of.
-        class_names: The classes to keep.
+        reader: `ImageReader` of the classes to keep.
 
     Returns:
-        Images for `unlabelled_for`, and for each an index of `class_names`,
-        -1 for none; `None` if not all parts of the data have labels.
+        Images for `unlabelled_for`, and for each its label, -1 for none;
+        `None` if not all parts of the data have labels.
     """
     if isinstance(data, list) and data:
-        parts = [_taken_apart(x, model_classes, class_names) for x in data]
+        parts = [_taken_apart(x, model_classes, reader) for x in data]
         images, labels = zip(*parts)
         is_whole = all(each is not None for each in labels)
         return list(images), np.concatenate(labels) if is_whole else None
@@ -280,13 +280,23 @@ def _taken_apart(data, model_classes, class_names):
     ):  # An array, or a data set, of images alone.
         return data, None
     else:
-        names = class_names_of(data) or model_classes
+        names = class_names_of(data)
         data = LabelledImages(*to_arrays(data))
         labels = data.labels
-    index = {name: number for number, name in enumerate(class_names)}
-    kept = [index.get(name, -1) for name in names]
+    known = {name: i for i, name in enumerate(reader.class_names)}
+    if names is None:
+        names = model_classes
+    else:
+        known = reader.known_names(names)
+    kept = [known.get(name, -1) for name in names]
     if max(kept, default=-1) < 0:
         return data, None
+    if isinstance(data, ImageData) and {*known.values()} <= {*kept}:
+        # What has another name is of another class.
+        check_shown(labels, names, known, reader.class_names)
+        rows = np.flatnonzero(np.array(kept)[labels] >= 0)
+        part = data.images_of("train").take(rows)
+        data, labels = dataclasses.replace(data, train=part), part.labels
     kept = np.array([*kept, -1])  # What is above all names counts as none.
     return data, kept[np.minimum(labels, len(names))]
 
@@ -423,7 +433,7 @@ def _out_of_reach(name, least, budget, before):
     return UsageError(
         f"`{name}_target` must be what removal can reach, for this model "
         f"above {least:g}. Received: "
-        f"{name}_target={budget / before:.2g}. Give a higher one; `kmod "
+        f"{name}_target={budget / before:g}. Give a higher one; `kmod "
         "inspect` says what can not be removed."
     )
 

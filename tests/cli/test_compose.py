@@ -248,6 +248,19 @@ def test_composed_model_is_slimmed_in_one_go(spec_path, tmp_path, capsys):
     assert found["recall of '8' on digits:test"] == "passed"
 
 
+def test_slim_model_of_renamed_classes_learns_their_labels(
+    spec_path, tmp_path, capsys
+):
+    argv = ["compose", str(spec_path), "--out", str(tmp_path / "two")]
+    argv += ["--slim", "0.7", "--data", "digits", "--epochs", "2", "--json"]
+    assert main(argv) == 0
+    learned = json.loads(capsys.readouterr().out)["composed"]["slimmed"]
+    train = kmod.load_data("digits").train.labels
+    count = learned["num_images"] + learned["num_held_out"]
+    assert count == np.isin(train, [1, 8]).sum()
+    assert learned["num_labelled"] == learned["num_images"]
+
+
 FITTED = """\
 scores:
   calibration: joint

@@ -110,7 +110,8 @@ def test_whole_model_without_names_is_measured_on_the_classes_kept(
     "split, names, said",
     [
         ("test", ["3", "8", "9"], "without test images"),
-        ("train", ["a", "b", "c"], "a data set of ['a', 'b', 'c'] for a model"),
+        ("train", ["a", "b", "c"], "images of ['a', 'b', 'c'] for a model"),
+        ("train", ["a", "b", "c", "3"], "images of ['a', 'b', 'c'] for a"),
     ],
 )
 def test_test_data_are_looked_at_before_the_training(
@@ -125,6 +126,50 @@ def test_test_data_are_looked_at_before_the_training(
     assert main(argv) == 3
     assert said in capsys.readouterr().err
     assert not (tmp_path / ".out.run").exists()
+
+
+def test_model_of_one_score_is_measured(digits, tmp_path, capsys):
+    data = select_classes(digits, ["3", "8"])
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile("adam", "binary_crossentropy")
+    model.fit(data.train.images, data.train.labels, epochs=12, verbose=0)
+    model.save(tmp_path / "two.keras")
+    argv = ["slim", str(tmp_path / "two.keras"), "--data", "digits"]
+    argv += ["--classes", "3,8", "--macs-target", "0.8", *QUICK]
+    argv += ["--test", "digits:test", "--out", str(tmp_path / "out")]
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["before"]["accuracy"]
+    assert found == evaluate(model, data.test).accuracy > 0.8
+
+
+def test_a_split_may_lack_a_class(three_path, ten_digits, tmp_path, caplog):
+    """The images to validate on show two of three classes."""
+    arrays, names = {}, ["3", "8", "9"]
+    for short, split, shown in (
+        ("train", "train", names),
+        ("val", "validation", names[:2]),
+    ):
+        labels = [ten_digits.class_names.index(name) for name in names]
+        part = getattr(ten_digits, split)
+        rows = np.isin(part.labels, labels[: len(shown)])
+        arrays[f"x_{short}"] = part.images[rows]
+        arrays[f"y_{short}"] = part.labels[rows]
+    np.savez(tmp_path / "d.npz", **arrays, class_names=ten_digits.class_names)
+    argv = ["slim", str(three_path), "--data", str(tmp_path / "d.npz"), *QUICK]
+    argv += [*CLASSES, "--macs-target", "0.8", "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    assert "'d.npz' has no images of ['9'] for validation" in caplog.text
+    manifest = read_composition_manifest(tmp_path / "out")
+    assert manifest.slimmed["num_labelled"] == len(arrays["x_train"])
 
 
 @pytest.mark.parametrize("is_scaled", [True, False])

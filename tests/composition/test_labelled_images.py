@@ -36,9 +36,21 @@ def test_images_of_other_classes_may_stay(digits):
 
 
 def test_no_class_in_common(digits):
-    message = r"\['3', '8', '9'\] for a model of"
+    message = r"images of \['3', '8', '9'\] for a model of"
     with pytest.raises(ArtifactError, match=message):
         ImageReader(OWN, "resize", ("x", "y")).read(digits, "test")
+
+
+def test_no_image_of_a_class_in_common(digits):
+    """The data set names a class of the model that the split lacks."""
+    eights = digits.test.take(np.flatnonzero(digits.test.labels == 1))
+    data = dataclasses.replace(digits, test=eights)
+    message = r"images of \['8'\] for a model of \['3', 'x'\]"
+    with pytest.raises(ArtifactError, match=message):
+        ImageReader(OWN, "resize", ("3", "x")).read(data, "test")
+    unnamed = dataclasses.replace(data, class_names=None)
+    with pytest.raises(ArtifactError, match=r"images of \[1\] for a model"):
+        ImageReader(OWN, "resize", ("3",)).read(unnamed, "test")
 
 
 def test_bytes_of_the_right_range_stay_as_they_are(digits):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import os
 import textwrap
 from pathlib import Path
@@ -12,6 +13,7 @@ from kmod.data import own_images
 from kmod.data.image_data import LabelledImages
 from kmod.data.load import load_data
 from kmod.data.load import load_unlabelled
+from kmod.data.load import select_classes
 from kmod.data.subsets import class_subset
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
@@ -94,6 +96,23 @@ def test_images_are_those_that_keras_reads(splits, color_mode):
     assert data.class_names == tuple(read.class_names)
     images = np.round(images).astype("uint8")
     assert pairs(data.test) == pairs(LabelledImages(images, labels))
+
+
+@pytest.mark.parametrize("color_mode", own_images.CHANNELS)
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png"])
+def test_every_form_of_file_in_every_color_mode(tmp_path, suffix, color_mode):
+    ramp = np.add.outer(np.arange(8), np.arange(8))[..., None] * 18.0
+    image = np.concatenate([ramp, 255 - ramp, 0 * ramp], axis=-1)
+    grey = image @ [0.299, 0.587, 0.114]
+    keras.utils.save_img(tmp_path / f"a.{suffix}", image, scale=False)
+    data = load_unlabelled(tmp_path, image_size=SIZE, color_mode=color_mode)
+    found = data.images[0].astype("float32")
+    expected = {
+        "grayscale": grey[..., None],
+        "rgb": image,
+        "rgba": np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255),
+    }[color_mode]
+    assert np.abs(found - expected).mean() < (20 if suffix == "jpg" else 4)
 
 
 def test_a_class_may_be_called_train(tmp_path, ten_digits):
@@ -184,17 +203,18 @@ def test_arrays_of_a_file(tmp_path, ten_digits, names):
         np.testing.assert_array_equal(found.labels, expected.labels)
 
 
-def test_class_names_and_range_of_a_file(tmp_path, digits):
+@pytest.mark.parametrize("names", [["c", "ä", "b"], [b"c", "ä".encode(), b"b"]])
+def test_class_names_and_range_of_a_file(tmp_path, digits, names):
     np.savez(
         tmp_path / "three.npz",
         x_train=digits.train.images / np.float32(255),
         y_train=digits.train.labels,
         x_test=digits.test.images / np.float32(255),
         y_test=digits.test.labels,
-        class_names=["c", "a", "b"],
+        class_names=np.array(names),
     )
     data = load_data(tmp_path / "three.npz")
-    assert data.class_names == ("c", "a", "b")
+    assert data.class_names == ("c", "ä", "b")
     assert data.value_range == (0.0, 1.0)
     assert len(data.test) == len(digits.test)
     assert len(data.train) + len(data.validation) == len(digits.train)
@@ -399,6 +419,23 @@ def test_classes_that_are_not_asked_for_are_not_read(folder, paths_read):
         np.testing.assert_array_equal(found.labels, expected.labels)
 
 
+def test_a_split_may_lack_a_class(splits, caplog):
+    for path in [*(splits / "val" / "ant").iterdir(), splits / "val" / "ant"]:
+        path.unlink() if path.is_file() else path.rmdir()
+    chosen = {**GREY, "classes": ("ant", "2")}
+    test = load_data(splits, **chosen, splits=["test"]).test
+    assert test.labels.tolist().count(0) == 2 and not caplog.text
+    data = load_data(splits, **chosen)
+    assert sizes(data) == [20, 3, 4] and set(data.validation.labels) == {1}
+    assert "'photos' has no images of ['ant'] for validation" in caplog.text
+    expected = select_classes(load_data(splits, **GREY), ["ant", "2"])
+    for split in own_images.SPLITS:
+        assert pairs(getattr(data, split)) == pairs(getattr(expected, split))
+    with pytest.raises(ArtifactError, match=r"without any of \['x'\]. Leave"):
+        names = ("ant", "2", "x")
+        select_classes(dataclasses.replace(data, class_names=names), "x2")
+
+
 def test_splits_that_are_not_asked_for_are_not_read(folder, paths_read):
     data = load_data(folder, **GREY, splits=["test"])
     assert sizes(data) == [0, 0, 8] and len(paths_read) == 8
@@ -451,6 +488,10 @@ def test_table_in_another_encoding(tmp_path):
                 "class_names": ["a", "b"],
             },
             r"from 1 to 2 for the 2 classes \['a', 'b'\]. Count",
+        ),
+        (
+            {"x_train": np.zeros((2, 64)), "y_train": [0, 1]},
+            r"of shape \(2, 64\) as 'x_train' in",
         ),
         (
             {"x_train": np.array([{}, {}]), "y_train": [0, 1]},
