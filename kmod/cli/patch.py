@@ -140,7 +140,10 @@ def patch_given(args: argparse.Namespace) -> dict[str, Any]:
     validation = images_for(weak, data, split)
     weak.class_names = data.class_names
     contract = image_contract(data)
+    _check_shown(data, args.target_classes or ())
     choice = _choose(weak, donors, validation, contract, args)
+    tried = choice.chosen or choice.tried
+    _check_shown(data, [each.target_class for each in tried])
     with console.status("composing and measuring"):
         taken = _taken(choice, weak, contract, args)
         patched, figures = None, {"patches": []}
@@ -204,6 +207,24 @@ def _check(args):
             f"{name}:validation."
         )
     return name, split
+
+
+def _check_shown(data, targets):
+    """Refuses test images that do not show a class to patch."""
+    import numpy as np
+
+    counts = np.bincount(data.test.labels, minlength=len(data.class_names))
+    absent = [
+        name
+        for name, count in zip(data.class_names, counts)
+        if name in targets and not count
+    ]
+    if absent:
+        raise ArtifactError(
+            "A patch is measured on test images, which must show its class. "
+            f"Received: test images of {data.name!r} without any of {absent}. "
+            "Add some."
+        )
 
 
 def _check_way(key, known):

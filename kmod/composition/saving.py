@@ -21,6 +21,7 @@ from kmod.composition.contract import SPEC_FILE
 from kmod.composition.lock import lock_path
 from kmod.composition.lock import write_lock
 from kmod.composition.measures import stored_answers
+from kmod.composition.scoring import PROBABILITIES_LAYER
 from kmod.errors import ArtifactError
 from kmod.errors import UsageError
 from kmod.export.keras_file import load_keras_file
@@ -198,7 +199,11 @@ def _contract(made_from, model, directory, images):
             path = os.path.relpath(line["data"]["path"], folder)
             line["data"]["path"] = Path(path).as_posix()
     own = [{"metric": "exactness", "max": EXACTNESS}]
-    if manifest.output == "probabilities":
+    end = model.layers[-1]
+    is_replaced = end.name == PROBABILITIES_LAYER and not isinstance(
+        end, keras.layers.Softmax
+    )  # A module's score by the rule `minmax` may be above 1.
+    if manifest.output == "probabilities" and not is_replaced:
         own.append({"metric": "score_range", "min": 0, "max": 1})
     given = {line["metric"] for line in checks}
     return {

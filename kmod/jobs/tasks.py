@@ -6,6 +6,7 @@ itself.
 """
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -277,5 +278,23 @@ def _data_identity(data):
             f"Images must be there. Received: '{data}', which does not "
             "exist. Look at the path, which starts in the list's folder."
         )
-    files = list_files(path)
-    return [split, {name: each.stat().st_size for name, each in files.items()}]
+    return [split, _sizes(path)]
+
+
+def _sizes(folder):
+    """Returns the sizes of the files in a folder, links followed."""
+    sizes = {}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        own = Path(os.path.realpath(root))
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and Path(os.path.realpath(own / name)) not in (own, *own.parents)
+        ]
+        for name in files:
+            path = Path(root, name)
+            if not name.startswith(".") and path.exists():
+                relative = path.relative_to(folder).as_posix()
+                sizes[relative] = path.stat().st_size
+    return sizes

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from kmod.errors import UsageError
+
 BORDER = 4
 
 
@@ -19,10 +21,20 @@ class AugmentedImages(keras.utils.PyDataset):
         black: Value of the border. Defaults to 0.
         epoch: Integer, number of the first epoch. Defaults to 0.
         **kwargs: Arguments of `keras.utils.PyDataset`, such as `workers`.
+
+    Raises:
+        UsageError: If images are too small to be moved.
     """
 
     def __init__(self, data, batch_size, seed=0, black=0, epoch=0, **kwargs):
         super().__init__(**kwargs)
+        shape = data.images.shape[1:]
+        if min(shape[:2]) <= BORDER:
+            raise UsageError(
+                f"Images that are moved by up to {BORDER} pixels must be more "
+                "than that high and wide, with the channels last. "
+                f"Received: images of shape {shape}. Leave `augment` out."
+            )
         self.data = data
         self.batch_size = batch_size
         self.seed = seed

@@ -3,6 +3,7 @@ import io
 import json
 
 import keras
+import numpy as np
 import pytest
 from sklearn import metrics
 
@@ -242,6 +243,30 @@ def test_rule_is_in_the_spec(weak_path, store, tmp_path):
     (patch,) = load_spec(out / "spec.yaml").patches
     assert (patch.combine, patch.layer) == ("minmax", None)
     assert patch.range[0] < patch.range[1]
+    # Its scores may be above 1.
+    checks = read_composition_manifest(out).contract["checks"]
+    assert [line["metric"] for line in checks] == ["exactness"]
+
+
+@pytest.mark.parametrize("more", [[], ["--target-class", "8"]])
+def test_test_images_must_show_the_class(
+    weak_path, store, digits, tmp_path, capsys, more
+):
+    arrays = {}
+    for short, split in {"train": "train", "test": "test"}.items():
+        part = getattr(digits, split)
+        rows = slice(None) if short == "train" else part.labels != 1
+        arrays[f"x_{short}"] = part.images[rows]
+        arrays[f"y_{short}"] = part.labels[rows]
+    path = tmp_path / "d.npz"
+    np.savez(path, **arrays, class_names=digits.class_names)
+    out = tmp_path / "out"
+    argv = patch_argv(weak_path, store, out, *more, data=f"{path}:train")
+    assert main(argv) == 3
+    assert "test images of 'd.npz' without any of ['8']" in (
+        capsys.readouterr().err
+    )
+    assert not out.exists()
 
 
 def test_patch_without_gain_exits_5(three_path, store, tmp_path, capsys):

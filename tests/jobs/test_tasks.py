@@ -71,6 +71,19 @@ def test_a_digest_is_that_of_source_data_and_options(job):
     assert len(set(digests)) == len(digests)
 
 
+def test_links_among_images_are_followed(job, tmp_path):
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (photos / "cats").symlink_to(elsewhere)
+    (photos / "loop").symlink_to(photos)
+    (photos / "gone").symlink_to(tmp_path / "nothing")
+    before = digest_of(job)
+    (photos / ".hidden").write_bytes(b"x")
+    assert digest_of(job) == before
+    (elsewhere / "3.jpg").write_bytes(b"three")
+    assert digest_of(job) != before
+
+
 def test_shards_need_masks_and_make_the_same_store(job):
     masks, *parts, merge = tasks_of(dataclasses.replace(job, shards=3))
     assert [part.part for part in parts] == [(0, 3), (1, 3), (2, 3)]

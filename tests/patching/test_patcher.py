@@ -59,8 +59,9 @@ def test_class_names_are_kept(patched, digits):
 
 
 def test_index_and_arrays_do_as_well(weak, donor, digits, patched):
-    data = digits.validation.images, digits.validation.labels
+    data = digits.validation.images[..., 0], digits.validation.labels
     other = patch(weak, np.int64(1), donor["8"], data)
+    assert other.composition.manifest.input.shape == (8, 8, 1)
     images = digits.test.images[:20]
     np.testing.assert_array_equal(
         other.predict(images, verbose=0), patched.predict(images, verbose=0)

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from kmod.data.image_data import LabelledImages
+from kmod.errors import UsageError
 from kmod.zoo.augmented_images import AugmentedImages
 from kmod.zoo.augmented_images import augment
 
@@ -26,6 +28,13 @@ def test_images_are_moved_and_mirrored():
     }
     assert len(seen) > 100
     assert {position % 2 for position in seen} == {0, 1}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_with_channels_first_are_refused(channels):
+    images = np.zeros((2, channels, 32, 32), "uint8")
+    with pytest.raises(UsageError, match=rf"of shape \({channels}, 32, 32\)"):
+        AugmentedImages(LabelledImages(images, np.arange(2)), 2)
 
 
 def test_an_epoch_has_every_image_once():
