@@ -1,6 +1,7 @@
 """YAML files that people write, such as specs: reads them with all places."""
 
 import codecs
+import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kmod.errors import UsageError
 from kmod.files.plain_yaml import Document
 from kmod.files.plain_yaml import Fault
 from kmod.files.plain_yaml import KeyPath
@@ -38,7 +40,14 @@ def read_content(path: str | Path, what: str) -> bytes:
     Raises:
         FileNotFoundError: If there is no such file.
         InvalidSpecError: If it is a pipe or a device.
+        UsageError: If `path` is none.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(
+            f"The path of {what} must be text or a `Path`. Received: an object "
+            f"of type {type(path).__name__}. Write it to a YAML file, and give "
+            "the path of that."
+        )
     if Path(path).exists() and not (
         Path(path).is_file() or Path(path).is_dir()
     ):

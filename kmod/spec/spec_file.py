@@ -43,6 +43,7 @@ def load_spec(path: str | Path) -> Spec:
         InvalidSpecError: If the spec is not valid, a `SpecError`. The message
             has one line for every fault, in file order, each beginning with
             `file:line:column:`.
+        UsageError: If `path` is none, such as the content of a spec.
 
     Example:
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmod.errors import SpecError
+from kmod.errors import UsageError
 from kmod.spec.faults import MAX_FAULTS
 from kmod.spec.faults import InvalidSpecError
 from kmod.spec.model import BaseModel
@@ -145,6 +146,11 @@ def test_patch_spec_becomes_data(write, tmp_path):
     )
     assert spec.class_names == ("cat", "dog")
     assert spec.classes == ()
+
+
+def test_content_in_the_place_of_a_path_is_refused():
+    with pytest.raises(UsageError, match="of a spec must .* of type dict"):
+        load_spec({"version": 1})
 
 
 def test_optional_keys_have_defaults(write):
