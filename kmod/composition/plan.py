@@ -169,7 +169,8 @@ class CompositionPlan:
         `total` sums over all modules. `estimate` leaves out what is built
         once although several modules have it, as far as manifests tell: whole
         modules, and the stem of a source. Neither a weak model that is
-        patched nor adapters count, nor what `fuse` changes a little.
+        patched nor adapters count, nor what familiarity adds and `fuse`
+        changes a little.
         """
         names = [c.name for c in self.classes for _ in c.modules]
         names += [ALL_CLASSES] * len(self.auxiliary)
